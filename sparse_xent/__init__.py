@@ -1,0 +1,44 @@
+"""Sparse categorical cross-entropy: the loss between integer labels and class scores.
+
+For any array, on any class axis, without a deep-learning framework:
+
+    >>> import sparse_xent as sx
+    >>> sx.loss_sparse_categorical_crossentropy([1, 2], [[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]])
+    array([0.05129339, 2.30258509])
+"""
+
+import logging
+
+from sparse_xent.arrays.numpy import op_array
+from sparse_xent.config import (
+    config_epsilon,
+    config_floatx,
+    config_set_epsilon,
+    config_set_floatx,
+    config_set_threads,
+    config_threads,
+)
+from sparse_xent.loss import (
+    CategoricalCrossentropy,
+    SparseCategoricalCrossentropy,
+    loss_categorical_crossentropy,
+    loss_sparse_categorical_crossentropy,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CategoricalCrossentropy",
+    "SparseCategoricalCrossentropy",
+    "config_epsilon",
+    "config_floatx",
+    "config_set_epsilon",
+    "config_set_floatx",
+    "config_set_threads",
+    "config_threads",
+    "loss_categorical_crossentropy",
+    "loss_sparse_categorical_crossentropy",
+    "op_array",
+]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())

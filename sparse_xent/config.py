@@ -1,0 +1,150 @@
+"""Three settings of the process: the default dtype of results, the clip's epsilon, the threads.
+
+The names are Keras's (R: keras3's). `config_epsilon` and `config_threads` are read at each call;
+`config_floatx` when a loss object is constructed.
+"""
+
+import os
+
+from sparse_xent.options import FLOATS, float_name, number, whole_number
+
+_floatx = "float32"
+_epsilon = 1e-7
+_threads: int | None = None  # None: as many as the machine gives, see config_threads()
+
+
+def config_floatx() -> str:
+    """Name of the dtype that loss objects return by default.
+
+    Returns:
+        `"float32"`, unless `config_set_floatx()` set another.
+
+    Example:
+        >>> config_floatx()
+        'float32'
+
+    Source: `keras.config.floatx`.
+    """
+    return _floatx
+
+
+def config_set_floatx(value: str) -> None:
+    """Set the dtype that loss objects constructed from now on return by default.
+
+    Args:
+        value: `"float16"`, `"bfloat16"`, `"float32"` or `"float64"`.
+
+    Raises:
+        TypeError: `value` is not a string.
+        ValueError: `value` is another string.
+
+    Example:
+        >>> config_set_floatx("float64")
+        >>> config_floatx()
+        'float64'
+        >>> config_set_floatx("float32")
+
+    Source: `keras.config.set_floatx`.
+    """
+    global _floatx
+    if not isinstance(value, str):
+        raise TypeError(f"value must be a dtype's name, one of {FLOATS}, got {value!r}")
+    _floatx = float_name(value, "value")
+
+
+def config_epsilon() -> float:
+    """The bound to which probabilities are clipped: to [epsilon, 1 - epsilon].
+
+    Returns:
+        1e-7, unless `config_set_epsilon()` set another.
+
+    Example:
+        >>> config_epsilon()
+        1e-07
+
+    Source: `keras.config.epsilon`.
+    """
+    return _epsilon
+
+
+def config_set_epsilon(value: float) -> None:
+    """Set the bound to which probabilities are clipped, from the next call on.
+
+    Args:
+        value: a number between 0 and 0.5, both excluded.
+
+    Raises:
+        TypeError: `value` is not a number.
+        ValueError: `value` is out of that range.
+
+    Example:
+        >>> config_set_epsilon(1e-12)
+        >>> config_epsilon()
+        1e-12
+        >>> config_set_epsilon(1e-7)
+
+    Source: `keras.config.set_epsilon`.
+    """
+    global _epsilon
+    epsilon = number(value, "value")
+    if not 0 < epsilon < 0.5:
+        raise ValueError(f"value must be between 0 and 0.5, both excluded, got {value!r}")
+    _epsilon = epsilon
+
+
+def config_threads() -> int:
+    """How many threads a call may use.
+
+    Returns:
+        The number that `config_set_threads()` set; else the cores that this process may run on.
+        Both are capped by the environment variables NUMBA_NUM_THREADS and OMP_NUM_THREADS.
+
+    Example:
+        >>> config_threads() >= 1
+        True
+    """
+    cores = _cores() if _threads is None else _threads
+    return max(1, min([cores, *_caps()]))
+
+
+def config_set_threads(value: int | None) -> None:
+    """Set how many threads a call may use, from the next call on; results do not depend on it.
+
+    Args:
+        value: a whole number from 1 up (R's doubles are taken), or None for the machine's cores.
+
+    Raises:
+        TypeError: `value` is not a number.
+        ValueError: `value` is below 1 or not whole.
+
+    Example:
+        >>> config_set_threads(1)
+        >>> config_threads()
+        1
+        >>> config_set_threads(None)
+    """
+    global _threads
+    if value is None:
+        _threads = None
+        return
+    threads = whole_number(value, "value")
+    if threads < 1:
+        raise ValueError(
+            f"value must be at least 1, or None for the machine's cores, got {value!r}"
+        )
+    _threads = threads
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux knows of cgroups and taskset
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _caps() -> list[int]:
+    """The caps of the environment; of a list, as OMP_NUM_THREADS may be, the first counts."""
+    caps = []
+    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        text = os.environ.get(name, "").split(",")[0].strip()
+        if text.isdigit() and int(text) > 0:
+            caps.append(int(text))
+    return caps

@@ -1,0 +1,571 @@
+"""The losses' public face: two functions that mirror R keras3's, and the objects that they return.
+
+Called with data, a function gives one loss per label; called without, a callable object that
+reduces and gives gradients. All arithmetic is elsewhere (`sweep` and below).
+
+Notation: x logits, p probabilities, t a row's label, C classes, s label smoothing, eps
+`config_epsilon()`; logs are natural, so losses are in nats.
+"""
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar, Literal, NoReturn, Protocol, Self, cast, overload
+
+import numpy.typing as npt
+
+from sparse_xent import soft, sweep
+from sparse_xent.arrays.numpy import output
+from sparse_xent.config import config_floatx
+from sparse_xent.options import (
+    REDUCTION,
+    SOFT_NAME,
+    Normalize,
+    Options,
+    Reduction,
+    float_dtype,
+    read,
+    refuse_unknown,
+)
+
+
+class _Policy(Protocol):
+    """A dtype policy, Keras's for one."""
+
+    @property
+    def compute_dtype(self) -> Any: ...
+
+
+_DType = npt.DTypeLike | _Policy | None
+_IgnoreClass = int | float | Collection[int] | None
+_ClassWeight = npt.ArrayLike | Mapping[int, float] | Mapping[str, float] | None
+
+
+class _Loss:
+    """What both loss objects share: immutable, hashable, equal where their configs are."""
+
+    __slots__ = ("_options",)
+    _options: Options
+    _call: ClassVar[type[sweep.Call]]
+    _keys: ClassVar[tuple[str, ...]]  # the arguments, in the order of the signature
+
+    def _construct(self, given: Mapping[str, object], unknown: Mapping[str, object]) -> None:
+        refuse_unknown(unknown, self._keys, type(self).__name__)
+        given = {key: given[key] for key in self._keys}
+        if given["dtype"] is None:
+            given["dtype"] = config_floatx()
+        options = read(**given, default_name=self._default("name"))
+        float_dtype(cast(str, options.dtype))  # bfloat16 without ml_dtypes is said here
+        object.__setattr__(self, "_options", options)
+
+    @property
+    def name(self) -> str:
+        """The loss's name."""
+        return self._options.name
+
+    @property
+    def reduction(self) -> str | None:
+        """How the losses are reduced; None where they are not."""
+        return self._options.reduction
+
+    @property
+    def dtype(self) -> str:
+        """Name of the dtype that a call returns."""
+        return cast(str, self._options.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments as plain JSON values, from which `from_config` makes an equal object.
+
+        Returns:
+            A dict with a key for each argument; `dtype` by its name, one ignored class as an int,
+            several as a sorted list, class weights as a list or a dict with string keys.
+        """
+        return {key: _plain(key, getattr(self._options, key)) for key in self._keys}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """An object made from what `get_config` returned.
+
+        Args:
+            config: arguments by name.
+
+        Returns:
+            The object.
+        """
+        return cls(**config)
+
+    def __eq__(self, other: object) -> bool:
+        return self._options == other._options if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._options))
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{key}={value!r}"
+            for key, value in self.get_config().items()
+            if value != self._default(key)
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _from_config, (type(self), self.get_config())
+
+    def __setattr__(self, key: str, value: object) -> NoReturn:
+        raise AttributeError(f"a loss cannot be changed: construct another with {key}={value!r}")
+
+    def __delattr__(self, key: str) -> NoReturn:
+        raise AttributeError(f"a loss cannot be changed: {key} cannot be deleted")
+
+    def _value(self, y_true: object, y_pred: object, sample_weight: object) -> Any:
+        call = self._call.read(y_true, y_pred, sample_weight, self._options)
+        return sweep.value(call, self._options)
+
+    def _value_and_grad(
+        self, y_true: object, y_pred: object, sample_weight: object, out: object
+    ) -> tuple[Any, Any]:
+        inputs = {"y_true": y_true, "sample_weight": sample_weight}
+        dx = output(out, y_pred, inputs)
+        call = self._call.read(y_true, y_pred, sample_weight, self._options, dx)
+        value, gradient = sweep.value_and_grad(call, self._options)
+        return value, gradient if out is None else out
+
+    @classmethod
+    def _default(cls, key: str) -> Any:
+        return "float32" if key == "dtype" else inspect.signature(cls).parameters[key].default
+
+
+class SparseCategoricalCrossentropy(_Loss):
+    """Crossentropy between integer labels and class scores, as a callable that reduces.
+
+    Mirrors `keras.losses.SparseCategoricalCrossentropy`, without a framework. The arguments are
+    those of `loss_sparse_categorical_crossentropy()`, keyword-only; the formulas stand there.
+
+    Args:
+        from_logits: whether `y_pred` holds logits; probabilities if False.
+        ignore_class: class, or list or set of classes, whose losses and gradients are exactly 0.
+        axis: the class axis of `y_pred`, 0-based.
+        label_smoothing: share s of the target that is spread over all classes, 0 <= s <= 1.
+        class_weight: a vector of C weights, or a dict from classes to weights (absent ones are 1);
+            multiplies each label's loss.
+        normalize: how probabilities are made to sum to 1, "after" or "before" they are clipped, or
+            "never".
+        reduction: "sum_over_batch_size" (or "mean", "auto"): sum(l * w) / V, V labels not ignored;
+            "sum"; "mean_with_sample_weight": sum(l * w) / sum(w); None or "none": l * w.
+        name: the loss's name.
+        dtype: dtype of the value; `config_floatx()` as it is now if None. The gradient has
+            `y_pred`'s.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong kind or out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> loss = SparseCategoricalCrossentropy()
+        >>> y_pred = np.array([[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]])
+        >>> float(loss([1, 2], y_pred))
+        1.1769392490386963
+        >>> float(loss([1, 2], y_pred, sample_weight=[0.3, 0.7]))
+        0.8135987520217896
+
+    Source: Keras 3, `keras.losses.SparseCategoricalCrossentropy`.
+    """
+
+    __slots__ = ()
+    _call = sweep.Call
+    _keys = (
+        "from_logits",
+        "ignore_class",
+        "axis",
+        "label_smoothing",
+        "class_weight",
+        "normalize",
+        "reduction",
+        "name",
+        "dtype",
+    )
+
+    def __init__(
+        self,
+        *,
+        from_logits: bool = False,
+        ignore_class: _IgnoreClass = None,
+        axis: int = -1,
+        label_smoothing: float = 0.0,
+        class_weight: _ClassWeight = None,
+        normalize: Normalize = "after",
+        reduction: Reduction | None = "sum_over_batch_size",
+        name: str | None = "sparse_categorical_crossentropy",
+        dtype: _DType = None,
+        **unknown: object,
+    ) -> None:
+        self._construct(locals(), unknown)
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """The reduced loss.
+
+        Args:
+            y_true: labels 0 .. C-1, `y_pred`'s shape without the class axis (or 1 there), of any
+                integer dtype, or whole-number floats.
+            y_pred: class scores, any real dtype, any memory layout.
+            sample_weight: a number; or weights of the losses' shape, or of fewer axes that match
+                its leading ones, or with 1 in place of an axis.
+
+        Returns:
+            A NumPy scalar of `dtype`; with reduction None an array of the losses' shape. 0 where
+            nothing is kept.
+
+        Raises:
+            TypeError: labels, scores or weights are not numbers.
+            ValueError: a label is neither a class nor ignored, or shapes do not fit.
+        """
+        return self._value(y_true, y_pred, sample_weight)
+
+    def value_and_grad(
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None, out: Any = None
+    ) -> tuple[Any, Any]:
+        """The reduced loss and its derivative with respect to `y_pred`.
+
+        Args:
+            y_true: labels, as in a call.
+            y_pred: class scores, as in a call.
+            sample_weight: weights, as in a call.
+            out: where the gradient goes: an array of `y_pred`'s shape and dtype, in native byte
+                order and writable, in any memory layout; `y_pred` itself, which is then
+                overwritten, or an array that does not overlap it. A new array if None.
+
+        Returns:
+            The value, as a call returns it, and the gradient, in `y_pred`'s dtype: `out` where it
+            was given. With reduction None, the gradient of the values' sum. Rows of ignored labels
+            and of weight 0 are exactly 0.
+
+        Raises:
+            TypeError, ValueError: as in a call, or `out` does not fit; nothing is written then.
+
+        Example:
+            >>> import numpy as np
+            >>> loss = SparseCategoricalCrossentropy(from_logits=True)
+            >>> value, gradient = loss.value_and_grad([0], np.zeros((1, 2)))
+            >>> gradient
+            array([[-0.5,  0.5]])
+        """
+        return self._value_and_grad(y_true, y_pred, sample_weight, out)
+
+
+class CategoricalCrossentropy(_Loss):
+    """Crossentropy between one-hot or soft targets and class scores, as a callable that reduces.
+
+    The sibling of `SparseCategoricalCrossentropy` for targets that are not one integer a label;
+    the formulas stand at `loss_categorical_crossentropy()`.
+
+    Args:
+        from_logits: whether `y_pred` holds logits; probabilities if False.
+        label_smoothing: share s of the target that is spread over all classes, 0 <= s <= 1.
+        axis: the class axis, 0-based.
+        reduction: "sum_over_batch_size" (or "mean", "auto"): sum(l * w) / number of losses;
+            "sum"; "mean_with_sample_weight": sum(l * w) / sum(w); None or "none": l * w.
+        name: the loss's name.
+        dtype: dtype of the value; `config_floatx()` as it is now if None.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong kind or out of range.
+
+    Example:
+        >>> loss = CategoricalCrossentropy()
+        >>> float(loss([[0, 1, 0], [0, 0, 1]], [[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]]))
+        1.1769392490386963
+
+    Source: Keras 3, `keras.losses.CategoricalCrossentropy`.
+    """
+
+    __slots__ = ()
+    _call = soft.SoftCall
+    _keys = ("from_logits", "label_smoothing", "axis", "reduction", "name", "dtype")
+
+    def __init__(
+        self,
+        *,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        axis: int = -1,
+        reduction: Reduction | None = "sum_over_batch_size",
+        name: str | None = "categorical_crossentropy",
+        dtype: _DType = None,
+        **unknown: object,
+    ) -> None:
+        self._construct(locals(), unknown)
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """The reduced loss.
+
+        Args:
+            y_true: targets of `y_pred`'s shape, not negative; they need not sum to 1.
+            y_pred: class scores, any real dtype, any memory layout.
+            sample_weight: as for `SparseCategoricalCrossentropy`.
+
+        Returns:
+            A NumPy scalar of `dtype`; with reduction None an array of the losses' shape.
+
+        Raises:
+            TypeError: targets, scores or weights are not numbers.
+            ValueError: a target is negative or NaN, or shapes do not fit.
+        """
+        return self._value(y_true, y_pred, sample_weight)
+
+    def value_and_grad(
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None, out: Any = None
+    ) -> tuple[Any, Any]:
+        """The reduced loss and its derivative with respect to `y_pred`.
+
+        Args:
+            y_true: targets, as in a call.
+            y_pred: class scores, as in a call.
+            sample_weight: weights, as in a call.
+            out: where the gradient goes, as for `SparseCategoricalCrossentropy`.
+
+        Returns:
+            The value, and the gradient in `y_pred`'s dtype: `out` where it was given.
+
+        Raises:
+            TypeError, ValueError: as in a call, or `out` does not fit; nothing is written then.
+        """
+        return self._value_and_grad(y_true, y_pred, sample_weight, out)
+
+
+@overload
+def loss_sparse_categorical_crossentropy(
+    y_true: None = None,
+    y_pred: None = None,
+    from_logits: bool = False,
+    ignore_class: _IgnoreClass = None,
+    axis: int = -1,
+    *,
+    label_smoothing: float = 0.0,
+    class_weight: _ClassWeight = None,
+    normalize: Normalize = "after",
+    reduction: Reduction | None = "sum_over_batch_size",
+    name: str | None = "sparse_categorical_crossentropy",
+    dtype: _DType = None,
+) -> SparseCategoricalCrossentropy: ...
+@overload
+def loss_sparse_categorical_crossentropy(
+    y_true: npt.ArrayLike,
+    y_pred: npt.ArrayLike,
+    from_logits: bool = False,
+    ignore_class: _IgnoreClass = None,
+    axis: int = -1,
+    *,
+    label_smoothing: float = 0.0,
+    class_weight: _ClassWeight = None,
+    normalize: Normalize = "after",
+    reduction: Literal["sum_over_batch_size"] = "sum_over_batch_size",
+    name: str | None = "sparse_categorical_crossentropy",
+    dtype: _DType = None,
+) -> npt.NDArray[Any]: ...
+def loss_sparse_categorical_crossentropy(
+    y_true: Any = None,
+    y_pred: Any = None,
+    from_logits: Any = False,
+    ignore_class: Any = None,
+    axis: Any = -1,
+    *,
+    label_smoothing: Any = 0.0,
+    class_weight: Any = None,
+    normalize: Any = "after",
+    reduction: Any = "sum_over_batch_size",
+    name: Any = "sparse_categorical_crossentropy",
+    dtype: Any = None,
+    **unknown: Any,
+) -> Any:
+    """Crossentropy between integer labels and class scores, one loss per label.
+
+    With logits x, loss = logsumexp(x) - x_t; its error is relative to the loss itself. With
+    probabilities p, q = clip(p, eps, 1 - eps) and loss = log(sum_j q_j) - log(q_t), as Keras on
+    TensorFlow has it; `normalize` has the other two ways. With label smoothing s the target is
+    (1 - s) at t and s / C everywhere (over the classes that are not -inf, for logits).
+
+    Args:
+        y_true: labels 0 .. C-1, `y_pred`'s shape without the class axis (or 1 there), of any
+            integer dtype, or whole-number floats; lists too. None, with `y_pred`, asks for the
+            object.
+        y_pred: class scores, any real dtype, any memory layout, of rank 1 and up.
+        from_logits: whether `y_pred` holds logits; probabilities if False.
+        ignore_class: class, or list or set of classes, whose loss is exactly 0.
+        axis: the class axis of `y_pred`, 0-based; -1 is the last.
+        label_smoothing: s, 0 <= s <= 1.
+        class_weight: a vector of C weights, or a dict from classes to weights (absent ones are 1);
+            multiplies each label's loss.
+        normalize: "after", as above; "before": r = clip(p / sum p, eps, 1 - eps), loss = -log(r_t),
+            as Keras on torch and JAX has it; "never": loss = -log(q_t), one element read per label.
+        reduction: how the object reduces; with data there is no reduction, and any other than the
+            default is refused.
+        name: the object's name.
+        dtype: dtype of the losses; `y_pred`'s if None. For the object `config_floatx()` if None.
+
+    Returns:
+        The losses in nats, of `y_pred`'s shape without the class axis, a NumPy scalar for a single
+        one. Without data, a `SparseCategoricalCrossentropy`.
+
+    Raises:
+        TypeError: labels or scores are not numbers, one of the two is missing, or a keyword is
+            unknown (the message names the nearest).
+        ValueError: a label is neither a class nor ignored (the message names its position and the
+            likely cause), or shapes or options do not fit.
+
+    Cost: one read of `y_pred`; with normalize="never" one element per label.
+
+    Example:
+        >>> y_pred = [[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]]
+        >>> loss_sparse_categorical_crossentropy([1, 2], y_pred)
+        array([0.05129339, 2.30258509])
+        >>> scce = loss_sparse_categorical_crossentropy(reduction="sum")
+        >>> float(scce([1, 2], y_pred))
+        2.3538784980773926
+
+    Source: R keras3, `loss_sparse_categorical_crossentropy`.
+    """
+    options = {
+        "from_logits": from_logits,
+        "ignore_class": ignore_class,
+        "axis": axis,
+        "label_smoothing": label_smoothing,
+        "class_weight": class_weight,
+        "normalize": normalize,
+        "reduction": reduction,
+        "name": name,
+        "dtype": dtype,
+    }
+    if not _has_data(y_true, y_pred, unknown, "loss_sparse_categorical_crossentropy", options):
+        return SparseCategoricalCrossentropy(**options)
+    settled = read(**options)
+    return sweep.per_label(sweep.Call.read(y_true, y_pred, None, settled), settled)
+
+
+@overload
+def loss_categorical_crossentropy(
+    y_true: None = None,
+    y_pred: None = None,
+    from_logits: bool = False,
+    label_smoothing: float = 0.0,
+    axis: int = -1,
+    *,
+    reduction: Reduction | None = "sum_over_batch_size",
+    name: str | None = "categorical_crossentropy",
+    dtype: _DType = None,
+) -> CategoricalCrossentropy: ...
+@overload
+def loss_categorical_crossentropy(
+    y_true: npt.ArrayLike,
+    y_pred: npt.ArrayLike,
+    from_logits: bool = False,
+    label_smoothing: float = 0.0,
+    axis: int = -1,
+    *,
+    reduction: Literal["sum_over_batch_size"] = "sum_over_batch_size",
+    name: str | None = "categorical_crossentropy",
+    dtype: _DType = None,
+) -> npt.NDArray[Any]: ...
+def loss_categorical_crossentropy(
+    y_true: Any = None,
+    y_pred: Any = None,
+    from_logits: Any = False,
+    label_smoothing: Any = 0.0,
+    axis: Any = -1,
+    *,
+    reduction: Any = "sum_over_batch_size",
+    name: Any = "categorical_crossentropy",
+    dtype: Any = None,
+    **unknown: Any,
+) -> Any:
+    """Crossentropy between one-hot or soft targets and class scores, one loss per row.
+
+    With targets y and a = y (1 - s) + s / C: for logits x, loss = sum_j a_j (logsumexp(x) - x_j);
+    for probabilities p, r = clip(p / sum p, eps, 1 - eps) and loss = -sum_j a_j log(r_j). 0 times
+    inf is 0. For one integer a label, `loss_sparse_categorical_crossentropy()` needs neither the
+    memory nor the time.
+
+    Args:
+        y_true: targets of `y_pred`'s shape, not negative; they need not sum to 1. None, with
+            `y_pred`, asks for the object.
+        y_pred: class scores, any real dtype, any memory layout, of rank 1 and up.
+        from_logits: whether `y_pred` holds logits; probabilities if False.
+        label_smoothing: s, 0 <= s <= 1.
+        axis: the class axis, 0-based; -1 is the last.
+        reduction: how the object reduces; with data any other than the default is refused.
+        name: the object's name.
+        dtype: dtype of the losses; `y_pred`'s if None. For the object `config_floatx()` if None.
+
+    Returns:
+        The losses in nats, of `y_pred`'s shape without the class axis, a NumPy scalar for a single
+        one. Without data, a `CategoricalCrossentropy`.
+
+    Raises:
+        TypeError: targets or scores are not numbers, one of the two is missing, or a keyword is
+            unknown.
+        ValueError: a target is negative or NaN, or shapes or options do not fit.
+
+    Cost: one read of `y_pred` and one of `y_true`.
+
+    Example:
+        >>> loss_categorical_crossentropy([0, 1, 0], [0.05, 0.95, 0.0])
+        np.float64(0.05129329438755048)
+
+    Source: R keras3, `loss_categorical_crossentropy`.
+    """
+    options = {
+        "from_logits": from_logits,
+        "label_smoothing": label_smoothing,
+        "axis": axis,
+        "reduction": reduction,
+        "name": name,
+        "dtype": dtype,
+    }
+    if not _has_data(y_true, y_pred, unknown, "loss_categorical_crossentropy", options):
+        return CategoricalCrossentropy(**options)
+    settled = read(**options, default_name=SOFT_NAME)
+    return sweep.per_label(soft.SoftCall.read(y_true, y_pred, None, settled), settled)
+
+
+def _has_data(
+    y_true: object,
+    y_pred: object,
+    unknown: Mapping[str, object],
+    function: str,
+    options: Mapping[str, object],
+) -> bool:
+    """Whether this is the form with data; refuses what neither form, or the other one, takes."""
+    with_data = y_true is not None or y_pred is not None
+    if with_data and "sample_weight" in unknown:
+        raise TypeError(
+            f"sample_weight is an argument of the object, not of {function}(): "
+            f"call {function}()(y_true, y_pred, sample_weight=w)"
+        )
+    refuse_unknown(unknown, ("y_true", "y_pred", *options), function)
+    if not with_data:
+        return False
+    if y_true is None or y_pred is None:
+        missing, given = ("y_true", "y_pred") if y_true is None else ("y_pred", "y_true")
+        raise TypeError(
+            f"{missing} is missing, {given} was given: {function}() takes both (one loss per "
+            "label) or neither (an object that reduces)"
+        )
+    reduction = options["reduction"]
+    if not isinstance(reduction, str) or reduction != REDUCTION:
+        raise TypeError(
+            f"reduction={reduction!r} is for the object: with data {function}() gives one loss "
+            f"per label; call {function}(reduction={reduction!r})(y_true, y_pred)"
+        )
+    return True
+
+
+def _plain(key: str, value: Any) -> Any:
+    """An option as a plain JSON value."""
+    if key == "ignore_class":
+        return (value[0] if len(value) == 1 else list(value)) if value else None
+    if key == "class_weight" and value is not None:
+        by_key = value and isinstance(value[0], tuple)
+        return {str(c): w for c, w in value} if by_key else list(value)
+    return value
+
+
+def _from_config(cls: type[_Loss], config: Mapping[str, Any]) -> _Loss:
+    return cls.from_config(config)

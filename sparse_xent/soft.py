@@ -1,0 +1,95 @@
+"""The one-hot sibling's targets: an array of y_pred's shape in the place of labels.
+
+It is here for soft targets and for comparison, so it runs on the plain engine; blocks, weights
+and sums are those of `sweep`. No position is ignored.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from sparse_xent import labels, sweep
+from sparse_xent.arrays import numpy as arrays
+from sparse_xent.kernels import Scores, soft
+from sparse_xent.layout import Block, Layout, judge
+from sparse_xent.options import Options
+
+Array = npt.NDArray[Any]
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class SoftCall(sweep.Call):
+    """One call with targets of y_pred's shape."""
+
+    targets: Array
+
+    @classmethod
+    def read(
+        cls,
+        y_true: object,
+        y_pred: object,
+        sample_weight: object,
+        options: Options,
+        out: Array | None = None,
+    ) -> "SoftCall":
+        """What the user sent, checked; `out` is where a gradient goes."""
+        x = arrays.scores(y_pred)
+        targets = _targets(y_true, x)
+        layout = judge(x, options.axis, targets, *(() if out is None else (out,)))
+        parts = sweep.parts(x, out, layout, _nothing_ignored(layout), sample_weight, options)
+        parts["formula"]["scores"] = Scores.LOGITS if options.from_logits else Scores.BEFORE
+        return cls(**parts, targets=targets)
+
+    def _lower(self, block: Block, y: Array) -> Int64:
+        targets = block.of(self.layout.scores(self.targets))
+        if not (targets >= 0).all():  # NaN is not >= 0 either
+            _refuse(self.targets)
+        return self.labels.lower(y)
+
+    def _nll(self, block: Block, y: Int64) -> Array:
+        return self._both(block)[0]
+
+    def _nll_and_grad(self, block: Block, y: Int64, g: Float64, dx: Array) -> Array:
+        loss, gradient = self._both(block)
+        factor = block.boxed(g)[:, None].astype(gradient.dtype)
+        with np.errstate(all="ignore"):
+            np.copyto(dx, np.where(factor == 0, 0, gradient * factor), casting="unsafe")
+        return loss
+
+    def _both(self, block: Block) -> tuple[Array, Array]:
+        targets = block.of(self.layout.scores(self.targets))
+        loss, gradient = soft.nll_and_grad(self._scores(block), targets, **self.formula)
+        return loss.ravel(), gradient
+
+
+def _targets(y_true: object, x: Array) -> Array:
+    a = arrays.as_array(y_true, "y_true")
+    if not (a.dtype.kind in "biu" or arrays.is_float(a.dtype)):
+        arrays.refuse_kind(y_true, a, "y_true", "numbers (a weight for each class)")
+    if a.shape != x.shape:
+        raise ValueError(
+            f"y_true must have y_pred's shape {x.shape}, got {a.shape}: for one integer a label "
+            "use loss_sparse_categorical_crossentropy"
+        )
+    return a
+
+
+def _refuse(targets: Array) -> NoReturn:
+    """ValueError that names the first target, in C order, that is negative or NaN."""
+    bad = ~(targets >= 0)
+    index = tuple(int(i) for i in np.argwhere(bad)[0])
+    more = int(np.count_nonzero(bad)) - 1
+    others = f" and {more} more" if more else ""
+    raise ValueError(
+        f"y_true must hold targets of 0 and more, got {targets[index]} at {index}{others}; for "
+        "integer labels, -1 for a void class among them, use loss_sparse_categorical_crossentropy"
+    )
+
+
+def _nothing_ignored(layout: Layout) -> labels.Labels:
+    zero = np.broadcast_to(np.int64(0), layout.losses)
+    return labels.Labels(zero, layout.losses, layout.axis, layout.classes, ())

@@ -1,0 +1,236 @@
+"""One call carried through: blocks of positions -> labels, weights, kernel, sum.
+
+This room decides the order of things. Positions are cut into blocks by shape alone; each block's
+labels are lowered and checked beside the kernel that uses them, so that no whole copy of labels,
+weights or scores is made. A gradient is written only after every label and weight has been
+checked, for it may go into the caller's own array. Sums are float64, block by block in the flat
+order of positions, so that shape and layout alone set their order.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sparse_xent import config, labels, reduction
+from sparse_xent.arrays import numpy as arrays
+from sparse_xent.kernels import portable
+from sparse_xent.layout import Block, Layout, judge
+from sparse_xent.options import Options, float_dtype, read
+
+Array = npt.NDArray[Any]
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+
+def per_label(call: "Call", options: Options) -> Any:
+    """One loss a label, times its class weight; the losses' shape, y_pred's dtype or `dtype`."""
+    return arrays.scalar(
+        call.losses(call.effective if options.dtype is None else _result_dtype(options))
+    )
+
+
+def value(call: "Call", options: Options) -> Any:
+    """The reduced value, a NumPy scalar; with reduction None every loss times its weight."""
+    if options.reduction is None:
+        return arrays.scalar(call.losses(_result_dtype(options)))
+    total, kept, weight = call.total()
+    divisor = reduction.divisor(options.reduction, kept, weight)
+    return _divided(total, divisor, _result_dtype(options))
+
+
+def value_and_grad(call: "Call", options: Options) -> tuple[Any, Array]:
+    """The value, and its derivative with respect to y_pred, in y_pred's dtype."""
+    kept, weight = call.survey()
+    divisor = reduction.divisor(options.reduction, kept, weight)
+    if options.reduction is not None:
+        total, gradient = call.descend(divisor)
+        return _divided(total, divisor, _result_dtype(options)), gradient
+    losses = np.empty(call.layout.count, _result_dtype(options))
+    _, gradient = call.descend(divisor, losses)
+    return arrays.scalar(call.layout.unflatten(losses)), gradient
+
+
+def ranks(y_true: object, y_pred: object, axis: int = -1, ignore_class: object = None) -> Any:
+    """How many classes stand above each label: 0 where it is predicted, -1 where it is ignored.
+
+    Args:
+        y_true: labels, as the loss takes them.
+        y_pred: scores of any kind, for only their order counts.
+        axis: the class axis.
+        ignore_class: the class or classes that do not count.
+
+    Returns:
+        int64, the losses' shape; the number of classes where the scores hold a NaN.
+    """
+    options = read(axis=axis, ignore_class=ignore_class)
+    return arrays.scalar(Call.read(y_true, y_pred, None, options).ranks())
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call, read and checked but for the values of labels and weights."""
+
+    x: Array
+    out: Array | None
+    layout: Layout
+    labels: labels.Labels
+    weights: reduction.Weights
+    formula: dict[str, Any]  # scores, smoothing, eps: what the kernels' verbs take
+    effective: np.dtype[Any]  # the dtype that y_pred counts as
+    arithmetic: np.dtype[Any]
+
+    @classmethod
+    def read(
+        cls,
+        y_true: object,
+        y_pred: object,
+        sample_weight: object,
+        options: Options,
+        out: Array | None = None,
+    ) -> "Call":
+        """What the user sent, checked; `out` is where a gradient goes."""
+        x = arrays.scores(y_pred)
+        layout = judge(x, options.axis, *(() if out is None else (out,)))
+        targets = labels.read(y_true, layout, options.ignore_class)
+        return cls(**parts(x, out, layout, targets, sample_weight, options))
+
+    def losses(self, dtype: np.dtype[Any]) -> Array:
+        """Every loss times its weight, in the losses' shape."""
+        flat = np.empty(self.layout.count, dtype)
+        for block, y, w in self._blocks():
+            with np.errstate(all="ignore"):  # a loss above the dtype's range is inf
+                flat[block.start : block.stop] = reduction.weighted(self._nll(block, y), w)
+        return self.layout.unflatten(flat)
+
+    def total(self) -> tuple[float, int, float]:
+        """sum(l * w), the number of labels kept, and the sum of their weights."""
+        sums = _Sums()
+        for block, y, w in self._blocks():
+            sums.add(reduction.weighted(self._nll(block, y), w), y, w)
+        return sums.total()
+
+    def survey(self) -> tuple[int, float]:
+        """Check every label and weight before anything is written; the last two of `total`."""
+        sums = _Sums()
+        for _, y, w in self._blocks():
+            sums.add(w, y, w)
+        return sums.total()[1:]
+
+    def descend(self, divisor: float, losses: Array | None = None) -> tuple[float, Array]:
+        """sum(l * w), and the gradient of sum(l * w) / divisor, written into `out`.
+
+        `losses`, where wanted, receives every l * w in the flat order of positions.
+        """
+        assert self.out is not None
+        dx = self.layout.scores(self.out)
+        sums = _Sums()
+        for block, y, w in self._blocks():
+            g = w / divisor if divisor != 0 else np.zeros_like(w)
+            loss = self._nll_and_grad(block, y, g, block.of(dx))
+            weighted = reduction.weighted(loss, w)
+            sums.add(weighted, y, w)
+            if losses is not None:
+                losses[block.start : block.stop] = weighted
+        return sums.total()[0], self.out
+
+    def ranks(self) -> Int64:
+        """How many classes stand above each label."""
+        flat = np.empty(self.layout.count, np.int64)
+        for block, y, _ in self._blocks():
+            above = portable.rank(self._scores(block), block.boxed(y))
+            flat[block.start : block.stop] = above.ravel()
+        return self.layout.unflatten(flat)
+
+    def _blocks(self) -> Iterator[tuple[Block, Int64, Float64]]:
+        """Each block with its labels and weights, checked: flat, in the order of positions."""
+        y = self.layout.positions(self.labels.y)
+        sample = None if self.weights.sample is None else self.layout.positions(self.weights.sample)
+        bytes_of_a_row = self.layout.classes * self.arithmetic.itemsize
+        for block in self.layout.blocks(max(1, portable.BLOCK_BYTES // bytes_of_a_row)):
+            here = slice(block.start, block.stop)
+            lowered = self._lower(block, y[here])
+            weight = None if sample is None else sample[here]
+            if weight is not None and reduction.missing(weight, lowered).any():
+                self.weights.refuse(self.labels.lower(self.labels.y))
+            yield block, lowered, self.weights.lower(weight, lowered)
+
+    def _lower(self, block: Block, y: Array) -> Int64:
+        return self.labels.lower(y)
+
+    def _nll(self, block: Block, y: Int64) -> Array:
+        loss: Array = portable.nll(self._scores(block), block.boxed(y), **self.formula)
+        return loss.ravel()
+
+    def _nll_and_grad(self, block: Block, y: Int64, g: Float64, dx: Array) -> Array:
+        loss: Array = portable.nll_and_grad(
+            self._scores(block), block.boxed(y), block.boxed(g), out=dx, **self.formula
+        )[0]
+        return loss.ravel()
+
+    def _scores(self, block: Block) -> Array:
+        """The block's scores; a dtype that the kernels do not take is converted, block by block."""
+        x = block.of(self.layout.scores(self.x))
+        if x.dtype != self.effective:
+            x = x.astype(self.effective)
+        if self.arithmetic == np.float64:
+            x = x.astype(np.float64, copy=False)
+        return x
+
+
+def parts(
+    x: Array,
+    out: Array | None,
+    layout: Layout,
+    y: labels.Labels,
+    sample_weight: object,
+    options: Options,
+) -> dict[str, Any]:
+    """The fields of a `Call`, settled."""
+    effective = arrays.effective(x.dtype)
+    wide = "float64" in (effective.name, options.dtype)
+    return {
+        "x": x,
+        "out": out,
+        "layout": layout,
+        "labels": y,
+        "weights": reduction.read(sample_weight, layout, options),
+        "formula": {
+            "scores": options.scores,
+            "smoothing": options.label_smoothing,
+            "eps": config.config_epsilon(),
+        },
+        "effective": effective,
+        "arithmetic": np.dtype(np.float64 if wide else np.float32),
+    }
+
+
+class _Sums:
+    """Sums over blocks: NumPy's pairwise float64 sum within each and over all."""
+
+    def __init__(self) -> None:
+        self._parts: list[float] = []
+        self._weights: list[float] = []
+        self._kept = 0
+
+    def add(self, weighted: Array, y: Int64, w: Array) -> None:
+        with np.errstate(all="ignore"):  # inf - inf among a call's losses is NaN, not news
+            self._parts.append(float(np.sum(weighted)))
+            self._weights.append(float(np.sum(w)))
+        self._kept += int(np.count_nonzero(y >= 0))
+
+    def total(self) -> tuple[float, int, float]:
+        with np.errstate(all="ignore"):
+            return float(np.sum(self._parts)), self._kept, float(np.sum(self._weights))
+
+
+def _divided(total: float, divisor: float, dtype: np.dtype[Any]) -> Any:
+    """total / divisor rounded once to dtype; 0 where there is nothing to divide by."""
+    with np.errstate(all="ignore"):
+        return dtype.type(np.float64(total) / divisor if divisor != 0 else 0.0)
+
+
+def _result_dtype(options: Options) -> np.dtype[Any]:
+    return np.dtype(float_dtype(options.dtype or config.config_floatx()))
