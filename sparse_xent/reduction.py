@@ -94,9 +94,9 @@ def _aligned(w: Array, losses: tuple[int, ...]) -> Array:
     if w.ndim == len(losses) + 1 and w.shape[-1] == 1:
         w = w[..., 0]
     if w.ndim <= len(losses):
-        leading = w.reshape(w.shape + (1,) * (len(losses) - w.ndim))
-        if all(a in (1, b) for a, b in zip(leading.shape, losses, strict=True)):
-            return np.broadcast_to(leading, losses)
+        shape: tuple[int, ...] = w.shape + (1,) * (len(losses) - w.ndim)
+        if all(n in (1, m) for n, m in zip(shape, losses, strict=True)):
+            return np.broadcast_to(w.reshape(shape), losses)
     advice = ""
     if w.ndim == 1 and len(losses) > 1 and w.shape[0] == losses[-1]:
         ahead = ", ".join(["None"] * (len(losses) - 1))

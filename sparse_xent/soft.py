@@ -4,7 +4,7 @@ It is here for soft targets and for comparison, so it runs on the plain engine; 
 and sums are those of `sweep`. No position is ignored.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -44,6 +44,10 @@ class SoftCall(sweep.Call):
         parts["formula"]["scores"] = Scores.LOGITS if options.from_logits else Scores.BEFORE
         return cls(**parts, targets=targets)
 
+    def without_out(self) -> "SoftCall":
+        """The same call, walked as if no gradient were wanted."""
+        return replace(self, layout=judge(self.x, self.layout.axis, self.targets))
+
     def _lower(self, block: Block, y: Array) -> Int64:
         targets = block.of(self.layout.scores(self.targets))
         if not (targets >= 0).all():  # NaN is not >= 0 either
@@ -56,8 +60,7 @@ class SoftCall(sweep.Call):
     def _nll_and_grad(self, block: Block, y: Int64, g: Float64, dx: Array) -> Array:
         loss, gradient = self._both(block)
         factor = block.boxed(g)[:, None].astype(gradient.dtype)
-        with np.errstate(all="ignore"):
-            np.copyto(dx, np.where(factor == 0, 0, gradient * factor), casting="unsafe")
+        np.copyto(dx, np.where(factor == 0, 0, gradient * factor), casting="unsafe")
         return loss
 
     def _both(self, block: Block) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ order of positions, so that shape and layout alone set their order.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,11 @@ Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
 
+# Infinities and NaN among losses and weights are results here, not news: no call warns.
+_quiet = np.errstate(all="ignore")
+
+
+@_quiet
 def per_label(call: "Call", options: Options) -> Any:
     """One loss a label, times its class weight; the losses' shape, y_pred's dtype or `dtype`."""
     return arrays.scalar(
@@ -32,6 +37,7 @@ def per_label(call: "Call", options: Options) -> Any:
     )
 
 
+@_quiet
 def value(call: "Call", options: Options) -> Any:
     """The reduced value, a NumPy scalar; with reduction None every loss times its weight."""
     if options.reduction is None:
@@ -41,16 +47,21 @@ def value(call: "Call", options: Options) -> Any:
     return _divided(total, divisor, _result_dtype(options))
 
 
+@_quiet
 def value_and_grad(call: "Call", options: Options) -> tuple[Any, Array]:
     """The value, and its derivative with respect to y_pred, in y_pred's dtype."""
-    kept, weight = call.survey()
+    alone = call.without_out()
+    kept, weight = alone.survey()
     divisor = reduction.divisor(options.reduction, kept, weight)
-    if options.reduction is not None:
-        total, gradient = call.descend(divisor)
-        return _divided(total, divisor, _result_dtype(options)), gradient
-    losses = np.empty(call.layout.count, _result_dtype(options))
-    _, gradient = call.descend(divisor, losses)
-    return arrays.scalar(call.layout.unflatten(losses)), gradient
+    if options.reduction is None:
+        losses = np.empty(call.layout.count, _result_dtype(options))
+        _, gradient = call.descend(divisor, losses)
+        return arrays.scalar(call.layout.unflatten(losses)), gradient
+    # Where `out` is laid out unlike y_pred the blocks are others, and with them the order of the
+    # sum: a pass of its own gives the value the bits that it has without a gradient.
+    total = None if alone.layout == call.layout else alone.total()[0]
+    summed, gradient = call.descend(divisor)
+    return _divided(summed if total is None else total, divisor, _result_dtype(options)), gradient
 
 
 def ranks(y_true: object, y_pred: object, axis: int = -1, ignore_class: object = None) -> Any:
@@ -97,12 +108,15 @@ class Call:
         targets = labels.read(y_true, layout, options.ignore_class)
         return cls(**parts(x, out, layout, targets, sample_weight, options))
 
+    def without_out(self) -> "Call":
+        """The same call, walked as if no gradient were wanted."""
+        return replace(self, layout=judge(self.x, self.layout.axis))
+
     def losses(self, dtype: np.dtype[Any]) -> Array:
         """Every loss times its weight, in the losses' shape."""
         flat = np.empty(self.layout.count, dtype)
         for block, y, w in self._blocks():
-            with np.errstate(all="ignore"):  # a loss above the dtype's range is inf
-                flat[block.start : block.stop] = reduction.weighted(self._nll(block, y), w)
+            flat[block.start : block.stop] = reduction.weighted(self._nll(block, y), w)
         return self.layout.unflatten(flat)
 
     def total(self) -> tuple[float, int, float]:
@@ -216,20 +230,17 @@ class _Sums:
         self._kept = 0
 
     def add(self, weighted: Array, y: Int64, w: Array) -> None:
-        with np.errstate(all="ignore"):  # inf - inf among a call's losses is NaN, not news
-            self._parts.append(float(np.sum(weighted)))
-            self._weights.append(float(np.sum(w)))
+        self._parts.append(float(np.sum(weighted)))
+        self._weights.append(float(np.sum(w)))
         self._kept += int(np.count_nonzero(y >= 0))
 
     def total(self) -> tuple[float, int, float]:
-        with np.errstate(all="ignore"):
-            return float(np.sum(self._parts)), self._kept, float(np.sum(self._weights))
+        return float(np.sum(self._parts)), self._kept, float(np.sum(self._weights))
 
 
 def _divided(total: float, divisor: float, dtype: np.dtype[Any]) -> Any:
     """total / divisor rounded once to dtype; 0 where there is nothing to divide by."""
-    with np.errstate(all="ignore"):
-        return dtype.type(np.float64(total) / divisor if divisor != 0 else 0.0)
+    return dtype.type(np.float64(total) / divisor if divisor != 0 else 0.0)
 
 
 def _result_dtype(options: Options) -> np.dtype[Any]:
