@@ -164,4 +164,5 @@ def _shown(value: Any) -> str:
         return "nan (NA in R)"
     if value == NA_INTEGER:
         return f"{NA_INTEGER} (NA in R)"
-    return repr(value.item()) if hasattr(value, "item") else repr(value)
+    number = value.item() if hasattr(value, "item") else value
+    return f"{number:.17g}" if isinstance(number, float) else repr(number)

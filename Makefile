@@ -1,0 +1,54 @@
+# Every target does its own set-up inside this checkout (.venv, made by scripts/setup.sh the first time
+# and when pyproject.toml changes) and needs Python >= 3.11 with venv, and a network for pip.
+#
+#   make test ARGS="-m 'not slow'"     what pytest is to do
+#   make test PEERS=1                  also install what the tests compare with: Keras with TensorFlow,
+#                                      torch, JAX (gigabytes). Unasked, the tests use those that are in
+#                                      .venv and name the others at the end; CI=true asks.
+#   make setup PYTHON=python3.12       the Python that .venv is made with
+
+PYTHON ?=
+PEERS ?= $(filter true,$(CI))
+ARGS ?=
+
+export PYTHON
+unexport PYTHONHOME PYTHONPATH
+python := .venv/bin/python
+setup := @sh scripts/setup.sh
+test_extras := cli plots test $(if $(filter-out 0 no,$(PEERS)),peers)
+
+.PHONY: help demo test check bench setup clean
+.NOTPARALLEL:
+
+help:
+	@echo 'make demo    see it work, on data that it carries'
+	@echo 'make test    run the tests (PEERS=1: compare with Keras, TensorFlow, torch and JAX too)'
+	@echo 'make check   formatting, lint, types'
+	@echo 'make bench   measure speed'
+	@echo 'make setup   all that the above need, installed beforehand'
+	@echo 'make clean   take away all that make has made'
+
+demo:
+	$(setup) cli
+	@$(python) -m sparse_xent demo
+
+test:
+	$(setup) $(test_extras)
+	@$(python) -m pytest $(ARGS)
+
+check:
+	$(setup) cli dev
+	$(python) -m ruff format --check .
+	$(python) -m ruff check .
+	$(python) -m mypy
+
+bench:
+	$(setup) $(test_extras)
+	@$(python) -m benchmarks $(ARGS)
+
+setup:
+	$(setup) $(test_extras) dev
+
+clean:
+	rm -rf .venv dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
