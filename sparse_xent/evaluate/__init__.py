@@ -1,0 +1,467 @@
+"""Scores a file of predictions against a file of labels, however large they are.
+
+    labels, predictions, weights      readers        boxes of a file, in the file's own order
+        -> lowered, checked                          positions are those of the file
+        -> losses, ranks              the library    one call a box
+        -> exact sums                 accumulation   the same bits for any cut
+        -> Report                     report         rounded once
+
+Beside that: `kinds` looks whether rows are what they are said to be, `output` writes one loss a
+label. Messages speak of files and of the command line's options.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any, Literal, NoReturn, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from sparse_xent import SparseCategoricalCrossentropy, loss_sparse_categorical_crossentropy
+from sparse_xent.evaluate import kinds
+from sparse_xent.evaluate.accumulation import ExactSum, Frequencies, Moments
+from sparse_xent.evaluate.output import LossesFile, check_output
+from sparse_xent.evaluate.readers import (
+    Array,
+    Box,
+    FileError,
+    Header,
+    Source,
+    boxes,
+    open_source,
+    split,
+)
+from sparse_xent.evaluate.report import Report, as_json, as_text, exponential
+from sparse_xent.sweep import ranks
+
+__all__ = ["FileError", "Report", "as_json", "as_text", "evaluate"]
+
+Path: TypeAlias = str | os.PathLike[str]
+Shape: TypeAlias = tuple[int, ...]
+Int64: TypeAlias = npt.NDArray[np.int64]
+Float64: TypeAlias = npt.NDArray[np.float64]
+
+_IGNORED = -1  # the label of what does not count, whatever the file calls it
+_NA = -(2**31)  # R's integer NA, as files have it
+
+# A box: some of a core's cache, so that the second look (ranks) is cheap; few enough positions that
+# what is made for each (labels, losses, ranks) stays small where there are few classes.
+_BYTES = 1 << 24
+_POSITIONS = 1 << 20
+
+
+def evaluate(
+    labels: Path,
+    predictions: Path,
+    *,
+    from_logits: bool = False,
+    log_probs: bool = False,
+    ignore_class: Any = None,
+    axis: int = -1,
+    label_base: Literal[0, 1] = 0,
+    sample_weight: Path | None = None,
+    label_smoothing: float = 0.0,
+    normalize: Literal["after", "before", "never"] = "after",
+    bfloat16: bool = False,
+    header: Header = "auto",
+    per_label: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> Report:
+    """Score predictions in a file against labels in another.
+
+    The files are read box by box, so they may be larger than memory. Losses are computed in float64
+    for float64 predictions and in float32 for others; their sums are exact, and the result is the
+    same to the last bit however the files are cut.
+
+    Args:
+        labels: Whole numbers, the predictions' shape without the class axis (or with length 1
+            there): a `.npy`, `.npz` or one-column `.csv` file; `FILE.npz:key` names one of several.
+        predictions: Scores of every class along `axis`; a `.csv` file has a column per class.
+        from_logits: Whether the scores are logits; else they are probabilities.
+        log_probs: Whether they are logarithms of probabilities.
+        ignore_class: A label, or several, as written in the file, that do not count.
+        axis: The class axis.
+        label_base: The label of the first class: 0, or 1 as R writes them.
+        sample_weight: A file of weights, one a label; weights of lower rank belong to the leading
+            axes. The mean is then sum(w * l) / sum(w).
+        label_smoothing: Between 0 and 1.
+        normalize: How probabilities are made to sum to 1: "after" or "before" clipping, "never".
+        bfloat16: Whether predictions saved as raw records of two bytes are bfloat16.
+        header: Whether a `.csv` file begins with names.
+        per_label: A `.npy` file for one loss a label, 0 where ignored, without weights; float64 for
+            float64 predictions, else float32. An old file is replaced at the end, or not at all.
+        on_progress: Called with the bytes of predictions done and their total.
+        on_note: Called with a sentence when something looks odd.
+
+    Returns:
+        The scores, in plain Python numbers.
+
+    Raises:
+        FileError: A file cannot be read, or does not fit the others (a ValueError).
+        ValueError: A label is out of range, an option is, or `per_label` would replace an input.
+        TypeError: An option is of the wrong kind.
+        OSError: `per_label` cannot be written.
+    """
+    loss = SparseCategoricalCrossentropy(  # reads and judges the options
+        from_logits=from_logits or log_probs,
+        ignore_class=ignore_class,
+        axis=axis,
+        label_smoothing=label_smoothing,
+        normalize=normalize,
+    )
+    if label_base not in (0, 1):
+        raise ValueError(f"label_base must be 0 or 1, got {label_base!r}")
+    inputs = [split(path)[0] for path in (labels, predictions, sample_weight) if path is not None]
+    if per_label is not None:
+        check_output(per_label, inputs)
+
+    x = _Predictions(
+        open_source(predictions, bfloat16=bfloat16, header=header),
+        "log-probabilities" if log_probs else "logits" if from_logits else "probabilities",
+        loss.get_config(),
+    )
+    y = _Labels(open_source(labels, header=header), x, label_base)
+    w = None
+    if sample_weight is not None:
+        w = _Weights(open_source(sample_weight, header=header), x)
+    score = _Score(x, y, weighted=w is not None, on_note=on_note)
+    with (
+        LossesFile(per_label, x.losses, x.arithmetic, fortran=x.fortran, inputs=inputs)
+        if per_label is not None
+        else nullcontext()
+    ) as file:
+        for box in x.boxes():
+            rows, block = x.read(box), y.read(box)
+            losses = x.score(rows, block)
+            above = np.asarray(ranks(block, rows, axis=x.axis, ignore_class=_IGNORED))
+            score.add(box, rows, block, losses, above, None if w is None else w.kept(box, block))
+            if file is not None:
+                file.append(losses)
+            for source in (x, y, w):
+                if source is not None:
+                    source.release()
+            if on_progress is not None:
+                on_progress(score.done, x.source.nbytes)
+    return score.report()
+
+
+# ---- predictions, and what goes with them -------------------------------------------------------
+
+
+class _Predictions:
+    """Scores in a file, with the axis of the classes and the options of their loss."""
+
+    def __init__(self, source: Source, scores: str, options: dict[str, Any]) -> None:
+        axis, shape = options["axis"], source.shape
+        if not shape:
+            raise FileError(f"{source.name} must have a class axis, got a single number")
+        if not -len(shape) <= axis < len(shape):
+            raise FileError(
+                f"axis must be between {-len(shape)} and {len(shape) - 1} for {source.name} of "
+                f"shape {shape}, got {axis} (0-based; -1 is the last)"
+            )
+        self.axis = axis % len(shape)
+        self.classes = shape[self.axis]
+        self.losses: Shape = shape[: self.axis] + shape[self.axis + 1 :]
+        if not self.classes:
+            raise FileError(
+                f"{source.name} must have at least one class, got 0 along axis {self.axis} of "
+                f"shape {shape}"
+            )
+        by_class = source.sequential and self.axis == 0 and self.losses
+        self.source = source.whole() if by_class else source
+        self.scores, self.options = scores, options
+        wide = source.dtype.kind == "f" and source.dtype.itemsize > 4
+        self.arithmetic = "float64" if wide else "float32"  # asked for, so that nothing is rounded
+        self.fortran = source.fortran and len(self.losses) > 1
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.source.name
+
+    def boxes(self) -> Iterator[Box]:
+        """Boxes of the losses that cover all of them, in the order of the file."""
+        positions = min(_POSITIONS, _BYTES // (self.classes * self.source.dtype.itemsize))
+        if self.source.sequential:  # a step of the first axis is the least that can be read
+            positions = max(positions, math.prod(self.losses[1:]))
+        return boxes(self.losses, max(1, positions), fortran=self.source.fortran)
+
+    def read(self, box: Box) -> Array:
+        """The scores of a box of the losses: every class."""
+        return self.source.read((*box[: self.axis], slice(0, self.classes), *box[self.axis :]))
+
+    def score(self, rows: Array, y: Int64) -> Array:
+        """The losses of a box."""
+        return np.asarray(
+            loss_sparse_categorical_crossentropy(
+                y,
+                rows,
+                self.options["from_logits"],
+                _IGNORED,
+                self.axis,
+                label_smoothing=self.options["label_smoothing"],
+                normalize=self.options["normalize"],
+                dtype=self.arithmetic,
+            )
+        )
+
+    def release(self) -> None:
+        """Let go of the memory behind the boxes read."""
+        self.source.release()
+
+    def refuse(self, other: Source, expected: str) -> NoReturn:
+        """FileError for a file whose shape does not fit."""
+        cause = ""
+        if other.shape == self.source.shape:
+            cause = f": one-hot labels? save numpy.argmax(labels, axis={self.axis})"
+        elif len(other.shape) > len(self.source.shape):
+            cause = f": are {other.name} and {self.name} swapped?"
+        elif other.shape[:1] != self.source.shape[:1] and other.name.endswith(".csv"):
+            cause = (
+                ": is a first line wrongly taken for names, or for numbers? (--header yes or no)"
+            )
+        raise FileError(
+            f"{other.name} must have {self.name}'s shape without axis {self.axis}: expected "
+            f"{expected}, got {other.shape} ({self.name} is {self.source.shape}){cause}"
+        )
+
+
+class _Aligned:
+    """A file that has a number for every loss, read in boxes of the losses.
+
+    Args:
+        source: The file.
+        losses: The shape of all losses.
+        dropped: An axis of length 1 that the losses do not have.
+    """
+
+    def __init__(self, source: Source, losses: Shape, dropped: int | None = None) -> None:
+        shape = list(source.shape)
+        if dropped is not None:
+            del shape[dropped]
+        in_order = len(losses) == 1 and tuple(shape) == losses
+        self.source = source.whole() if source.sequential and not in_order else source
+        self.losses, self.shape, self.dropped = losses, tuple(shape), dropped
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.source.name
+
+    def read(self, box: Box) -> Array:
+        """The numbers of a box: an axis of length 1, or missing at the end, is repeated."""
+        own = [
+            s if n == m else slice(0, n)
+            for s, n, m in zip(box, self.shape, self.losses, strict=False)
+        ]
+        if self.dropped is not None:
+            own.insert(self.dropped, slice(0, 1))
+        block = self.source.read(tuple(own))
+        if self.dropped is not None:
+            block = block.squeeze(self.dropped)
+        block = block.reshape(block.shape + (1,) * (len(box) - block.ndim))
+        return np.broadcast_to(block, [s.stop - s.start for s in box])
+
+    def place(self, position: Shape) -> str:
+        """Where the number of a loss stands in the file, for a message."""
+        own = [i if n > 1 else 0 for i, n in zip(position, self.shape, strict=False)]
+        if self.dropped is not None:
+            own.insert(self.dropped, 0)
+        return self.source.place(tuple(own))
+
+    def release(self) -> None:
+        """Let go of the memory behind the boxes read."""
+        self.source.release()
+
+
+class _Labels(_Aligned):
+    """Labels as their file has them: the first class is `base`, and some are ignored."""
+
+    def __init__(self, source: Source, x: _Predictions, base: int) -> None:
+        with_axis = (*x.losses[: x.axis], 1, *x.losses[x.axis :])
+        one = source.shape == () and math.prod(x.losses) == 1
+        if not one and source.shape not in (x.losses, with_axis):
+            x.refuse(source, f"{x.losses} or {with_axis}")
+        super().__init__(source, x.losses, x.axis if source.shape == with_axis else None)
+        self.x, self.base, self.last = x, base, x.classes - 1 + base
+        ignored = x.options["ignore_class"]
+        self.ignored: list[int] = [ignored] if isinstance(ignored, int) else ignored or []
+        exact = 2 ** (np.finfo(source.dtype).nmant + 1) if source.dtype.kind == "f" else math.inf
+        if x.classes - 1 > exact:
+            raise FileError(
+                f"{self.name} must be of an integer dtype for {x.classes} classes, got "
+                f"{source.dtype}, which is exact up to {exact} only"
+            )
+
+    def read(self, box: Box) -> Int64:
+        """The labels of a box as 0..C-1, and `_IGNORED` where ignored; ValueError if one is none."""
+        block = super().read(box)
+        ignored = np.zeros(block.shape, np.bool_)
+        for c in self.ignored:
+            ignored |= block == c
+        good = (block >= self.base) & (block <= self.last)  # NaN is not
+        if block.dtype.kind == "f":
+            good &= block == np.floor(block)
+        if not (good | ignored).all():
+            self._refuse(block, box)
+        y = np.where(ignored, self.base, block).astype(np.int64) - self.base
+        y[ignored] = _IGNORED
+        return y
+
+    def _refuse(self, block: Array, box: Box) -> NoReturn:
+        """ValueError that names the first bad label of a box, in the file's own terms."""
+        kept = [(k, v) for k, v in enumerate(block.ravel().tolist()) if v not in self.ignored]
+        bad = [(k, v) for k, v in kept if not (self.base <= v <= self.last and v == int(v))]
+        first, value = bad[0]
+        index = np.unravel_index(first, block.shape)
+        position = tuple(s.start + int(i) for s, i in zip(box, index, strict=True))
+        more = f" and at least {len(bad) - 1} more" if len(bad) > 1 else ""
+        missing = " (NA in R)" if value != value or value == _NA else ""
+        raise ValueError(
+            f"{self.name} must hold whole numbers from {self.base} to {self.last} ({self.x.classes} "
+            f"classes): got {value}{missing} at {self.place(position)}{more}; "
+            + self._cause(value, [v for _, v in kept], [v for _, v in bad])
+        )
+
+    def _cause(self, value: Any, kept: list[Any], bad: list[Any]) -> str:
+        if value != value:
+            return "leave missing labels out, or give them a class that --ignore-class names"
+        if value == _NA:
+            return f"leave missing labels out, or say --ignore-class {_NA}"
+        if any(not math.isfinite(v) or v != int(v) for v in bad):
+            return f"labels are classes, not scores: are {self.name} and {self.x.name} swapped?"
+        if not self.base and min(kept) >= 1 and max(kept) == self.x.classes:
+            return "labels look 1-based: say --label-base 1"
+        if self.base and value == 0:
+            return "labels look 0-based: leave out --label-base 1"
+        if value < 0 or value in (255, 65535):
+            return f"say --ignore-class {int(value)} if it marks what does not count"
+        return f"{self.x.name} has {self.x.classes} classes along axis {self.x.axis}"
+
+
+class _Weights(_Aligned):
+    """Weights, one a loss; those of lower rank belong to the leading axes."""
+
+    def __init__(self, source: Source, x: _Predictions) -> None:
+        shape, dropped = source.shape, None
+        if len(shape) == len(x.losses) + 1 and shape[-1] == 1:
+            dropped, shape = len(x.losses), shape[:-1]
+        pairs = zip(shape, x.losses, strict=False)
+        if len(shape) > len(x.losses) or any(n not in (1, m) for n, m in pairs):
+            x.refuse(source, f"{x.losses}, or 1 for any of it")
+        super().__init__(source, x.losses, dropped)
+
+    def kept(self, box: Box, y: Int64) -> Float64:
+        """The weights of the labels of a box that are not ignored, in C order."""
+        block = self.read(box)
+        missing = (block == _NA) & (y >= 0)
+        if missing.any():
+            index = np.argwhere(missing)[0]
+            position = tuple(s.start + int(i) for s, i in zip(box, index, strict=True))
+            raise ValueError(
+                f"{self.name} must hold numbers: got {_NA} (NA in R) at {self.place(position)}; "
+                "weigh what is missing 0"
+            )
+        return block[y >= 0].astype(np.float64)
+
+
+# ---- what is made of it -------------------------------------------------------------------------
+
+
+class _Score:
+    """Exact sums over all boxes, and what was odd in them."""
+
+    def __init__(
+        self,
+        x: _Predictions,
+        y: _Labels,
+        *,
+        weighted: bool,
+        on_note: Callable[[str], None] | None,
+    ) -> None:
+        self.done = 0  # bytes of predictions
+        self._x, self._y = x, y
+        self._moments = Moments(weighted=weighted)
+        self._frequencies = Frequencies(x.classes, weighted=weighted)
+        self._right = ExactSum()
+        self._ignored = self._infinite = self._nan = 0
+        self._notes: list[str] = []
+        self._on_note = on_note
+        self._odd_kind = False
+
+    def add(
+        self, box: Box, rows: Array, y: Int64, losses: Array, above: Int64, w: Float64 | None
+    ) -> None:
+        """Add a box; `w` are the weights of the labels that are not ignored."""
+        kept = y >= 0
+        every = slice(None) if kept.all() else kept.ravel()
+        l = losses.ravel()[every].astype(np.float64)
+        self._moments.add(l, w)
+        self._frequencies.add(y.ravel()[every], w)
+        right = above.ravel()[every] == 0
+        self._right.add(right.astype(np.float64) if w is None else w[right])
+        self._ignored += y.size - l.size
+        self.done += rows.nbytes
+        counted = np.ones(l.shape, np.bool_) if w is None else w != 0
+        if not np.isfinite(l[counted]).all():
+            self._note_not_finite(box, y, losses)
+            self._nan += int(np.isnan(l[counted]).sum())
+            self._infinite += int(np.isinf(l[counted]).sum())
+        if not self._odd_kind and l.size:
+            odd = kinds.note(rows, self._x.axis, kept, self._x.scores)
+            if odd is not None:
+                self._odd_kind = True
+                self._note(f"{self._x.name}: rows {odd}")
+
+    def report(self) -> Report:
+        """The sums, rounded."""
+        scored = self._moments.count
+        if not scored:
+            self._note(
+                f"{self._y.name}: no label counts, all {self._ignored} are of an ignored class"
+                if self._ignored
+                else f"{self._y.name}: there is no label to score"
+            )
+        weight = self._moments.total_weight
+        mean, options = self._moments.mean, self._x.options
+        return Report(
+            labels=self._y.name,
+            predictions=self._x.name,
+            scores=self._x.scores,
+            dtype=self._x.source.stored,
+            shape=self._x.source.shape,
+            normalize=None if options["from_logits"] else options["normalize"],
+            label_smoothing=options["label_smoothing"],
+            classes=self._x.classes,
+            scored=scored,
+            ignored=self._ignored,
+            total_weight=self._moments.weight if self._moments.weighted else None,
+            mean_loss=mean,
+            standard_error=self._moments.standard_error,
+            perplexity=exponential(mean),
+            accuracy=self._right.over(weight),
+            uniform_baseline=math.log(self._x.classes),
+            frequency_baseline=self._frequencies.entropy,
+            infinite=self._infinite,
+            nan=self._nan,
+            notes=tuple(self._notes),
+        )
+
+    def _note_not_finite(self, box: Box, y: Int64, losses: Array) -> None:
+        if self._infinite or self._nan:
+            return
+        index = np.argwhere(~np.isfinite(losses) & (y >= 0))[0]
+        position = tuple(s.start + int(i) for s, i in zip(box, index, strict=True))
+        value = losses[tuple(index)]
+        self._note(f"{self._x.name}: not every loss is finite, the first is {value} at {position}")
+
+    def _note(self, text: str) -> None:
+        self._notes.append(text)
+        if self._on_note is not None:
+            self._on_note(text)

@@ -1,0 +1,172 @@
+"""Decides how a score is told: one frozen record of plain numbers, as JSON and as a table.
+
+Another form of report (a figure, a page) is another function of a `Report`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+_BAR = 30  # cells of the longest bar
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a file of predictions scores; losses are in nats.
+
+    Attributes:
+        labels: The labels' file.
+        predictions: The predictions' file.
+        scores: What they were taken for: "probabilities", "logits" or "log-probabilities".
+        dtype: Their dtype.
+        shape: Their shape.
+        normalize: How probabilities were made to sum to 1; None where they are logits.
+        label_smoothing: The smoothing of the loss.
+        classes: C, the number of classes.
+        scored: How many losses entered the mean.
+        ignored: How many labels were of an ignored class.
+        total_weight: The sum of the weights of the losses scored; None without weights.
+        mean_loss: sum(l) / n; with weights sum(w * l) / sum(w). 0 where nothing was scored.
+        standard_error: Of the mean: sd / sqrt(n), sd with n - 1; with weights
+            sqrt(sum(w^2 * (l - mean)^2)) / sum(w). None where it is not defined.
+        perplexity: exp(mean_loss).
+        accuracy: The share, by weight, of labels whose class has the greatest score; of equal
+            scores the first is the greatest. 0 where nothing was scored.
+        uniform_baseline: log C, the loss of equal probabilities.
+        frequency_baseline: The entropy of the labels' own frequencies (by weight), the loss of the
+            best prediction that is the same for all; None where weights are negative.
+        infinite: How many losses are infinite.
+        nan: How many losses are NaN.
+        notes: What was odd, a sentence each.
+    """
+
+    labels: str
+    predictions: str
+    scores: str
+    dtype: str
+    shape: tuple[int, ...]
+    normalize: str | None
+    label_smoothing: float
+    classes: int
+    scored: int
+    ignored: int
+    total_weight: float | None
+    mean_loss: float
+    standard_error: float | None
+    perplexity: float
+    accuracy: float
+    uniform_baseline: float
+    frequency_baseline: float | None
+    infinite: int
+    nan: int
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, as JSON has them: lists for tuples."""
+        return {
+            k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()
+        }
+
+
+def as_json(report: Report) -> str:
+    """One JSON object; numbers in full, and "NaN", "Infinity" as strings, which JSON lacks."""
+    fields = {
+        name: _named(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in report.to_dict().items()
+    }
+    rows = (f'  "{k}": {json.dumps(v, ensure_ascii=False)}' for k, v in fields.items())
+    return "{\n" + ",\n".join(rows) + "\n}"
+
+
+def as_text(report: Report, *, colour: bool = False, blocks: bool = True) -> str:
+    """A table for people.
+
+    Args:
+        report: What to tell.
+        colour: Whether bold and dim may be marked, by ANSI's escape sequences.
+        blocks: Whether bars may be drawn of Unicode's blocks; else of "#".
+    """
+    bold, dim, plain = ("\x1b[1m", "\x1b[2m", "\x1b[0m") if colour else ("", "", "")
+    about = f"{report.scores}, {' x '.join(f'{n:,}' for n in report.shape)} {report.dtype}"
+    if report.label_smoothing:
+        about += f", label smoothing {report.label_smoothing:g}"
+    rows = [
+        ("losses scored", f"{report.scored:,}", ""),
+        ("ignored", f"{report.ignored:,}", ""),
+        *_weight_rows(report),
+        ("mean loss", _number(report.mean_loss), _error(report)),
+        ("perplexity", _number(report.perplexity), ""),
+        ("accuracy", f"{report.accuracy:.4%}" if report.scored else "-", ""),
+    ]
+    title = f"{bold}{report.predictions}{plain} against {bold}{report.labels}{plain}"
+    lines = [title, f"{dim}{about}{plain}", ""]
+    for name, value, remark in rows:
+        strong = bold if name == "mean loss" else ""
+        remark = f"  {dim}{remark}{plain}" if remark else ""
+        lines.append(f"  {name:<20}{strong}{value:>14}{plain}{remark}")
+    lines += ["", f"  {dim}{'':<20}{'nats':>14}{'perplexity':>14}{plain}"]
+    lines += _bars(report, blocks, dim, plain)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _weight_rows(report: Report) -> list[tuple[str, str, str]]:
+    if report.total_weight is None:
+        return []
+    return [("sum of weights", _number(report.total_weight), "the mean is sum(w * loss) / sum(w)")]
+
+
+def _error(report: Report) -> str:
+    if report.standard_error is None:
+        return "nats"
+    return f"nats, standard error {report.standard_error:.2g}"
+
+
+def _bars(report: Report, blocks: bool, dim: str, plain: str) -> list[str]:
+    """The mean loss beside what needs no model, each with a bar as long as it is."""
+    losses = {
+        "these predictions": report.mean_loss if report.scored else None,
+        "labels' frequencies": report.frequency_baseline,
+        f"uniform, log {report.classes:,}": report.uniform_baseline,
+    }
+    finite = [l for l in losses.values() if l is not None and math.isfinite(l)]
+    scale = max(finite, default=0.0)
+    lines = []
+    for name, l in losses.items():
+        if l is None:
+            lines.append(f"  {name:<20}{'-':>14}{'-':>14}")
+            continue
+        length = l / scale * _BAR if math.isfinite(l) and scale > 0 else 0.0
+        bar = f"   {dim}{_bar(length, blocks)}{plain}"
+        lines.append(f"  {name:<20}{_number(l):>14}{_number(exponential(l)):>14}{bar}")
+    return lines
+
+
+def _bar(length: float, blocks: bool) -> str:
+    if not blocks:
+        return "#" * round(length)
+    whole, eighths = divmod(round(length * 8), 8)
+    return "█" * whole + _EIGHTHS[eighths].strip()
+
+
+def exponential(x: float) -> float:
+    """exp(x), infinite where it overflows."""
+    try:
+        return math.exp(x)
+    except OverflowError:
+        return math.inf
+
+
+def _number(x: float) -> str:
+    """Eight significant digits, or all of a longer whole part."""
+    if not math.isfinite(x) or (x != 0 and not 1e-4 <= abs(x) < 1e12):
+        return f"{x:.8g}"
+    digits = max(0, 7 - math.floor(math.log10(abs(x)))) if x else 0
+    return f"{x:,.{digits}f}"
+
+
+def _named(x: float) -> str:
+    return "NaN" if math.isnan(x) else "Infinity" if x > 0 else "-Infinity"

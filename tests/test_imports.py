@@ -1,0 +1,178 @@
+"""What `import sparse_xent` brings along, how long it takes, and where it can run.
+
+No framework, no CUDA, no plotting, no command line's finery; under 0.4 s; and from a folder that
+cannot be written, by a user without a home. Each proof is itself shown to fail when what it denies
+is planted.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sparse_xent
+
+PACKAGE = Path(sparse_xent.__file__).parent
+
+#: None of these may be loaded by the import, whatever is installed.
+UNWANTED = [
+    "torch",
+    "tensorflow",
+    "jax",
+    "keras",
+    "dask",
+    "pandas",
+    "matplotlib",
+    "rich",
+    "numba.cuda",
+    "cupy",
+    "ml_dtypes",
+]
+
+SECONDS = 0.4
+
+
+def python(code, *args, env=None, cwd=None):
+    """Standard output of `code` in a new interpreter."""
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *map(str, args)],
+        env=env,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return result.stdout
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the package, found before the installed one by whoever has `site` on its path."""
+    site = tmp_path / "site"
+    shutil.copytree(PACKAGE, site / "sparse_xent", ignore=shutil.ignore_patterns("__pycache__"))
+    return site
+
+
+# --- nothing unwanted ----------------------------------------------------------------------------
+
+
+def loaded_unwanted(site):
+    """Which of UNWANTED are loaded after `import sparse_xent` from the folder `site`."""
+    code = """
+import sys
+site, *unwanted = sys.argv[1:]
+sys.path.insert(0, site)
+import sparse_xent
+assert sparse_xent.__file__.startswith(site), sparse_xent.__file__
+print(*(name for name in unwanted if name in sys.modules))
+"""
+    return python(code, site, *UNWANTED).split()
+
+
+def test_import_loads_nothing_unwanted():
+    assert loaded_unwanted(PACKAGE.parent) == []
+
+
+@pytest.mark.parametrize("name", UNWANTED)
+def test_a_planted_import_is_caught(copy, name):
+    # A stand-in under the unwanted name: the proof holds whether or not the real one is installed.
+    if name != "numba.cuda":
+        (copy / f"{name}.py").write_text("")
+    with (copy / "sparse_xent/loss.py").open("a") as file:
+        file.write(f"\nimport {name}\n")
+    assert name in loaded_unwanted(copy)
+
+
+# --- fast ----------------------------------------------------------------------------------------
+
+
+def import_seconds(site, enough, tries=15):
+    """The fastest import of several: what else the machine does can only add."""
+    code = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+start = time.perf_counter()
+import sparse_xent
+print(time.perf_counter() - start)
+"""
+    best = float("inf")
+    for _ in range(tries):
+        best = min(best, float(python(code, site)))
+        if best <= enough:
+            break
+    return best
+
+
+def test_import_takes_less_than_400_ms():
+    assert import_seconds(PACKAGE.parent, SECONDS) <= SECONDS
+
+
+def test_a_slow_import_is_caught(copy):
+    with (copy / "sparse_xent/loss.py").open("a") as file:
+        file.write(f"\nimport time\ntime.sleep({SECONDS})\n")
+    assert import_seconds(copy, SECONDS, tries=2) > SECONDS
+
+
+# --- no place to write ---------------------------------------------------------------------------
+
+# Root writes where the permissions forbid it. Without the capability to override them it does not:
+# taken from the bounding set, it is gone in what is executed next (capabilities(7):
+# CAP_DAC_OVERRIDE is 1).
+AS_ANYONE = """
+import ctypes, os, sys
+if os.geteuid() == 0:
+    assert ctypes.CDLL(None).prctl(24, 1, 0, 0, 0) == 0, "PR_CAPBSET_DROP"
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+NOWHERE_TO_WRITE = """
+import os, sys, tempfile
+import numpy as np
+import sparse_xent
+
+site = os.path.dirname(os.path.dirname(sparse_xent.__file__))
+assert site == sys.argv[1], site
+for folder in (site, os.path.join(site, "sparse_xent"), os.getcwd(), os.path.expanduser("~")):
+    try:
+        open(os.path.join(folder, "written"), "w")
+    except OSError:
+        continue
+    raise AssertionError(f"{folder} can be written: nothing is proved")
+
+y_true, y_pred = [1, 2], np.array([[0.05, 0.95, 0], [0.1, 0.8, 0.1]])
+losses = sparse_xent.loss_sparse_categorical_crossentropy(y_true, y_pred)
+loss = sparse_xent.SparseCategoricalCrossentropy()
+value, gradient = loss.value_and_grad(y_true, y_pred)
+print(*(f"{loss:.8f}" for loss in losses), f"{loss(y_true, y_pred):.6f}", gradient.shape)
+"""
+
+
+def read_only(folder):
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+def from_nowhere(site):
+    """Run NOWHERE_TO_WRITE from the folder `site`, without a home; returns its output."""
+    env = {"HOME": "/nonexistent", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(site)}
+    return python(AS_ANYONE, "-W", "error", "-c", NOWHERE_TO_WRITE, site, env=env, cwd=site)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="read-only folders as POSIX has them")
+def test_runs_from_a_read_only_folder_without_a_home(copy):
+    read_only(copy)
+    try:
+        assert from_nowhere(copy) == "0.05129339 2.30258509 1.176939 (2, 3)\n"
+    finally:
+        for folder in [copy, *(path for path in copy.rglob("*") if path.is_dir())]:
+            folder.chmod(0o755)  # so that pytest can take it away
+
+
+@pytest.mark.skipif(os.name != "posix", reason="read-only folders as POSIX has them")
+def test_a_folder_that_can_be_written_proves_nothing(copy):
+    with pytest.raises(AssertionError, match="can be written: nothing is proved"):
+        from_nowhere(copy)

@@ -1,0 +1,493 @@
+"""Promises of layout: where the classes stand in memory changes nothing but the last bits.
+
+The class axis may be any axis, the axes in any order, the memory Fortran's, strided, reversed,
+read-only, mapped from a file, broadcast, of another byte order or wider than ours. No layout is copied
+whole: peak memory, read in a fresh process, shows it. Results are arrays or NumPy scalars.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from oracle import Definition, assert_close
+
+from sparse_xent import (
+    SparseCategoricalCrossentropy,
+    loss_categorical_crossentropy,
+    loss_sparse_categorical_crossentropy,
+)
+
+KINDS: dict[str, dict[str, Any]] = {
+    "logits": {"from_logits": True},
+    "smoothed logits": {"from_logits": True, "label_smoothing": 0.1},
+    "probabilities after": {"normalize": "after"},
+    "probabilities before": {"normalize": "before"},
+    "probabilities never": {"normalize": "never"},
+    "smoothed probabilities never": {"normalize": "never", "label_smoothing": 0.1},
+}
+SIZES = (3, 5, 4, 2)  # of the axes of a rank-4 array; lower ranks take the first ones
+
+
+def make(axis: int = -1, **options: Any) -> SparseCategoricalCrossentropy:
+    return loss_sparse_categorical_crossentropy(
+        **{"axis": axis, "reduction": None, "dtype": "float64", **options}
+    )
+
+
+def scores(shape: tuple[int, ...], seed: int = 61) -> Any:
+    return np.random.default_rng(seed).uniform(0.05, 0.95, shape)
+
+
+def labels(shape: tuple[int, ...], axis: int, seed: int = 62) -> Any:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, shape[axis], tuple(np.delete(shape, axis)))
+
+
+def laid_out(a: Any, axes: tuple[int, ...]) -> Any:
+    """The same array with its memory in this order of axes, the last one fastest."""
+    room = np.empty([a.shape[k] for k in axes], a.dtype)
+    view = room.transpose(np.argsort(axes))
+    view[...] = a
+    return view
+
+
+def assert_same(got: Any, want: Any, dtype: Any = "float64") -> None:
+    """Equal but for the last bits."""
+    eps = float(oracle.finfo(dtype).eps)
+    for ours, theirs in zip(got, want, strict=True):
+        assert np.shape(ours) == np.shape(theirs)
+        np.testing.assert_allclose(
+            np.asarray(ours, "float64"), np.asarray(theirs, "float64"), rtol=8 * eps, atol=4 * eps
+        )
+
+
+# ---- the class axis -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("rank", "axis"), [(rank, axis) for rank in (1, 2, 3, 4, 5) for axis in range(-rank, rank)]
+)
+def test_axis_k_equals_moveaxis(rank: int, axis: int, kind: str) -> None:
+    shape = (*SIZES, 3)[:rank]
+    x, y = scores(shape), labels(shape, axis)
+    value, gradient = make(axis, **KINDS[kind]).value_and_grad(y, x)
+    last = np.ascontiguousarray(np.moveaxis(x, axis, -1))
+    want, want_gradient = make(**KINDS[kind]).value_and_grad(y, last)
+    assert_same((value, gradient), (want, np.moveaxis(want_gradient, -1, axis)))
+    alone = loss_sparse_categorical_crossentropy(y, x, axis=axis, **KINDS[kind])
+    assert np.asarray(alone).tobytes() == np.asarray(value).tobytes()
+
+
+@pytest.mark.parametrize("kind", ["logits", "probabilities after", "smoothed probabilities never"])
+@pytest.mark.parametrize(
+    ("axes", "axis"),
+    [
+        pytest.param(axes, axis, id=f"axes {''.join(map(str, axes))}, classes {axis}")
+        for rank in (1, 2, 3, 4)
+        for axes in itertools.permutations(range(rank))
+        for axis in range(rank)
+    ],
+)
+def test_every_order_of_axes_with_every_class_axis(
+    axes: tuple[int, ...], axis: int, kind: str
+) -> None:
+    shape = SIZES[: len(axes)]
+    x, y = scores(shape), labels(shape, axis)
+    w = np.random.default_rng(63).uniform(0.5, 2, y.shape)
+    loss = make(axis, **KINDS[kind])
+    want = loss.value_and_grad(y, x, w)
+    assert_same(loss.value_and_grad(y, laid_out(x, axes), w), want)
+    if y.ndim > 1:  # labels and weights laid out on their own, unlike the scores
+        assert_same(loss.value_and_grad(np.asfortranarray(y), x, np.asfortranarray(w)), want)
+
+
+@pytest.mark.parametrize("axis", [2, -3, 5, 0.5, True, None, "1", [0], np.nan])
+def test_an_axis_that_is_not_there_is_refused(axis: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="^axis"):
+        loss_sparse_categorical_crossentropy([0, 1], np.ones((2, 3)), axis=axis)
+
+
+@pytest.mark.parametrize("axis", [-1.0, 1.0, np.int8(1), np.float64(-1.0)], ids=repr)
+def test_a_whole_axis_is_taken_in_any_number_type(axis: Any) -> None:
+    got = loss_sparse_categorical_crossentropy([0, 1], np.ones((2, 3)), True, axis=axis)
+    np.testing.assert_allclose(got, np.log(3))
+
+
+# ---- memory ---------------------------------------------------------------------------------------
+
+
+def mapped(x: Any, folder: Path) -> Any:
+    np.save(folder / "x.npy", x)
+    return np.load(folder / "x.npy", mmap_mode="r")
+
+
+def strided(x: Any) -> Any:
+    room = np.full([2 * n + 1 for n in x.shape], np.nan)
+    view = room[tuple(slice(1, None, 2) for _ in x.shape)]
+    view[...] = x
+    return view
+
+
+def read_only(x: Any) -> Any:
+    view = x.copy()
+    view.flags.writeable = False
+    return view
+
+
+def misaligned(x: Any) -> Any:
+    room = np.empty(x.nbytes + 1, "uint8")
+    view = room[1:].view(x.dtype).reshape(x.shape)
+    view[...] = x
+    return view
+
+
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    "Fortran order": np.asfortranarray,
+    "strided": strided,
+    "rows reversed": lambda x: x[::-1].copy()[::-1],
+    "classes reversed": lambda x: x[..., ::-1].copy()[..., ::-1],
+    "all axes reversed": lambda x: np.flip(np.flip(x).copy()),
+    "read-only": read_only,
+    "misaligned": misaligned,
+    "a field of a record": lambda x: np.rec.fromarrays([x, x], names="a,b")["b"],
+    "big-endian": lambda x: x.astype(">f8"),
+    "little-endian": lambda x: x.astype("<f8"),
+    "big-endian and Fortran order": lambda x: np.asfortranarray(x.astype(">f8")),
+    "long double": lambda x: x.astype(np.longdouble),
+    "long double, strided": lambda x: np.repeat(x.astype(np.longdouble), 2, 0)[::2],
+    "a subclass of ndarray": lambda x: x.view(type("Sub", (np.ndarray,), {})),
+    "nested lists": lambda x: x.tolist(),
+}
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_memory_that_is(layout: str, kind: str, axis: int) -> None:
+    x = scores((4, 5, 3))
+    y = labels(x.shape, axis)
+    loss = make(axis, **KINDS[kind])
+    want = loss.value_and_grad(y, x)
+    given = LAYOUTS[layout](x)
+    got = loss.value_and_grad(y, given)
+    assert_same(got, want)
+    assert got[1].dtype == np.float64
+    assert got[1].dtype.isnative
+    np.testing.assert_array_equal(given, x)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_memory_mapped_from_a_file(kind: str, axis: int, tmp_path: Path) -> None:
+    x = scores((4, 5, 3))
+    y = labels(x.shape, axis)
+    loss = make(axis, **KINDS[kind])
+    got = loss.value_and_grad(y, mapped(x, tmp_path))
+    assert_same(got, loss.value_and_grad(y, x))
+    assert type(got[1]) is np.ndarray
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("source", "axis"),
+    [
+        pytest.param((1, 5, 3), 1, id="rows are one row"),
+        pytest.param((4, 5, 1), 1, id="the inner axis is one"),
+        pytest.param((1, 5, 1), 1, id="all rows are one"),
+        pytest.param((4, 1, 3), 1, id="the classes of a row are one number"),
+        pytest.param((1, 1, 1), 1, id="everything is one number"),
+        pytest.param((1, 5, 3), 2, id="rows are one row, classes last"),
+    ],
+)
+def test_a_broadcast_array_where(source: tuple[int, ...], axis: int, kind: str) -> None:
+    x = np.broadcast_to(scores(source), (4, 5, 3))
+    y = np.broadcast_to(labels((4, 5, 3), axis), tuple(np.delete((4, 5, 3), axis)))
+    loss = make(axis, **KINDS[kind])
+    value, gradient = loss.value_and_grad(y, x)
+    assert_same((value, gradient), loss.value_and_grad(y, x.copy()))
+    assert gradient.flags.writeable
+    assert gradient.copy().tobytes() == np.ascontiguousarray(gradient).tobytes()
+    assert 0 not in gradient.strides
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        pytest.param(lambda y: y.astype("uint8"), id="uint8"),
+        pytest.param(lambda y: y.astype(">i4"), id="big-endian int32"),
+        pytest.param(lambda y: y.astype("uint64"), id="uint64"),
+        pytest.param(lambda y: y.astype("float32"), id="whole floats"),
+        pytest.param(lambda y: y.astype(np.longdouble), id="whole long doubles"),
+        pytest.param(lambda y: np.asfortranarray(y), id="Fortran order"),
+        pytest.param(lambda y: np.repeat(y, 3, 0)[::3], id="strided"),
+        pytest.param(lambda y: np.flip(np.flip(y).copy()), id="reversed"),
+        pytest.param(lambda y: misaligned(y), id="misaligned"),
+        pytest.param(lambda y: y.tolist(), id="nested lists"),
+        pytest.param(lambda y: y[:, None, :], id="length 1 at the axis"),
+        pytest.param(lambda y: np.asfortranarray(y[:, None, :]), id="length 1, Fortran order"),
+    ],
+)
+def test_labels_may_be(take: Callable[[Any], Any]) -> None:
+    x = scores((4, 5, 3))
+    y = labels(x.shape, 1)
+    loss = make(1, from_logits=True)
+    want = loss.value_and_grad(y, x)
+    got = loss.value_and_grad(take(y), x)
+    assert np.asarray(got[0]).tobytes() == np.asarray(want[0]).tobytes()
+    assert got[1].tobytes() == want[1].tobytes()
+
+
+def test_bool_labels_are_0_and_1() -> None:
+    x = scores((4, 2))
+    y = np.array([True, False, False, True])
+    assert_close(make()(y, x), Definition().per_label(y.astype(int), x), 1e-14)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", ">f2", ">f4"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_every_dtype_takes_every_axis(kind: str, dtype: str, axis: int) -> None:
+    x = scores((4, 5, 3)).astype(oracle.FLOATS.get(dtype, dtype))
+    y = labels(x.shape, axis)
+    loss = make(axis, **KINDS[kind])
+    native = x.astype(x.dtype.newbyteorder("=")) if dtype.startswith(">") else x
+    got = loss.value_and_grad(y, np.asfortranarray(x))
+    assert got[1].dtype == native.dtype
+    # a half gradient's last bit, next to float32's own
+    assert_same(got[:1], loss.value_and_grad(y, native)[:1], "float32")
+    assert_same(got[1:], loss.value_and_grad(y, native)[1:], native.dtype)
+    want = Definition(axis=axis, reduction=None, **KINDS[kind]).value_and_gradient(y, native)
+    assert_close(got[0], want[0], 1e-5, 5e-7)
+
+
+# ---- results --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize(
+    ("reduction", "shape"),
+    [("mean", (3, 4)), ("sum", (4,)), ("mean_with_sample_weight", (0, 4)), (None, (4,))],
+    ids=str,
+)
+def test_a_single_value_is_a_numpy_scalar_never_a_0_d_array(
+    reduction: str | None, shape: tuple[int, ...], dtype: str
+) -> None:
+    loss = make(reduction=reduction, dtype=dtype, from_logits=True)
+    x, y = np.ones(shape, oracle.FLOATS[dtype]), np.zeros(shape[:-1], int)
+    for value in (loss(y, x), loss.value_and_grad(y, x)[0]):
+        assert isinstance(value, np.generic)
+        assert value.dtype == oracle.FLOATS[dtype]
+
+
+def test_one_label_without_axes_gives_a_numpy_scalar() -> None:
+    for y_pred in ([0.5, 0.5], (0.5, 0.5), np.array([0.5, 0.5])):
+        got = loss_sparse_categorical_crossentropy(1, y_pred)
+        assert isinstance(got, np.float64)
+    assert isinstance(loss_categorical_crossentropy([0, 1], [0.5, 0.5]), np.float64)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (1, 4), (0, 4)], ids=str)
+def test_many_values_are_a_plain_writable_array_of_their_own(shape: tuple[int, ...]) -> None:
+    x, y = np.ones(shape), np.zeros(shape[:-1], int)
+    value, gradient = make().value_and_grad(y, x)
+    for result in (value, gradient, loss_sparse_categorical_crossentropy(y, x)):
+        assert type(result) is np.ndarray
+        assert result.flags.writeable
+        assert not np.shares_memory(result, x)
+
+
+# ---- bits -----------------------------------------------------------------------------------------
+
+
+def with_row_stride(x: Any) -> Any:
+    """Rows far apart: the same class layout, another place."""
+    room = np.empty((x.shape[0], x.shape[1] + 13), x.dtype)
+    room[:, : x.shape[1]] = x
+    return room[:, : x.shape[1]]
+
+
+@pytest.mark.parametrize("s", [0.0, 0.1])
+@pytest.mark.parametrize("classes", [1, 2, 3, 7, 8, 9, 16, 17, 24, 25, 100, 129, 513, 1000, 4097])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("from_logits", [True, False], ids=["logits", "probabilities"])
+def test_a_loss_has_the_same_bits_alone_or_in_any_batch(
+    from_logits: bool, dtype: str, classes: int, s: float
+) -> None:
+    """Rows, classes last: one by one, in pieces, all at once, in another place."""
+    rng = np.random.default_rng(64)
+    x = rng.normal(size=(70, classes)).astype(oracle.FLOATS[dtype])
+    y = rng.integers(0, classes, 70)
+    loss = make(from_logits=from_logits, label_smoothing=s)
+    value, gradient = loss.value_and_grad(y, x)
+
+    def check(rows: Any, x: Any = x) -> None:
+        v, g = loss.value_and_grad(y[rows], x[rows])
+        assert v.tobytes() == value[rows].tobytes()
+        assert g.tobytes() == gradient[rows].tobytes()
+
+    for k in (0, 1, 33, 69):
+        check(slice(k, k + 1))
+    check(slice(3, 20))
+    check(slice(None, None, -1))
+    check(slice(None, None, 3))
+    check(rng.permutation(70))
+    check(slice(None), with_row_stride(x))
+    alone = loss(y[5], x[5])
+    assert np.asarray(alone).tobytes() == value[5:6].tobytes()
+
+
+@pytest.mark.parametrize("s", [0.0, 0.1])
+@pytest.mark.parametrize("classes", [1, 2, 3, 8, 9, 25, 129, 1000])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("from_logits", [True, False], ids=["logits", "probabilities"])
+def test_with_channels_first_too_the_bits_are_the_positions_own(
+    from_logits: bool, dtype: str, classes: int, s: float
+) -> None:
+    """Classes far apart: images one by one, and pieces of an image."""
+    rng = np.random.default_rng(65)
+    x = rng.normal(size=(3, classes, 4, 11)).astype(dtype)
+    y = rng.integers(0, classes, (3, 4, 11))
+    loss = make(1, from_logits=from_logits, label_smoothing=s)
+    value, gradient = loss.value_and_grad(y, x)
+    for image in (0, 2):
+        v, g = loss.value_and_grad(y[image : image + 1], x[image : image + 1])
+        assert v.tobytes() == value[image : image + 1].tobytes()
+        assert g.tobytes() == gradient[image : image + 1].tobytes()
+    for part in (slice(0, 5), slice(2, 11), slice(7, 9)):
+        v, g = loss.value_and_grad(y[..., part], x[..., part])
+        assert v.tobytes() == value[..., part].tobytes()
+        assert g.tobytes() == gradient[..., part].tobytes()
+
+
+def test_bits_hold_in_a_batch_of_many_blocks() -> None:
+    rng = np.random.default_rng(66)
+    x, y = rng.normal(size=(200_000, 10)).astype("float32"), rng.integers(0, 10, 200_000)
+    loss = make(from_logits=True)
+    value, gradient = loss.value_and_grad(y, x)
+    for start, stop in [(0, 1), (77_777, 77_778), (199_999, 200_000), (50_000, 123_456)]:
+        v, g = loss.value_and_grad(y[start:stop], x[start:stop])
+        assert v.tobytes() == value[start:stop].tobytes()
+        assert g.tobytes() == gradient[start:stop].tobytes()
+
+
+# ---- no copy --------------------------------------------------------------------------------------
+
+PEAK = """
+    import json, resource, sys
+    import numpy as np
+    import sparse_xent as sx
+    from sparse_xent.kernels import portable
+
+    shape, axes, dtype, axis, verb, from_logits, normalize, source = json.loads(sys.argv[1])
+    def status(key):
+        for line in open("/proc/self/status"):
+            if line.startswith(key):
+                return int(line.split()[1]) * 1024
+        raise KeyError(key)
+
+    loss = sx.loss_sparse_categorical_crossentropy(
+        from_logits=from_logits, normalize=normalize, axis=axis, dtype="float32",
+        reduction=None if verb == "losses" else "sum_over_batch_size",
+    )
+    def call(y, x, out=None):
+        if verb == "losses":
+            return loss(y, x)
+        return loss.value_and_grad(y, x, out=out)
+    # a small call first: what is imported or made once is not this call's memory
+    small = np.full([min(n, 4) for n in shape], 0.5, dtype)
+    call(np.zeros([n for k, n in enumerate(small.shape) if k != axis % small.ndim], "int32"), small)
+    if source == "file":
+        x = np.load(sys.argv[2], mmap_mode="r")
+    else:
+        x = np.full([shape[k] for k in axes], 0.5, dtype).transpose(np.argsort(axes))
+        if source == "every other":
+            x = np.full([2 * n if k == 0 else n for k, n in enumerate(shape)], 0.5, dtype)[::2]
+        elif source == "reversed":
+            x = x[::-1]
+        elif source == "read-only":
+            x.flags.writeable = False
+    y = np.zeros([n for k, n in enumerate(shape) if k != axis % len(shape)], "int32")
+    out = x if verb == "in place" else None
+    before = status("VmRSS:")
+    open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew here
+    result = call(y, x, out)
+    peak = status("VmHWM:")
+    own = result.nbytes if verb == "losses" else 0 if verb == "in place" else result[1].nbytes
+    declared = getattr(portable, "WORKSPACE_BYTES", 0)
+    if hasattr(portable, "workspace"):
+        declared += portable.workspace(shape[axis])
+    print(json.dumps({"grown": peak - before, "result": own, "declared": declared}))
+"""
+
+MIB = 2**20
+ROWS = (2**26 // 1000, 1000)  # 256 MiB of float32
+
+
+IMAGE = (16, 16, 512, 512)
+CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], str, int, str, str]] = {
+    # shape, order of axes in memory, dtype, class axis, kind, where it comes from
+    "C order": (ROWS, (0, 1), "float32", -1, "logits", "made"),
+    "10 classes": ((2**26 // 10, 10), (0, 1), "float32", -1, "logits", "made"),
+    "131072 classes": ((512, 131072), (0, 1), "float32", -1, "logits", "made"),
+    "Fortran order": (ROWS, (1, 0), "float32", -1, "logits", "made"),
+    "an R matrix": ((2**25 // 10, 10), (1, 0), "float64", -1, "after", "made"),
+    "probabilities before": (ROWS, (0, 1), "float32", -1, "before", "made"),
+    "probabilities never": (ROWS, (0, 1), "float32", -1, "never", "made"),
+    "channels first": (IMAGE, (0, 1, 2, 3), "float32", 1, "logits", "made"),
+    "channels first, last in memory": (IMAGE, (0, 2, 3, 1), "float32", 1, "logits", "made"),
+    "axes in any order": (IMAGE, (3, 1, 0, 2), "float32", 1, "logits", "made"),
+    "float16": ((2**27 // 1000, 1000), (0, 1), "float16", -1, "logits", "made"),
+    "every other row": (ROWS, (0, 1), "float32", -1, "logits", "every other"),
+    "rows reversed": (ROWS, (0, 1), "float32", -1, "logits", "reversed"),
+    "read-only": (ROWS, (0, 1), "float32", -1, "logits", "read-only"),
+    "big-endian": (ROWS, (0, 1), ">f4", -1, "logits", "made"),
+    "memory-mapped": (ROWS, (0, 1), "float32", -1, "logits", "file"),
+}
+NEVER_OUT = {"read-only", "big-endian", "memory-mapped"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc"
+)
+@pytest.mark.parametrize(
+    ("name", "verb"),
+    [
+        pytest.param(name, verb, id=f"{name}, {verb}")
+        for name in CASES
+        for verb in ("losses", "value and gradient", "in place")
+        if verb != "in place" or name not in NEVER_OUT
+    ],
+)
+def test_y_pred_is_not_copied(name: str, verb: str, tmp_path: Path) -> None:
+    """The peak grows by less than 2 MiB, the result, and what the plain engine says it takes."""
+    shape, axes, dtype, axis, kind, source = CASES[name]
+    file = tmp_path / "x.npy"
+    mapped_bytes = 0
+    if source == "file":  # the pages of the file that are read count as resident, once
+        mapped_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        np.lib.format.open_memmap(file, "w+", dtype, shape)[...] = 0.5
+    normalize = "after" if kind == "logits" else kind
+    case = [shape, axes, dtype, axis, verb, kind == "logits", normalize, source]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(PEAK), json.dumps(case), str(file)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    spare = 2 * MIB + seen["result"] + seen["declared"] + mapped_bytes
+    assert seen["grown"] < spare, {k: f"{v / MIB:.1f} MiB" for k, v in seen.items()}
