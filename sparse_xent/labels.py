@@ -19,7 +19,6 @@ Array = npt.NDArray[Any]
 Int64 = npt.NDArray[np.int64]
 
 _EXACT = {"bfloat16": 2**8, "float16": 2**11, "float32": 2**24, "float64": 2**53}
-_INT64_MAX = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ def read(y_true: object, layout: Layout, ignored: tuple[int, ...]) -> Labels:
     y = as_array(y_true, "y_true")
     kind = y.dtype.kind
     if kind == "O" and y.size and all(type(v) is int for v in y.ravel()):
-        y = _clipped(y)  # Python ints beyond int64: out of range, but still whole numbers
+        y = _beyond_int64(y)
     elif not (kind in "biu" or is_float(y.dtype)):
         refuse_kind(y_true, y, "y_true", "whole numbers (the classes' indices)")
     if is_float(y.dtype):
@@ -153,10 +152,9 @@ def _fits(value: int, dtype: np.dtype[Any]) -> bool:
     return int(info.min) <= value <= int(info.max)
 
 
-def _clipped(y: Array) -> Array:
-    """Python ints as int64; those beyond it are out of any range and stay so."""
-    low, high = -_INT64_MAX - 1, _INT64_MAX
-    return np.array([min(max(v, low), high) for v in y.ravel()], np.int64).reshape(y.shape)
+def _beyond_int64(y: Array) -> Array:
+    """Python ints that no integer dtype holds, as float64: whole still, and out of any range."""
+    return np.array([float(max(min(v, 2**100), -(2**100))) for v in y.ravel()]).reshape(y.shape)
 
 
 def _shown(value: Any) -> str:

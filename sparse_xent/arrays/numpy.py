@@ -85,6 +85,7 @@ def refuse_kind(value: object, array: Array, argument: str, expected: str) -> No
     way_out = ""
     if kind in "OUST":
         position, found = _offender(value, array)
+        found = found.item() if isinstance(found, np.generic) else found
         where = f" at {position}" if array.ndim else ""
         got = f"{found!r} ({type(found).__name__}){where}"
         if isinstance(found, str | bytes) and argument == "y_true":
