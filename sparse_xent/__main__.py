@@ -216,10 +216,10 @@ class _Progress:
         bar = (
             f"{self._bold}{self._full * cells}{self._plain}{self._dim}{self._empty * (30 - cells)}"
         )
-        left = (total - done) / rate
+        minutes, seconds = divmod(round((total - done) / rate), 60)
         self._stream.write(
-            f"\r{bar}{self._plain} {share:4.0%}  {rate / 1e6:,.0f} MB/s  {left / 60:02.0f}:"
-            f"{left % 60:02.0f} left \x1b[K"
+            f"\r{bar}{self._plain} {share:4.0%}  {rate / 1e6:,.0f} MB/s  "
+            f"{minutes:02}:{seconds:02} left \x1b[K"
         )
         self._stream.flush()
 

@@ -93,7 +93,7 @@ def read(y_true: object, layout: Layout, ignored: tuple[int, ...]) -> Labels:
     """The user's labels for a y_pred of this layout; their values are not checked yet."""
     y = as_array(y_true, "y_true")
     kind = y.dtype.kind
-    if kind == "O" and y.size and all(type(v) is int for v in y.ravel()):
+    if kind == "O" and not isinstance(y_true, np.ndarray) and _are_ints(y):
         y = _beyond_int64(y)
     elif not (kind in "biu" or is_float(y.dtype)):
         refuse_kind(y_true, y, "y_true", "whole numbers (the classes' indices)")
@@ -150,6 +150,10 @@ def _fits(value: int, dtype: np.dtype[Any]) -> bool:
         return abs(value) <= 2**53
     info = np.iinfo(dtype)
     return int(info.min) <= value <= int(info.max)
+
+
+def _are_ints(y: Array) -> bool:
+    return y.size > 0 and all(type(v) is int for v in y.ravel())
 
 
 def _beyond_int64(y: Array) -> Array:

@@ -45,7 +45,7 @@ class _Loss:
 
     __slots__ = ("_options",)
     _options: Options
-    _call: ClassVar[type[sweep.Call]]
+    _read: ClassVar[Callable[..., sweep.Call]]  # y_true, y_pred, sample_weight, options
     _keys: ClassVar[tuple[str, ...]]  # the arguments, in the order of the signature
 
     def _construct(self, given: Mapping[str, object], unknown: Mapping[str, object]) -> None:
@@ -117,15 +117,15 @@ class _Loss:
         raise AttributeError(f"a loss cannot be changed: {key} cannot be deleted")
 
     def _value(self, y_true: object, y_pred: object, sample_weight: object) -> Any:
-        call = self._call.read(y_true, y_pred, sample_weight, self._options)
+        call = self._read(y_true, y_pred, sample_weight, self._options)
         return sweep.value(call, self._options)
 
     def _value_and_grad(
         self, y_true: object, y_pred: object, sample_weight: object, out: object
     ) -> tuple[Any, Any]:
+        call = self._read(y_true, y_pred, sample_weight, self._options)
         inputs = {"y_true": y_true, "sample_weight": sample_weight}
-        dx = output(out, y_pred, inputs)
-        call = self._call.read(y_true, y_pred, sample_weight, self._options, dx)
+        call = call.with_out(output(out, call.x, inputs))
         value, gradient = sweep.value_and_grad(call, self._options)
         return value, gradient if out is None else out
 
@@ -171,7 +171,7 @@ class SparseCategoricalCrossentropy(_Loss):
     """
 
     __slots__ = ()
-    _call = sweep.Call
+    _read = staticmethod(sweep.Call.read)
     _keys = (
         "from_logits",
         "ignore_class",
@@ -278,7 +278,7 @@ class CategoricalCrossentropy(_Loss):
     """
 
     __slots__ = ()
-    _call = soft.SoftCall
+    _read = staticmethod(soft.SoftCall.read)
     _keys = ("from_logits", "label_smoothing", "axis", "reduction", "name", "dtype")
 
     def __init__(

@@ -7,6 +7,7 @@ here: argument first, expected, got, and the way out.
 import difflib
 import math
 import numbers
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -146,9 +147,10 @@ def number(value: object, argument: str) -> float:
     scalar = _scalar(value)
     if _is_bool(value) or scalar is None:
         raise TypeError(f"{argument} must be a number, got {describe(value)}")
-    if math.isnan(scalar):
+    result = _as_float(scalar)
+    if math.isnan(result):
         raise ValueError(f"{argument} must be a number, got nan")
-    return float(scalar)
+    return result
 
 
 def _is_bool(value: object) -> bool:
@@ -166,11 +168,16 @@ def _scalar(value: object) -> int | float | None:
     if isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(value, numbers.Real | np.floating) or type(value).__name__ == "bfloat16":
-        try:
-            return float(value)  # type: ignore[arg-type]
-        except OverflowError:
-            return None
+        return _as_float(value)
     return None
+
+
+def _as_float(value: Any) -> float:
+    """The nearest float; an int or a Fraction beyond all of them is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value > 0 or -1)
 
 
 def _flag(value: object, argument: str) -> bool:
@@ -210,7 +217,12 @@ def _class_weight(value: object) -> tuple[float, ...] | tuple[tuple[int, float],
         if len(pairs) < len(value):
             raise ValueError(f"class_weight names a class twice: {sorted(map(str, value))}")
         return tuple(sorted(pairs.items()))
-    if isinstance(value, str | bytes):
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            "class_weight must not be a masked array, whose mask would be lost: "
+            "class_weight.filled(...)"
+        )
+    if isinstance(value, str | bytes | set | frozenset):
         raise TypeError(
             f"class_weight must be a vector of numbers or a dict, got {describe(value)}"
         )
@@ -225,7 +237,7 @@ def _class_weight(value: object) -> tuple[float, ...] | tuple[tuple[int, float],
 
 def _class_key(key: object) -> int:
     if isinstance(key, str):
-        if not key.strip().lstrip("-").isdigit():
+        if not re.fullmatch(r"-?[0-9]+", key):
             raise ValueError(
                 f"class_weight's keys must be classes (0, 1, ... or '0', '1', ...), got {key!r}"
             )
@@ -241,7 +253,10 @@ def _weight(value: object, argument: str) -> float:
         raise TypeError(f"{argument} must be a number, got {describe(value)}")
     if scalar == NA_INTEGER:
         raise ValueError(f"{argument} must be a number, got {NA_INTEGER} (NA in R)")
-    return float(scalar)
+    weight = _as_float(scalar)
+    if math.isinf(weight) and isinstance(scalar, int):
+        raise ValueError(f"{argument} must fit a float, got an int of {scalar.bit_length()} bits")
+    return weight
 
 
 def _reduction(value: object) -> str | None:

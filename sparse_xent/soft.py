@@ -5,7 +5,7 @@ and sums are those of `sweep`. No position is ignored.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -34,19 +34,19 @@ class SoftCall(sweep.Call):
         y_pred: object,
         sample_weight: object,
         options: Options,
-        out: Array | None = None,
     ) -> "SoftCall":
-        """What the user sent, checked; `out` is where a gradient goes."""
+        """What the user sent, checked but for the values of targets and weights."""
         x = arrays.scores(y_pred)
         targets = _targets(y_true, x)
-        layout = judge(x, options.axis, targets, *(() if out is None else (out,)))
-        parts = sweep.parts(x, out, layout, _nothing_ignored(layout), sample_weight, options)
+        layout = judge(x, options.axis, targets)
+        parts = sweep.parts(x, layout, _nothing_ignored(layout), sample_weight, options)
         parts["formula"]["scores"] = Scores.LOGITS if options.from_logits else Scores.BEFORE
         return cls(**parts, targets=targets)
 
-    def without_out(self) -> "SoftCall":
-        """The same call, walked as if no gradient were wanted."""
-        return replace(self, layout=judge(self.x, self.layout.axis, self.targets))
+    def with_out(self, out: Array | None) -> Self:
+        """The same call with a place for its gradient, which is walked beside the scores."""
+        layout = judge(self.x, self.layout.axis, self.targets, *sweep.given(out))
+        return replace(self, out=out, layout=layout)
 
     def _lower(self, block: Block, y: Array) -> Int64:
         targets = block.of(self.layout.scores(self.targets))

@@ -9,7 +9,7 @@ order of positions, so that shape and layout alone set their order.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,7 @@ def value(call: "Call", options: Options) -> Any:
 @_quiet
 def value_and_grad(call: "Call", options: Options) -> tuple[Any, Array]:
     """The value, and its derivative with respect to y_pred, in y_pred's dtype."""
-    alone = call.without_out()
+    alone = call.with_out(None)
     kept, weight = alone.survey()
     divisor = reduction.divisor(options.reduction, kept, weight)
     if options.reduction is None:
@@ -100,17 +100,16 @@ class Call:
         y_pred: object,
         sample_weight: object,
         options: Options,
-        out: Array | None = None,
     ) -> "Call":
-        """What the user sent, checked; `out` is where a gradient goes."""
+        """What the user sent, checked but for the values of labels and weights."""
         x = arrays.scores(y_pred)
-        layout = judge(x, options.axis, *(() if out is None else (out,)))
+        layout = judge(x, options.axis)
         targets = labels.read(y_true, layout, options.ignore_class)
-        return cls(**parts(x, out, layout, targets, sample_weight, options))
+        return cls(**parts(x, layout, targets, sample_weight, options))
 
-    def without_out(self) -> "Call":
-        """The same call, walked as if no gradient were wanted."""
-        return replace(self, layout=judge(self.x, self.layout.axis))
+    def with_out(self, out: Array | None) -> Self:
+        """The same call with a place for its gradient, which is walked beside the scores."""
+        return replace(self, out=out, layout=judge(self.x, self.layout.axis, *given(out)))
 
     def losses(self, dtype: np.dtype[Any]) -> Array:
         """Every loss times its weight, in the losses' shape."""
@@ -194,9 +193,13 @@ class Call:
         return x
 
 
+def given(out: Array | None) -> tuple[Array, ...]:
+    """What is walked beside the scores for a gradient, if one is wanted."""
+    return () if out is None else (out,)
+
+
 def parts(
     x: Array,
-    out: Array | None,
     layout: Layout,
     y: labels.Labels,
     sample_weight: object,
@@ -207,7 +210,7 @@ def parts(
     wide = "float64" in (effective.name, options.dtype)
     return {
         "x": x,
-        "out": out,
+        "out": None,
         "layout": layout,
         "labels": y,
         "weights": reduction.read(sample_weight, layout, options),

@@ -23,14 +23,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 from conftest import require_peer
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.metrics import log_loss
 
 import sparse_xent as sx
 
-#: Backend of Keras -> the `normalize` that it has, and which of the cases it is asked. JAX compiles
-#: every operation anew for every shape: a minute of it would teach no more than these.
-BACKENDS = {"tensorflow": ("after", 1), "torch": ("before", 1), "jax": ("before", 4)}
+#: Backend of Keras -> the `normalize` that it has.
+BACKENDS = {"tensorflow": "after", "torch": "before", "jax": "before"}
 
 SHAPES = {1: (5,), 2: (7, 4), 3: (3, 4, 5), 4: (2, 3, 2, 4), 5: (2, 2, 3, 2, 3)}  # classes last
 DTYPES = {
@@ -138,7 +137,10 @@ CASES = list(drawn(180))
 
 
 def asked_of(backend: str) -> list[Case]:
-    return CASES[:: BACKENDS[backend][1]]
+    """The cases for one backend: all, but JAX compiles every operation anew for shape and dtype."""
+    if backend != "jax":
+        return CASES
+    return [case for case in CASES if case.dtype == "float64"][::3]
 
 
 SMOOTHINGS = [0.0, 0.1, 0.5, 1.0]
@@ -146,13 +148,18 @@ SMOOTHINGS = [0.0, 0.1, 0.5, 1.0]
 COUNT = 70_000
 
 
-def half_losses() -> tuple[np.ndarray, np.ndarray]:
+def halves(from_logits: bool) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(5)
-    return rng.integers(0, 3, COUNT), rng.normal(0, 2, (COUNT, 3)).astype(np.float16)
+    x = rng.normal(0, 2, (COUNT, 3))
+    return rng.integers(0, 3, COUNT), (x if from_logits else softmax(x, -1)).astype(np.float16)
 
 
+# One label that float16 cannot hold, and scores that tell it from its neighbour.
+ODD_LABEL = np.array([2049])
+ODD = np.zeros((1, 2050), np.float16)
+ODD[0, 2049] = 5
 # Rows of probabilities that are none, with the label that is asked for.
-STRANGE = np.array([[0.5, np.inf, 0.5], [0.5, np.nan, 0.5], [0, 0, 0], [-1, 0.5, 0.5], [2, 3, 5]])
+STRANGE = np.array([[0.5, np.inf, 0.5], [0.5, np.nan, 0.5], [0, 0, 0], [-1, 2, 0.5], [2, 3, 5]])
 PAGE_LABELS = np.array([1, 2])
 PAGE = np.array([[0.05, 0.95, 0], [0.1, 0.8, 0.1]])
 SQUARE_LABELS = np.array([[0, 1, 2], [2, 1, 0], [1, 1, 0]])
@@ -221,14 +228,13 @@ def answer(backend: str) -> dict[str, np.ndarray]:
                 )
             )
 
-    y, x = half_losses()
-    answers["float16 losses"] = function(y, x, from_logits=True)
-    answers["float16 mean"] = out(build(from_logits=True, dtype="float16")(y, x))
-    answers["2049 in float16"] = out(
-        build(from_logits=True, dtype="float16", reduction=None)(
-            np.array([2049]), np.arange(2050, dtype=np.float16)[None] / np.float16(512)
-        )
-    )
+    for from_logits in (False, True):
+        y, x = halves(from_logits)
+        answers[f"float16 losses {from_logits}"] = function(y, x, from_logits=from_logits)
+        loss = build(from_logits=from_logits, dtype="float16")
+        answers[f"float16 mean {from_logits}"] = out(loss(y, x))
+    loss = build(from_logits=True, dtype="float16", reduction=None)
+    answers["odd label"] = out(loss(ODD_LABEL, ODD))
     answers["strange"] = function(np.zeros(len(STRANGE), int), STRANGE)
     answers["page"] = function(PAGE_LABELS, PAGE)
     answers["page float32"] = out(build(reduction=None)(PAGE_LABELS, PAGE))
@@ -277,19 +283,23 @@ def optax_style() -> dict[str, np.ndarray]:
     import jax
     import jax.numpy as jnp
 
-    def losses(x: Any, y: Any) -> Any:
-        target = jnp.take_along_axis(x, y[..., None], -1)[..., 0]
-        return jax.nn.logsumexp(x, -1) - target
+    @jax.jit
+    def losses_and_gradient(x: Any, y: Any) -> Any:
+        def total(x: Any) -> Any:
+            target = jnp.take_along_axis(x, y[..., None], -1)[..., 0]
+            losses = jax.nn.logsumexp(x, -1) - target
+            return losses.sum(), losses
+
+        gradient, losses = jax.grad(total, has_aux=True)(x)
+        return losses, gradient
 
     answers = {}
-    for case in asked_of("jax"):
-        if case.from_logits and case.ignore_class is None and case.dtype in ("float32", "float64"):
+    for case in CASES:
+        if case.from_logits and case.ignore_class is None and case.dtype == "float64":
             y, x = last_axis(case)
-            x, y = jnp.asarray(x), jnp.asarray(y.astype(np.int32))
-            answers[f"{case.id} optax"] = np.asarray(losses(x, y))
-            answers[f"{case.id} optax gradient"] = np.asarray(
-                jax.grad(lambda x: losses(x, y).sum())(x)  # noqa: B023 called at once
-            )
+            losses, gradient = losses_and_gradient(jnp.asarray(x), jnp.asarray(y.astype(np.int32)))
+            answers[f"{case.id} optax"] = np.asarray(losses)
+            answers[f"{case.id} optax gradient"] = np.asarray(gradient)
     return answers
 
 
@@ -354,7 +364,7 @@ def asked(backend: str, folder: Path) -> Peer:
     )
     assert run.returncode == 0, run.stderr
     with np.load(answers) as file:
-        return Peer(backend, BACKENDS[backend][0], dict(file))
+        return Peer(backend, BACKENDS[backend], dict(file))
 
 
 @pytest.fixture(scope="module")
@@ -376,6 +386,9 @@ each_case = pytest.mark.parametrize(
     ],
     indirect=["keras"],
 )
+
+
+both_kinds = pytest.mark.parametrize("from_logits", [False, True], ids=["probabilities", "logits"])
 
 
 def close(actual: Any, expected: Any, dtype: str) -> None:
@@ -409,9 +422,12 @@ def test_the_reduced_value_and_its_gradient_are_keras_s(keras: Peer, case: Case)
     value, gradient = loss.value_and_grad(y, x, sample_weight=weight)
     np.testing.assert_array_equal(value, loss(y, x, sample_weight=weight))
     assert value.dtype == case.object_dtype
-    close(value, keras.answers[f"{case.id} value"], case.object_dtype)
+    # Keras on torch divides in float32, whatever the dtype.
+    divided = case.reduction not in ("sum", "none", None)
+    coarse = keras.backend == "torch" and case.dtype == "float64" and divided
+    close(value, keras.answers[f"{case.id} value"], "float32" if coarse else case.object_dtype)
     assert gradient.dtype == x.dtype
-    close(gradient, keras.answers[f"{case.id} gradient"], case.dtype)
+    close(gradient, keras.answers[f"{case.id} gradient"], "float32" if coarse else case.dtype)
 
 
 def test_the_cases_meet_every_option() -> None:
@@ -433,7 +449,7 @@ def test_the_cases_meet_every_option() -> None:
 
 
 @pytest.mark.parametrize("s", SMOOTHINGS)
-@pytest.mark.parametrize("from_logits", [False, True], ids=["probabilities", "logits"])
+@both_kinds
 def test_smoothing_is_keras_s_one_hot_loss(keras: Peer, from_logits: bool, s: float) -> None:
     y, x = smoothing_data(from_logits)
     expected = keras.answers[f"smoothing {from_logits} {s}"]
@@ -530,7 +546,7 @@ def test_masked_classes_are_torch_s() -> None:
 def test_the_logits_loss_and_gradient_are_optax_s(folder: Path) -> None:
     jax = asked("jax", folder)
     cases = [case for case in LOGITS if f"{case.id} optax" in jax.answers]
-    assert len(cases) >= 5
+    assert {case.rank for case in cases} >= {2, 3, 4, 5}
     for case in cases:
         y, x = last_axis(case)
         loss = sx.SparseCategoricalCrossentropy(from_logits=True, reduction=None, dtype=case.dtype)
@@ -606,50 +622,67 @@ def test_strange_probabilities_are_keras_s_on_tensorflow_and_jax(keras: Peer) ->
     np.testing.assert_allclose(ours, theirs, rtol=1e-10)
 
 
-def test_float16_losses_are_the_exact_ones_rounded_where_keras_s_are_not(keras: Peer) -> None:
-    y, x = half_losses()
-    wide = x.astype(np.float64)
-    exact = logsumexp(wide, -1) - wide[np.arange(COUNT), y]
-    ours = sx.loss_sparse_categorical_crossentropy(y, x, True)
+def exact_losses(y: np.ndarray, x: np.ndarray, from_logits: bool, normalize: str) -> np.ndarray:
+    """The losses of float16 scores as the definition has them, in float64."""
+    x = x.astype(np.float64)
+    t = np.arange(len(x)), y
+    if from_logits:
+        return logsumexp(x, -1) - x[t]
+    if normalize == "before":
+        x = x / x.sum(-1, keepdims=True)
+    q = x.clip(1e-7, 1 - 1e-7)
+    total = q.sum(-1) if normalize == "after" else 1.0
+    return np.log(total) - np.log(q[t])
+
+
+@both_kinds
+def test_float16_losses_are_the_exact_ones_rounded_where_keras_s_are_not(
+    keras: Peer, from_logits: bool
+) -> None:
+    y, x = halves(from_logits)
+    exact = exact_losses(y, x, from_logits, keras.normalize)
+    ours = sx.loss_sparse_categorical_crossentropy(y, x, from_logits, normalize=keras.normalize)
     assert ours.dtype == np.float16
-    # Half a unit in the last place, and float32's own error where that falls on a tie.
-    spacing = np.spacing(ours).astype(np.float64)
-    assert np.all(abs(ours - exact) <= 0.5 * spacing + 1e-5 * exact)
-    theirs = abs(keras.answers["float16 losses"] - exact)
-    assert theirs.max() > 2 * abs(ours - exact).max() or keras.backend != "jax"
-    assert theirs.max() >= abs(ours - exact).max()
+    # float32's own error may carry a loss over the middle between two float16 numbers, seldom.
+    nearest = exact.astype(np.float16)
+    assert np.mean(ours != nearest) < 1e-3
+    np.testing.assert_allclose(ours, exact, rtol=2**-11 + 1e-5, atol=6e-8)
+    theirs = np.mean(keras.answers[f"float16 losses {from_logits}"] != nearest)
+    if keras.backend == "tensorflow" and from_logits:  # its own operation works in float32
+        assert theirs < 1e-3
+    else:
+        assert theirs > 0.1
 
 
-def test_a_float16_mean_of_many_losses_is_right_where_keras_s_is_not(keras: Peer) -> None:
-    y, x = half_losses()
-    wide = x.astype(np.float64)
-    exact = np.mean(logsumexp(wide, -1) - wide[np.arange(COUNT), y])
-    ours = sx.SparseCategoricalCrossentropy(from_logits=True, dtype="float16")(y, x)
-    assert ours.dtype == np.float16
-    assert ours == np.float16(exact)
-    assert not np.isfinite(keras.answers["float16 mean"])
+@both_kinds
+def test_a_float16_mean_of_many_losses_is_right_where_keras_s_is_none(
+    keras: Peer, from_logits: bool
+) -> None:
+    y, x = halves(from_logits)
+    loss = sx.SparseCategoricalCrossentropy(
+        from_logits=from_logits, normalize=keras.normalize, dtype="float16"
+    )
+    value = loss(y, x)
+    assert value.dtype == np.float16
+    assert value == np.float16(np.mean(exact_losses(y, x, from_logits, keras.normalize)))
+    assert np.isnan(keras.answers[f"float16 mean {from_logits}"])
 
 
-def test_label_2049_stays_2049_in_float16(keras: Peer) -> None:
-    x = np.arange(2050, dtype=np.float16)[None] / np.float16(512)
-    losses = {
-        t: sx.loss_sparse_categorical_crossentropy([t], x, True, dtype="float64")[0]
-        for t in (2048, 2049)
-    }
+def test_label_2049_stays_2049_where_keras_makes_it_2048(keras: Peer) -> None:
     loss = sx.SparseCategoricalCrossentropy(from_logits=True, dtype="float16", reduction=None)
-    assert loss([2049], x)[0] == np.float16(losses[2049])
+    total = np.log(2049 + np.exp(5.0))
+    np.testing.assert_allclose(loss(ODD_LABEL, ODD), [total - 5], rtol=1e-3)
+    np.testing.assert_allclose(keras.answers["odd label"], [total], rtol=1e-2)
     with pytest.raises((TypeError, ValueError), match="2048"):
-        loss(np.array([2048], np.float16), x)
-    # Keras casts the label to its own dtype first: 2049 becomes 2048.
-    np.testing.assert_allclose(keras.answers["2049 in float16"], losses[2048], rtol=1e-2)
+        loss(ODD_LABEL.astype(np.float16), ODD)
 
 
 def test_a_weight_for_each_sample_weighs_samples_where_keras_weighs_time_steps(keras: Peer) -> None:
     loss = sx.SparseCategoricalCrossentropy(dtype="float64", normalize=keras.normalize)
     samples = loss(SQUARE_LABELS, SQUARE, sample_weight=SQUARE_WEIGHT)
     steps = loss(SQUARE_LABELS, SQUARE, sample_weight=SQUARE_WEIGHT[None, :])
-    np.testing.assert_allclose(samples, keras.answers["square column"], rtol=1e-12)
-    np.testing.assert_allclose(steps, keras.answers["square"], rtol=1e-12)
+    np.testing.assert_allclose(samples, keras.answers["square column"], rtol=1e-6)
+    np.testing.assert_allclose(steps, keras.answers["square"], rtol=1e-6)
     assert abs(samples - steps) > 1e-2
 
 
@@ -659,7 +692,7 @@ def test_a_scalar_weight_leaves_the_weighted_mean_where_keras_sums(keras: Peer) 
     mean = sx.SparseCategoricalCrossentropy(**options)(SQUARE_LABELS, SQUARE)
     total = sx.SparseCategoricalCrossentropy(**options, reduction="sum")(SQUARE_LABELS, SQUARE)
     np.testing.assert_allclose(weighted(SQUARE_LABELS, SQUARE, sample_weight=2.3), mean, rtol=1e-14)
-    np.testing.assert_allclose(keras.answers["scalar 2.3"], total, rtol=1e-12)
+    np.testing.assert_allclose(keras.answers["scalar 2.3"], total, rtol=1e-6)
 
 
 def test_a_tiny_loss_is_kept_where_scipy_and_torch_give_0() -> None:

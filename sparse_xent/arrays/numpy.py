@@ -83,9 +83,9 @@ def refuse_kind(value: object, array: Array, argument: str, expected: str) -> No
     """TypeError for data that is not numbers, with the first offender where there is one."""
     kind = array.dtype.kind
     way_out = ""
-    if kind in "OUST":
-        position, found = _offender(value, array)
-        found = found.item() if isinstance(found, np.generic) else found
+    offender = _offender(value, array) if kind in "OUST" else None
+    if offender is not None:
+        position, found = offender
         where = f" at {position}" if array.ndim else ""
         got = f"{found!r} ({type(found).__name__}){where}"
         if isinstance(found, str | bytes) and argument == "y_true":
@@ -101,10 +101,13 @@ def refuse_kind(value: object, array: Array, argument: str, expected: str) -> No
         way_out = f"; {argument}.real, if the imaginary part is 0"
     else:
         got = f"dtype {array.dtype}"
+        if kind == "O":
+            number = "int" if argument == "y_true" else "float"
+            way_out = f"; its elements are numbers: pass {argument}.astype({number})"
     raise TypeError(f"{argument} must hold {expected}, got {got}{way_out}")
 
 
-def output(out: object, y_pred: object, inputs: dict[str, object]) -> Array:
+def output(out: object, x: Array, inputs: dict[str, object]) -> Array:
     """Where the gradient goes: a new array laid out as y_pred, or the caller's own, checked.
 
     Raises:
@@ -112,7 +115,6 @@ def output(out: object, y_pred: object, inputs: dict[str, object]) -> Array:
         ValueError: it has another shape, dtype or byte order, is read-only, repeats elements, or
             overlaps y_pred (without being it) or another input.
     """
-    x = scores(y_pred)
     dtype = effective(x.dtype)
     if out is None:
         return np.empty_like(x, dtype=dtype)
@@ -206,15 +208,16 @@ def _repeats(array: Array) -> bool:
     return bool((np.diff(places) < array.itemsize).any())
 
 
-def _offender(value: object, array: Array) -> tuple[tuple[int, ...], object]:
+def _offender(value: object, array: Array) -> tuple[tuple[int, ...], object] | None:
     """Index and value of the first element that is not a number, read from the untouched data."""
     original = array
     if array.dtype.kind != "O" and isinstance(value, list | tuple):
         original = np.asarray(value, dtype=object)  # [1, 'a'] is all strings as an array
     for flat, element in enumerate(original.ravel()):
         if not isinstance(element, int | float | np.number):
-            return tuple(int(i) for i in np.unravel_index(flat, original.shape)), element
-    return (0,) * original.ndim, original.ravel()[0] if original.size else original
+            index = tuple(int(i) for i in np.unravel_index(flat, original.shape))
+            return index, element.item() if isinstance(element, np.generic) else element
+    return None
 
 
 def _ragged(value: object) -> str:

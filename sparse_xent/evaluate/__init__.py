@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any, Literal, NoReturn, TypeAlias
 
 import numpy as np
@@ -120,28 +120,30 @@ def evaluate(
     if per_label is not None:
         check_output(per_label, inputs)
 
-    x = _Predictions(
-        open_source(predictions, bfloat16=bfloat16, header=header),
-        "log-probabilities" if log_probs else "logits" if from_logits else "probabilities",
-        loss.get_config(),
-    )
-    y = _Labels(open_source(labels, header=header), x, label_base)
-    w = None
-    if sample_weight is not None:
-        w = _Weights(open_source(sample_weight, header=header), x)
-    score = _Score(x, y, weighted=w is not None, on_note=on_note)
-    with (
-        LossesFile(per_label, x.losses, x.arithmetic, fortran=x.fortran, inputs=inputs)
-        if per_label is not None
-        else nullcontext()
-    ) as file:
+    with ExitStack() as files:
+
+        def opened(path: Path, *, bfloat16: bool = False) -> Source:
+            source = open_source(path, bfloat16=bfloat16, header=header)
+            files.callback(source.close)
+            return source
+
+        kind = "log-probabilities" if log_probs else "logits" if from_logits else "probabilities"
+        x = _Predictions(opened(predictions, bfloat16=bfloat16), kind, loss.get_config())
+        y = _Labels(opened(labels), x, label_base)
+        w = None if sample_weight is None else _Weights(opened(sample_weight), x)
+        written = None
+        if per_label is not None:
+            written = files.enter_context(
+                LossesFile(per_label, x.losses, x.arithmetic, fortran=x.fortran, inputs=inputs)
+            )
+        score = _Score(x, y, weighted=w is not None, on_note=on_note)
         for box in x.boxes():
             rows, block = x.read(box), y.read(box)
             losses = x.score(rows, block)
             above = np.asarray(ranks(block, rows, axis=x.axis, ignore_class=_IGNORED))
             score.add(box, rows, block, losses, above, None if w is None else w.kept(box, block))
-            if file is not None:
-                file.append(losses)
+            if written is not None:
+                written.append(losses)
             for source in (x, y, w):
                 if source is not None:
                     source.release()
@@ -215,20 +217,13 @@ class _Predictions:
         """Let go of the memory behind the boxes read."""
         self.source.release()
 
-    def refuse(self, other: Source, expected: str) -> NoReturn:
+    def refuse(self, other: Source, expected: str, way_out: str) -> NoReturn:
         """FileError for a file whose shape does not fit."""
-        cause = ""
-        if other.shape == self.source.shape:
-            cause = f": one-hot labels? save numpy.argmax(labels, axis={self.axis})"
-        elif len(other.shape) > len(self.source.shape):
-            cause = f": are {other.name} and {self.name} swapped?"
-        elif other.shape[:1] != self.source.shape[:1] and other.name.endswith(".csv"):
-            cause = (
-                ": is a first line wrongly taken for names, or for numbers? (--header yes or no)"
-            )
+        if not way_out and other.shape[:1] != self.source.shape[:1] and ".csv" in other.name:
+            way_out = ": was a first line wrongly taken for names, or for numbers? (--header)"
         raise FileError(
             f"{other.name} must have {self.name}'s shape without axis {self.axis}: expected "
-            f"{expected}, got {other.shape} ({self.name} is {self.source.shape}){cause}"
+            f"{expected}, got {other.shape} ({self.name} is {self.source.shape}){way_out}"
         )
 
 
@@ -263,6 +258,8 @@ class _Aligned:
         if self.dropped is not None:
             own.insert(self.dropped, slice(0, 1))
         block = self.source.read(tuple(own))
+        if block.dtype.kind == "f":  # halves cannot be compared with every int
+            block = block.astype(np.result_type(block.dtype, np.float64), copy=False)
         if self.dropped is not None:
             block = block.squeeze(self.dropped)
         block = block.reshape(block.shape + (1,) * (len(box) - block.ndim))
@@ -287,7 +284,12 @@ class _Labels(_Aligned):
         with_axis = (*x.losses[: x.axis], 1, *x.losses[x.axis :])
         one = source.shape == () and math.prod(x.losses) == 1
         if not one and source.shape not in (x.losses, with_axis):
-            x.refuse(source, f"{x.losses} or {with_axis}")
+            way_out = ""
+            if source.shape == x.source.shape:
+                way_out = f": one-hot labels? save numpy.argmax(labels, axis={x.axis})"
+            elif len(source.shape) > len(x.source.shape):
+                way_out = f": are {source.name} and {x.name} swapped?"
+            x.refuse(source, f"{x.losses} or {with_axis}", way_out)
         super().__init__(source, x.losses, x.axis if source.shape == with_axis else None)
         self.x, self.base, self.last = x, base, x.classes - 1 + base
         ignored = x.options["ignore_class"]
@@ -300,7 +302,7 @@ class _Labels(_Aligned):
             )
 
     def read(self, box: Box) -> Int64:
-        """The labels of a box as 0..C-1, and `_IGNORED` where ignored; ValueError if one is none."""
+        """The labels of a box as 0..C-1 and `_IGNORED`; ValueError for what is neither."""
         block = super().read(box)
         ignored = np.zeros(block.shape, np.bool_)
         for c in self.ignored:
@@ -311,8 +313,7 @@ class _Labels(_Aligned):
         if not (good | ignored).all():
             self._refuse(block, box)
         y = np.where(ignored, self.base, block).astype(np.int64) - self.base
-        y[ignored] = _IGNORED
-        return y
+        return np.where(ignored, _IGNORED, y)
 
     def _refuse(self, block: Array, box: Box) -> NoReturn:
         """ValueError that names the first bad label of a box, in the file's own terms."""
@@ -323,9 +324,10 @@ class _Labels(_Aligned):
         position = tuple(s.start + int(i) for s, i in zip(box, index, strict=True))
         more = f" and at least {len(bad) - 1} more" if len(bad) > 1 else ""
         missing = " (NA in R)" if value != value or value == _NA else ""
+        value = int(value) if math.isfinite(value) and value == int(value) else value
         raise ValueError(
-            f"{self.name} must hold whole numbers from {self.base} to {self.last} ({self.x.classes} "
-            f"classes): got {value}{missing} at {self.place(position)}{more}; "
+            f"{self.name} must hold whole numbers from {self.base} to {self.last} "
+            f"({self.x.classes} classes): got {value}{missing} at {self.place(position)}{more}; "
             + self._cause(value, [v for _, v in kept], [v for _, v in bad])
         )
 
@@ -354,7 +356,9 @@ class _Weights(_Aligned):
             dropped, shape = len(x.losses), shape[:-1]
         pairs = zip(shape, x.losses, strict=False)
         if len(shape) > len(x.losses) or any(n not in (1, m) for n, m in pairs):
-            x.refuse(source, f"{x.losses}, or 1 for any of it")
+            fits = shape == x.losses[-1:]
+            way_out = ": weights of the last axis go in as w[None, :]" if fits else ""
+            x.refuse(source, f"{x.losses}, or 1 for any of it", way_out)
         super().__init__(source, x.losses, dropped)
 
     def kept(self, box: Box, y: Int64) -> Float64:
@@ -445,7 +449,7 @@ class _Score:
             mean_loss=mean,
             standard_error=self._moments.standard_error,
             perplexity=exponential(mean),
-            accuracy=self._right.over(weight),
+            accuracy=self._right.over(weight) if math.isfinite(self._moments.weight) else math.nan,
             uniform_baseline=math.log(self._x.classes),
             frequency_baseline=self._frequencies.entropy,
             infinite=self._infinite,

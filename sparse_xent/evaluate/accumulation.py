@@ -230,7 +230,7 @@ def rounded(x: Fraction) -> float:
     try:
         return float(x)
     except OverflowError:
-        return math.copysign(math.inf, x)
+        return math.inf if x > 0 else -math.inf
 
 
 def root(x: Fraction) -> float:

@@ -28,7 +28,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn, TypeAlias
@@ -93,6 +93,9 @@ class Source:
     def release(self) -> None:
         """Let go of the memory behind the boxes read so far, which are not used again."""
 
+    def close(self) -> None:
+        """Close the file; nothing is read from it afterwards."""
+
     def place(self, position: tuple[int, ...]) -> str:
         """Where an element stands, for a message."""
         return f"{position}"
@@ -152,7 +155,11 @@ def open_source(
         source = opener(file, key, header)
     except OSError as error:
         raise FileError(f"{file} cannot be read: {error.strerror or error}") from None
-    return _of_numbers(source, bfloat16=bfloat16)
+    try:
+        return _of_numbers(source, bfloat16=bfloat16)
+    except FileError:
+        source.close()
+        raise
 
 
 def split(path: str | os.PathLike[str]) -> tuple[str, str | None]:
@@ -254,6 +261,9 @@ class _Widened(Source):
 
     def release(self) -> None:
         self._source.release()
+
+    def close(self) -> None:
+        self._source.close()
 
 
 # ---- .npy ---------------------------------------------------------------------------------------
@@ -374,11 +384,16 @@ def _open_npy(file: str, key: str | None, header: Header) -> Source:
 class _Inflated(Source):
     """A compressed member of a `.npz` file, inflated as it is read."""
 
-    def __init__(self, name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-        with _damage_told(name):
-            self._stream = archive.open(member)
+    def __init__(self, name: str, file: str, member: zipfile.ZipInfo) -> None:
+        with ExitStack() as opened, _damage_told(name):
+            archive = opened.enter_context(zipfile.ZipFile(file))
+            self._stream = opened.enter_context(archive.open(member))
             header = _read_header(self._stream, name, member.file_size)
+            self._opened = opened.pop_all()
         super().__init__(name, header.shape, header.dtype, fortran=header.fortran, sequential=True)
+
+    def close(self) -> None:
+        self._opened.close()
 
     def read(self, box: Box) -> Array:
         shape = (box[0].stop - box[0].start, *self.shape[1:]) if box else ()
@@ -408,9 +423,9 @@ def _damage_told(name: str) -> Iterator[None]:
 
 
 def _open_npz(file: str, key: str | None, header: Header) -> Source:
-    with _damage_told(file):
-        archive = zipfile.ZipFile(file)
-    arrays = {m.filename.removesuffix(".npy"): m for m in archive.infolist() if not m.is_dir()}
+    with _damage_told(file), zipfile.ZipFile(file) as archive:
+        members = [member for member in archive.infolist() if not member.is_dir()]
+    arrays = {member.filename.removesuffix(".npy"): member for member in members}
     if key is None and len(arrays) != 1:
         held = f"{len(arrays)} arrays" if arrays else "no array"
         way_out = f": say which, {file}:{next(iter(arrays))}" if arrays else ""
@@ -423,7 +438,7 @@ def _open_npz(file: str, key: str | None, header: Header) -> Source:
         raise FileError(f"{name} is encrypted: save it without a password")
     if member.compress_type == zipfile.ZIP_STORED:
         return _Mapped(name, file, _start(file, name, member), member.file_size)
-    source = _Inflated(name, archive, member)
+    source = _Inflated(name, file, member)
     return source.whole() if source.fortran else source
 
 
@@ -455,17 +470,21 @@ class _Text(Source):
 
     def __init__(self, file: str, header: Header) -> None:
         lines = _count_lines(file)
-        self._file = open(file, "rb")  # noqa: SIM115 - read from as long as the source lives
-        first = self._file.readline()
+        with open(file, "rb") as opened:
+            first = opened.readline()
         cells = _cells(first)
         _check_text(file, first)
         self._header = int(_is_header(file, cells, header))
-        if not self._header:
-            self._file.seek(len(_BOM) if first.startswith(_BOM) else 0)
         if lines == self._header:
             raise FileError(f"{file} must hold numbers, got a line of column names and no more")
         shape = (lines - self._header, len(cells))
         super().__init__(file, shape, np.dtype(np.float64), sequential=True)
+        self._file = open(file, "rb")  # noqa: SIM115 - read from as long as the source lives
+        skipped = len(first) if self._header else len(_BOM) if first.startswith(_BOM) else 0
+        self._file.seek(skipped)
+
+    def close(self) -> None:
+        self._file.close()
 
     def read(self, box: Box) -> Array:
         rows, columns = box[0].stop - box[0].start, self.shape[1]
@@ -481,7 +500,7 @@ class _Text(Source):
         return f"({position[0]},), line {position[0] + self._header + 1}"
 
     def _parsed(self, lines: list[bytes], row: int) -> Array:
-        if not any(map(bytes.isspace, lines)):  # loadtxt would leave blank lines out
+        if not any(map(bytes.isspace, lines)):  # loadtxt leaves them out, and warns of nothing else
             try:
                 block = np.loadtxt(lines, delimiter=",", comments=None, quotechar='"', ndmin=2)
             except ValueError:

@@ -164,7 +164,7 @@ def _number(x: float) -> str:
     """Eight significant digits, or all of a longer whole part."""
     if not math.isfinite(x) or (x != 0 and not 1e-4 <= abs(x) < 1e12):
         return f"{x:.8g}"
-    digits = max(0, 7 - math.floor(math.log10(abs(x)))) if x else 0
+    digits = max(0, 7 - math.floor(math.log10(abs(x)))) if x else 7
     return f"{x:,.{digits}f}"
 
 

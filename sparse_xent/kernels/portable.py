@@ -324,8 +324,9 @@ def _keep(y: Array, loss: Array) -> Array:
 
 
 def _scale(y: Array, g: Array, dx: Array) -> Array:
-    factor = np.where(y < 0, 0, g)[:, None].astype(dx.dtype)
-    return np.where(factor == 0, 0, dx * factor)
+    factor = np.where(y < 0, 0, g)[:, None]
+    # In float64: a factor beyond float32 may have a product within it.
+    return np.where(factor == 0, 0, dx * factor).astype(dx.dtype, copy=False)
 
 
 def _store(result: Array, out: Array | None) -> Array:
