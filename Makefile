@@ -15,7 +15,7 @@ export PYTHON
 unexport PYTHONHOME PYTHONPATH
 python := .venv/bin/python
 setup := @sh scripts/setup.sh
-test_extras := cli plots test $(if $(filter-out 0 no,$(PEERS)),peers)
+test_extras := test $(if $(filter-out 0 no,$(PEERS)),peers)
 
 .PHONY: help demo test check bench setup clean
 .NOTPARALLEL:
@@ -29,7 +29,7 @@ help:
 	@echo 'make clean   take away all that make has made'
 
 demo:
-	$(setup) cli
+	$(setup)
 	@$(python) -m sparse_xent demo
 
 test:
@@ -37,7 +37,7 @@ test:
 	@$(python) -m pytest $(ARGS)
 
 check:
-	$(setup) cli dev
+	$(setup) dev
 	$(python) -m ruff format --check .
 	$(python) -m ruff check .
 	$(python) -m mypy

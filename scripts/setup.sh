@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes .venv in this checkout and installs sparse_xent there (editable) with the extras named:
 #
-#     scripts/setup.sh [EXTRA...]        for example: scripts/setup.sh cli test
+#     scripts/setup.sh [EXTRA...]        for example: scripts/setup.sh test dev
 #
 # Decides which Python serves, and whether there is anything to do: .venv/.ready holds a key (Python,
 # place of the checkout, content of pyproject.toml and of this file) and the extras that are there. Same

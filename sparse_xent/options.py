@@ -189,7 +189,7 @@ def _flag(value: object, argument: str) -> bool:
 def _smoothing(value: object) -> float:
     smoothing = number(value, "label_smoothing")
     if not 0 <= smoothing <= 1:
-        raise ValueError(f"label_smoothing must lie between 0 and 1, got {value!r}")
+        raise ValueError(f"label_smoothing must lie between 0 and 1, got {smoothing:g}")
     return smoothing
 
 

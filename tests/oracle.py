@@ -1,13 +1,13 @@
-"""The loss straight from its definition, in mpmath: what every test of a right value is held against.
+"""The loss straight from its definition, in mpmath: what tests of right values are held against.
 
 Nothing here imports the package, and nothing here is clever: a label's loss is written as the
-definition reads, with 420 digits, so that log(sum(exp(x))) - x[t] needs no rearrangement to be right
-even where the loss is a subnormal number and the logits stand at 1e6.
+definition reads, with 420 digits, so that log(sum(exp(x))) - x[t] needs no rearrangement to be
+right even where the loss is a subnormal number and the logits stand at 1e6.
 
-Notation: x the scores of one row (logits) or p (probabilities), t its label, s the smoothing, K the
-classes that take part, a_j = (1 - s)[j = t] + s / K, eps the clip, C the classes, l the losses,
-w the weights, V the labels that are not ignored. Special values (NaN, the infinities) are decided by
-hand at the top of each formula, in the order in which the definition names them.
+Notation: x the scores of one row (logits) or p (probabilities), t its label, s the smoothing, K
+the classes that take part, a_j = (1 - s)[j = t] + s / K, eps the clip, C the classes, l the
+losses, w the weights, V the labels that are not ignored. Special values (NaN, the infinities) are
+decided by hand at the top of each formula, in the order in which the definition names them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FLOATS = {name: np.dtype(name) for name in ("float16", "float32", "float64")} | 
 
 
 def exact(value: Any) -> Any:
-    """The number itself as an mpf: float16, bfloat16, float32 and float64 all fit a double exactly."""
+    """The number itself as an mpf: every dtype that is taken fits a double exactly."""
     return mp.mpf(float(value))
 
 
@@ -54,11 +54,11 @@ def arithmetic_dtype(y_pred: Any, dtype: Any = None) -> np.dtype[Any]:
     return FLOATS["float64" if wide else "float32"]
 
 
-# ---- one row, logits ------------------------------------------------------------------------------
+# ---- one row, logits ----------------------------------------------------------------------------
 
 
 def smoothed_targets(t: int, classes: list[int], s: Any) -> dict[int, Any]:
-    """a_j over the classes that take part (the label keeps its own share even where it does not)."""
+    """a_j over the classes that take part; the label keeps its own share where it does not."""
     a = {j: s / len(classes) for j in classes}
     a[t] = a.get(t, ZERO) + (ONE - s)
     return a
@@ -78,13 +78,13 @@ def logit_row(x: list[Any], t: int, s: Any) -> tuple[Any, list[Any]]:
     return mp.log(total) - mp.fsum(a[j] * x[j] for j in classes), gradient
 
 
-# ---- one row, probabilities -----------------------------------------------------------------------
+# ---- one row, probabilities ---------------------------------------------------------------------
 
 
 def clip_bounds(eps: float, arithmetic: np.dtype[Any]) -> tuple[Any, Any]:
-    """eps and 1 - eps as the arithmetic holds them: 0.99999988 in float32."""
+    """eps and 1 - eps, rounded to the arithmetic's dtype: 0.99999988 in float32."""
     kind = arithmetic.type
-    return exact(kind(eps)), exact(kind(1) - kind(eps))
+    return exact(kind(eps)), exact(kind(1 - eps))
 
 
 def clipped(p: Any, low: Any, high: Any) -> Any:
@@ -135,7 +135,7 @@ def never_row(p: list[Any], t: int, s: Any, low: Any, high: Any) -> tuple[Any, l
 PROBABILITIES = {"after": after_row, "before": before_row, "never": never_row}
 
 
-# ---- whole arrays ---------------------------------------------------------------------------------
+# ---- whole arrays -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ def soft_targets(
     return losses, np.moveaxis(gradient, -1, axis)
 
 
-# ---- comparing ------------------------------------------------------------------------------------
+# ---- comparing ----------------------------------------------------------------------------------
 
 
 def finfo(dtype: Any) -> Any:
@@ -303,8 +303,8 @@ def finfo(dtype: Any) -> Any:
 def misses(got: Any, want: Any, rtol: float, atol: float = 0.0) -> list[str]:
     """Where `got` is not `want` to rtol (relative to `want` itself) or atol: one line a place.
 
-    NaN must be NaN and an infinity that infinity. A result beyond the dtype's greatest number must be
-    the infinity, and below its smallest normal number may be off by one subnormal.
+    NaN must be NaN and an infinity that infinity. A result beyond the dtype's greatest number must
+    be the infinity, and below its smallest normal number may be off by one subnormal.
     """
     got, want = np.asarray(got), np.asarray(want, object)
     if got.shape != want.shape:
@@ -334,6 +334,6 @@ def assert_close(got: Any, want: Any, rtol: float, atol: float = 0.0) -> None:
 
 
 def tolerance(arithmetic: Any, result: Any) -> float:
-    """What a right loss may be off by, relative to itself: the arithmetic's promise and one rounding."""
+    """What a loss may be off by, relative to itself: the arithmetic's promise and one rounding."""
     promise = 1e-12 if np.dtype(arithmetic) == np.float64 else 1e-5
     return promise + float(finfo(result).eps)

@@ -1,9 +1,10 @@
 """Promises of accuracy: a label's loss is right relative to the loss itself.
 
-loss = logsumexp(x) - x_t, held against the same definition in 420 digits: to 1e-12 in float64 (gaps to
-700) and 1e-5 in float32 (gaps to 80), at any offset to 1e6, as long as the loss of the inputs as
-stored is a normal number of the result's dtype; below that the nearest subnormal or 0, above it inf.
-float16 and bfloat16 are computed in float32 and rounded once: the plain expression's own error there.
+loss = logsumexp(x) - x_t, held against the same definition in 420 digits: to 1e-12 in float64
+(gaps to 700) and 1e-5 in float32 (gaps to 80), at any offset to 1e6, as long as the loss of the
+inputs as stored is a normal number of the result's dtype; below that the nearest subnormal or 0,
+above it inf. float16 and bfloat16 are computed in float32 and rounded once: the plain expression's
+own error there.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def gradient(y_true: Any, y_pred: Any, **options: Any) -> Any:
 
 
 def gap_rows(gap: float, offset: float, classes: int, dtype: str) -> Any:
-    """The target above all others by `gap`, and below the greatest by it, as the dtype stores it."""
+    """The target above all others by `gap`, and below them by it, as the dtype stores it."""
     rows = np.full((3, classes), offset, dtype)
     rows[0, 0] += np.asarray(gap, dtype)  # the target wins
     rows[1, 0] -= np.asarray(gap, dtype)  # the target loses to all
@@ -92,8 +93,11 @@ def test_nearly_equal_logits_far_from_zero_lose_nothing(dtype: str, offset: floa
 
 @pytest.mark.parametrize(
     ("dtype", "gaps"),
-    [("float32", [85, 87, 88, 90, 95, 100, 103, 104, 110]), ("float64", [705, 708, 709, 720, 740, 745, 746, 800])],
-)  # fmt: skip
+    [
+        ("float32", [85, 87, 88, 90, 95, 100, 103, 104, 110]),
+        ("float64", [705, 708, 709, 720, 740, 745, 746, 800]),
+    ],
+)
 def test_below_the_normal_numbers_it_is_the_nearest_subnormal_or_0(
     dtype: str, gaps: list[float]
 ) -> None:
@@ -181,7 +185,7 @@ def test_float32_data_with_dtype_float64_are_right_to_float64(s: float) -> None:
 @pytest.mark.parametrize("classes", [1000, 20011, 131072])
 @pytest.mark.parametrize("dtype", WIDE)
 def test_many_classes_are_right_too(dtype: str, classes: int) -> None:
-    """Against numpy's long double, summed by math: 420 digits over 131,072 classes would take minutes."""
+    """Against NumPy's long double: 420 digits over 131,072 classes would take minutes."""
     rng = np.random.default_rng(24)
     y_pred = rng.normal(scale=3, size=(3, classes)).astype(dtype)
     y_pred[1] = 0.5  # equal terms are the worst case of a plain running sum

@@ -1,8 +1,9 @@
 """Promises of gradient: value_and_grad's second result is the derivative of its first by y_pred.
 
-Held against 4th-order central differences of the value itself, against the definition in 420 digits,
-against torch's own autograd, and against what softmax - onehot must satisfy: rows that sum to 0. Then
-where it is written: `out`, of any layout, y_pred itself included, or refused before a byte is written.
+Held against 4th-order central differences of the value itself, against the definition in 420
+digits, against torch's own autograd, and against what softmax - onehot must satisfy: rows that sum
+to 0. Then where it is written: `out`, of any layout, y_pred itself included, or refused before a
+byte is written.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def differences(f: Callable[[Any], float], x: Any, h: float = 1e-3) -> Any:
     return gradient
 
 
-# ---- what it is -----------------------------------------------------------------------------------
+# ---- what it is ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "sample weights"])
@@ -107,7 +108,7 @@ def test_it_is_right_in_every_dtype(kind: str, s: float, dtype: str) -> None:
 
 @pytest.mark.parametrize("s", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("shape, axis", [((40, 6), -1), ((6, 40), 0), ((3, 500, 4), 1)])
+@pytest.mark.parametrize(("shape", "axis"), [((40, 6), -1), ((6, 40), 0), ((3, 500, 4), 1)])
 def test_rows_of_a_logit_gradient_sum_to_0(
     shape: tuple[int, ...], axis: int, dtype: str, s: float
 ) -> None:
@@ -210,7 +211,7 @@ def test_a_single_row_without_a_batch_has_a_gradient_of_its_shape() -> None:
     assert_close(gradient, want[1], 1e-15)
 
 
-# ---- the one-hot sibling --------------------------------------------------------------------------
+# ---- the one-hot sibling ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "sample weights"])
@@ -259,7 +260,7 @@ def test_the_one_hot_siblings_rows_of_weight_0_are_0_even_with_nan() -> None:
     assert gradient[0].tolist() == [0, 0]
 
 
-# ---- rows of exact zeros --------------------------------------------------------------------------
+# ---- rows of exact zeros ------------------------------------------------------------------------
 
 TROUBLE = {
     "logits": [NAN, INF, 1.0],
@@ -316,7 +317,17 @@ def test_a_weight_of_0_silences_an_infinite_loss() -> None:
     assert gradient[0].tolist() == [0, 0]
 
 
-# ---- out ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("w", [1e39, 1e-44], ids=["beyond float32", "below float32"])
+def test_a_weight_that_float32_cannot_hold_scales_a_float32_gradient(w: float) -> None:
+    """What the product is decides: a masked class stays 0, and what fits is finite."""
+    y_pred = np.array([[0, -INF, -5, -40]] if w > 1 else [[2e-7, 1, 0, 0]], "float32")
+    options: dict[str, Any] = dict(from_logits=w > 1, normalize="never", reduction="sum")
+    gradient = make("float32", **options).value_and_grad([0], y_pred, w)[1]
+    want = Definition(**options).value_and_gradient([0], y_pred, w)[1]
+    assert_close(gradient, want, 1e-5)
+
+
+# ---- out ----------------------------------------------------------------------------------------
 
 
 def order_of(a: Any, axes: tuple[int, ...]) -> Any:

@@ -130,7 +130,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 NOWHERE_TO_WRITE = """
-import os, sys, tempfile
+import os, sys
 import numpy as np
 import sparse_xent
 
@@ -147,32 +147,42 @@ y_true, y_pred = [1, 2], np.array([[0.05, 0.95, 0], [0.1, 0.8, 0.1]])
 losses = sparse_xent.loss_sparse_categorical_crossentropy(y_true, y_pred)
 loss = sparse_xent.SparseCategoricalCrossentropy()
 value, gradient = loss.value_and_grad(y_true, y_pred)
-print(*(f"{loss:.8f}" for loss in losses), f"{loss(y_true, y_pred):.6f}", gradient.shape)
+print(*(f"{l:.8f}" for l in losses), f"{loss(y_true, y_pred):.6f}", gradient.shape)
 """
 
 
-def read_only(folder):
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(0o555 if path.is_dir() else 0o444)
-
-
-def from_nowhere(site):
-    """Run NOWHERE_TO_WRITE from the folder `site`, without a home; returns its output."""
+def from_nowhere(site, *command):
+    """Output of Python with `command`, run in the folder `site` without a home."""
     env = {"HOME": "/nonexistent", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(site)}
-    return python(AS_ANYONE, "-W", "error", "-c", NOWHERE_TO_WRITE, site, env=env, cwd=site)
+    return python(AS_ANYONE, "-W", "error", *command, env=env, cwd=site)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="read-only folders as POSIX has them")
-def test_runs_from_a_read_only_folder_without_a_home(copy):
-    read_only(copy)
-    try:
-        assert from_nowhere(copy) == "0.05129339 2.30258509 1.176939 (2, 3)\n"
-    finally:
-        for folder in [copy, *(path for path in copy.rglob("*") if path.is_dir())]:
-            folder.chmod(0o755)  # so that pytest can take it away
+@pytest.fixture
+def read_only(copy):
+    """The copy, with nothing in it that can be written."""
+    paths = [copy, *copy.rglob("*")]
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    yield copy
+    for path in paths:
+        path.chmod(0o755)  # so that pytest can take it away
 
 
-@pytest.mark.skipif(os.name != "posix", reason="read-only folders as POSIX has them")
+posix = pytest.mark.skipif(os.name != "posix", reason="read-only folders as POSIX has them")
+
+
+@posix
+def test_losses_and_gradients_from_a_read_only_folder_without_a_home(read_only):
+    said = from_nowhere(read_only, "-c", NOWHERE_TO_WRITE, read_only)
+    assert said == "0.05129339 2.30258509 1.176939 (2, 3)\n"
+
+
+@posix
+def test_the_demo_from_a_read_only_folder_without_a_home(read_only):
+    assert "0.05129339" in from_nowhere(read_only, "-m", "sparse_xent", "demo")
+
+
+@posix
 def test_a_folder_that_can_be_written_proves_nothing(copy):
     with pytest.raises(AssertionError, match="can be written: nothing is proved"):
-        from_nowhere(copy)
+        from_nowhere(copy, "-c", NOWHERE_TO_WRITE, copy)

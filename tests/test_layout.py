@@ -1,8 +1,8 @@
 """Promises of layout: where the classes stand in memory changes nothing but the last bits.
 
 The class axis may be any axis, the axes in any order, the memory Fortran's, strided, reversed,
-read-only, mapped from a file, broadcast, of another byte order or wider than ours. No layout is copied
-whole: peak memory, read in a fresh process, shows it. Results are arrays or NumPy scalars.
+read-only, mapped from a file, broadcast, of another byte order or wider than ours. No layout is
+copied whole: peak memory, read in a fresh process, shows it. Results are arrays or NumPy scalars.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def assert_same(got: Any, want: Any, dtype: Any = "float64") -> None:
         )
 
 
-# ---- the class axis -------------------------------------------------------------------------------
+# ---- the class axis -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -124,7 +124,7 @@ def test_a_whole_axis_is_taken_in_any_number_type(axis: Any) -> None:
     np.testing.assert_allclose(got, np.log(3))
 
 
-# ---- memory ---------------------------------------------------------------------------------------
+# ---- memory -------------------------------------------------------------------------------------
 
 
 def mapped(x: Any, folder: Path) -> Any:
@@ -271,7 +271,7 @@ def test_every_dtype_takes_every_axis(kind: str, dtype: str, axis: int) -> None:
     assert_close(got[0], want[0], 1e-5, 5e-7)
 
 
-# ---- results --------------------------------------------------------------------------------------
+# ---- results ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
@@ -307,7 +307,7 @@ def test_many_values_are_a_plain_writable_array_of_their_own(shape: tuple[int, .
         assert not np.shares_memory(result, x)
 
 
-# ---- bits -----------------------------------------------------------------------------------------
+# ---- bits ---------------------------------------------------------------------------------------
 
 
 def with_row_stride(x: Any) -> Any:
@@ -381,7 +381,7 @@ def test_bits_hold_in_a_batch_of_many_blocks() -> None:
         assert g.tobytes() == gradient[start:stop].tobytes()
 
 
-# ---- no copy --------------------------------------------------------------------------------------
+# ---- no copy ------------------------------------------------------------------------------------
 
 PEAK = """
     import json, resource, sys

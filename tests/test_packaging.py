@@ -77,7 +77,7 @@ def test_metadata(metadata):
     assert metadata["Version"] == sparse_xent.__version__
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "MIT"
-    assert set(metadata.get_all("Provides-Extra")) == {"cli", "dev", "peers", "plots", "test"}
+    assert set(metadata.get_all("Provides-Extra")) == {"dev", "peers", "plots", "test"}
 
 
 def test_changelog_tells_of_this_version():
@@ -120,7 +120,7 @@ import zipfile
 
 FILES = {
     "METADATA": "Metadata-Version: 2.1\\nName: sparse_xent\\nVersion: 1\\n"
-    "Provides-Extra: cli\\nProvides-Extra: test\\n",
+    "Provides-Extra: dev\\nProvides-Extra: test\\n",
     "WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
     "RECORD": "",
 }
@@ -165,33 +165,38 @@ def test_set_up_is_done_once_and_again_when_it_must_be(checkout):
     base = {"PYTHON": sys.executable, "HOME": "/nonexistent"}
     ready = checkout / ".venv/.ready"
 
-    code, said, _ = set_up(checkout, "cli", **base)
+    code, said, _ = set_up(checkout, **base)
     assert code == 0, said
     assert said.startswith("setup: making .venv with Python 3.")
+    assert "setup: installing sparse_xent and what it needs" in said
     assert said.endswith("setup: ready\n")
 
-    for extras in (["cli"], []):  # there already: nothing said, nothing done
+    code, said, _ = set_up(checkout, "dev", **base)
+    assert code == 0, said
+    assert said.startswith("setup: installing sparse_xent[dev]")
+
+    for extras in (["dev"], []):  # there already: nothing said, nothing done
         code, said, seconds = set_up(checkout, *extras, **base)
         assert (code, said) == (0, "")
         assert seconds < 2
 
     code, said, _ = set_up(checkout, "test", **base)  # one more extra: the others stay
     assert code == 0, said
-    assert said.startswith("setup: installing sparse_xent[cli,test]")
-    assert set_up(checkout, "cli", **base)[:2] == (0, "")
+    assert said.startswith("setup: installing sparse_xent[dev,test]")
+    assert set_up(checkout, "dev", **base)[:2] == (0, "")
 
     (checkout / "pyproject.toml").write_text(f"{PYPROJECT}# changed\n")
-    code, said, _ = set_up(checkout, "cli", **base)
+    code, said, _ = set_up(checkout, "dev", **base)
     assert code == 0, said
-    assert said.startswith("setup: installing sparse_xent[cli,test]")
+    assert said.startswith("setup: installing sparse_xent[dev,test]")
 
     # Cut short while pip was at work; then with its Python gone.
     ready.unlink()
-    code, said, _ = set_up(checkout, "cli", **base)
+    code, said, _ = set_up(checkout, "dev", **base)
     assert code == 0, said
-    assert said.startswith("setup: installing sparse_xent[cli]")
+    assert said.startswith("setup: installing sparse_xent[dev]")
     (checkout / ".venv/bin/python").unlink()
-    code, said, _ = set_up(checkout, "cli", **base)
+    code, said, _ = set_up(checkout, "dev", **base)
     assert code == 0, said
     assert said.startswith("setup: making .venv")
 
@@ -201,11 +206,11 @@ def test_set_up_that_fails_is_not_taken_for_done(checkout):
     base = {"PYTHON": sys.executable, "HOME": "/nonexistent"}
     (checkout / "backend.py").write_text("")
     for _ in range(2):
-        code, said, _ = set_up(checkout, "cli", **base)
+        code, said, _ = set_up(checkout, "dev", **base)
         assert code == 1
         assert said.endswith("mended, the same command goes on from here\n")
     (checkout / "backend.py").write_text(BACKEND)
-    code, said, _ = set_up(checkout, "cli", **base)
+    code, said, _ = set_up(checkout, "dev", **base)
     assert code == 0, said
 
 

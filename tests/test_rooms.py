@@ -45,7 +45,6 @@ LIBRARIES = {
     "llvmlite": ["kernels"],
     "ml_dtypes": ["arrays", "options"],
     "matplotlib": ["evaluate"],
-    "rich": ["__main__", "demo", "evaluate"],
     "cupy": ["arrays"],
     "dask": ["arrays"],
     "jax": ["arrays"],

@@ -1,9 +1,9 @@
 """Promises of value: every figure and every row of the loss's definition, one test each.
 
-Each group stands under the topic it belongs to: the two forms, arithmetic and dtypes, probabilities,
-logits, label smoothing, the figures of R keras3's manual page, and the one-hot sibling. Numbers typed
-in here were computed by others (Keras, mpmath) or stand in the definition; the rest is held against
-the oracle. Weights and reductions have their own file.
+Each group stands under the topic it belongs to: the two forms, arithmetic and dtypes,
+probabilities, logits, label smoothing, the figures of R keras3's manual page, and the one-hot
+sibling. Numbers typed in here were computed by others (Keras, mpmath) or stand in the definition;
+the rest is held against the oracle. Weights and reductions have their own file.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def loss_and_gradient(row: Any, t: int, dtype: Any = "float64", **options: Any) 
     return float(value), np.asarray(gradient)[0]
 
 
-# ---- the two forms --------------------------------------------------------------------------------
+# ---- the two forms ------------------------------------------------------------------------------
 
 
 class TestTheTwoForms:
@@ -138,7 +138,7 @@ class TestTheTwoForms:
         assert_close(got, want, 1e-12)
 
 
-# ---- arithmetic and dtypes ------------------------------------------------------------------------
+# ---- arithmetic and dtypes ----------------------------------------------------------------------
 
 
 class Policy:
@@ -266,7 +266,7 @@ class TestArithmeticAndDtypes:
         assert (y_pred.tobytes(), y_true.tobytes(), w.tobytes()) == before
 
 
-# ---- probabilities --------------------------------------------------------------------------------
+# ---- probabilities ------------------------------------------------------------------------------
 
 
 def one_hot(classes: int, dtype: str = "float64") -> Any:
@@ -469,7 +469,7 @@ class TestProbabilities:
         np.testing.assert_allclose(gradient, want, rtol=1e-6, atol=1e-6)
 
 
-# ---- logits ---------------------------------------------------------------------------------------
+# ---- logits -------------------------------------------------------------------------------------
 
 
 class TestLogits:
@@ -563,7 +563,7 @@ class TestLogits:
         assert mean == pytest.approx(0.8132617, abs=6e-8)
 
 
-# ---- label smoothing ------------------------------------------------------------------------------
+# ---- label smoothing ----------------------------------------------------------------------------
 
 
 class TestLabelSmoothing:
@@ -672,7 +672,7 @@ class TestLabelSmoothing:
             loss_sparse_categorical_crossentropy(label_smoothing=s)
 
 
-# ---- a single class, and no label at all ----------------------------------------------------------
+# ---- a single class, and no label at all --------------------------------------------------------
 
 
 class TestTheSmallestShapes:
@@ -709,7 +709,7 @@ class TestTheSmallestShapes:
             loss_sparse_categorical_crossentropy(np.zeros(np.shape(y_pred)[:-1], int), y_pred)
 
 
-# ---- R keras3's manual page -----------------------------------------------------------------------
+# ---- R keras3's manual page ---------------------------------------------------------------------
 
 
 class TestTheManualPagesFigures:
@@ -744,7 +744,7 @@ class TestTheManualPagesFigures:
         assert abs(float(got[0]) - 0.05129339438754849) < abs(0.05129344 - 0.05129339438754849)
 
 
-# ---- the one-hot sibling --------------------------------------------------------------------------
+# ---- the one-hot sibling ------------------------------------------------------------------------
 
 
 class TestTheOneHotSibling:

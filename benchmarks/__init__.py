@@ -1,0 +1,6 @@
+"""How fast the losses are, against the machine's own limits and against other libraries.
+
+`python -m benchmarks` measures; `workloads` says what and which bar each must reach, `limits` what
+the machine can do, `peers` and `keras_worker` who else computes the same, `clock` how times are
+taken, `fresh` what only a new process shows, `report` and `pictures` what is made of it.
+"""

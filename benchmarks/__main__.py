@@ -1,0 +1,349 @@
+"""`python -m benchmarks`: measure, print, and keep what was measured.
+
+A whole run (nothing left out, nothing cut) replaces `benchmarks/results/` and README's table; any
+other writes only where `--output` says.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+import sparse_xent as sx
+from benchmarks import answers, fresh, growth, keras_worker, limits, peers, report
+from benchmarks.clock import Candidate, Local, interleave
+from benchmarks.keras_worker import Worker
+from benchmarks.report import FIRST_USE, GROWTH, LEFT_OUT, MEMORY, SPEED, Measurement, Report
+from benchmarks.workloads import (
+    FORWARD,
+    GRADIENT,
+    IN_PLACE,
+    LIMIT,
+    OURS,
+    PER_LABEL,
+    WORKLOADS,
+    Workload,
+)
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent.parent / "README.md"
+QUICK_SCORES = 16_000_000
+PARTS = ["memory", "import", "first call", "growth"]
+
+#: Where memory is measured: a long row, a short one, strided ones, halves.
+MEMORY_OF = {
+    "4096 x 32000": [FORWARD, PER_LABEL, GRADIENT, IN_PLACE],
+    "1,000,000 x 10": [FORWARD, IN_PLACE],
+    "NCHW 8 x 21 x 512 x 512": [FORWARD, IN_PLACE],
+    "bfloat16 4096 x 32000": [FORWARD, IN_PLACE],
+    "R probabilities 50,000 x 1000": [FORWARD],
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what was asked for; a missed bar is no error: shared machines are slow at times."""
+    asked = _arguments(arguments)
+    if asked.redraw:
+        _keep(report.load(RESULTS / "speed.csv"), RESULTS)
+        return 0
+    if hasattr(os, "sched_setaffinity"):  # before any library counts the cores
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[: asked.threads])
+    peers.quieten()
+    sx.config_set_threads(asked.threads)
+    found = Report(about=_about(asked))
+    for key, value in found.about.items():
+        print(f"{key}: {value}")
+    wanted = partial(_is_wanted, asked.only)
+    workloads = [w.cut(asked.scores) for w in WORKLOADS if wanted(w.name)]
+    _measure_speed(found, workloads, asked)
+    if wanted("memory"):
+        _measure_memory(found, asked)
+    if wanted("import"):
+        _measure_import(found, asked)
+    if wanted("first call"):
+        _measure_first_call(found, asked)
+    if wanted("growth"):
+        _measure_growth(found, asked)
+    _show(found)
+    folder = asked.output or (RESULTS if _is_whole(asked) else None)
+    if folder is not None:
+        _keep(found, folder)
+    return 0
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    add = parser.add_argument
+    names = ", ".join([w.name for w in WORKLOADS] + PARTS)
+    add("--quick", action="store_true", help="fewer scores and rounds: two minutes, for a glance")
+    add("--only", action="append", metavar="NAME", help=f"what has NAME in its name, of: {names}")
+    add("--rounds", type=int, help="rounds of each candidate, where it is quick enough")
+    add("--seconds", type=float, help="for each workload and verb, about")
+    add("--scores", type=int, help="cut workloads to so many scores")
+    add("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    add("--no-peers", action="store_true", help="only this library and the machine's limits")
+    add("--redraw", action="store_true", help="measure nothing: pictures and table from the CSV")
+    add("--output", type=Path, metavar="FOLDER", help="where the CSV and the pictures go")
+    asked = parser.parse_args(arguments)
+    asked.rounds = asked.rounds or (5 if asked.quick else 11)
+    asked.seconds = asked.seconds or (1.0 if asked.quick else 5.0)
+    asked.scores = asked.scores or (QUICK_SCORES if asked.quick else sys.maxsize)
+    if asked.only and not any(
+        _is_wanted(asked.only, n) for n in [w.name for w in WORKLOADS] + PARTS
+    ):
+        parser.error(
+            f"--only {' '.join(asked.only)}: nothing has that in its name; there are: {names}"
+        )
+    return asked
+
+
+def _is_wanted(only: Iterable[str] | None, name: str) -> bool:
+    return not only or any(part in name for part in only)
+
+
+def _is_whole(asked: argparse.Namespace) -> bool:
+    return not (asked.only or asked.no_peers or asked.scores < sys.maxsize)
+
+
+def _about(asked: argparse.Namespace) -> dict[str, str]:
+    absent = ["all, as asked"] if asked.no_peers else peers.absent()
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": _machine(),
+        "cores": str(os.cpu_count()),
+        "threads": str(asked.threads),
+        "python": platform.python_version(),
+        **peers.versions(),
+        "absent": ", ".join(absent) or "none",
+        "cut to": "nothing" if asked.scores == sys.maxsize else f"{asked.scores} scores",
+    }
+
+
+def _machine() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(": ")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+# --- speed ---------------------------------------------------------------------------------------
+
+
+def _measure_speed(found: Report, workloads: Sequence[Workload], asked: argparse.Namespace) -> None:
+    with ExitStack() as team_leaves:
+        team: list[Worker] = []
+        if workloads and not asked.no_peers and peers.is_there("keras"):
+            for backend, library in keras_worker.BACKENDS.items():
+                if peers.is_there(library):
+                    team.append(team_leaves.enter_context(Worker(backend, asked.threads)))
+        for workload in workloads:
+            print(f"\n{workload.name}", flush=True)
+            y, x = workload.data()
+            out = np.zeros_like(x) if GRADIENT in workload.verbs else None
+            for verbs in ((FORWARD, PER_LABEL), (GRADIENT, IN_PLACE)):
+                mine = [verb for verb in verbs if verb in workload.verbs]
+                if mine:
+                    found.add(*_measure(workload, mine, (y, x, out), team, asked))
+
+
+def _measure(
+    workload: Workload,
+    verbs: list[str],
+    data: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+    team: list[Worker],
+    asked: argparse.Namespace,
+) -> Iterator[Measurement]:
+    """Verbs of one workload that take turns together; the peers do the first of them."""
+    y, x, out = data
+    right = {verb: answers.expected(workload, verb, y, x) for verb in verbs}
+    barred = {bar.against for bar in workload.bars} | {OURS, "torch", "jax.jit"}
+    makers: list[tuple[str, Callable[[], Candidate | None]]] = [
+        (c.name, lambda c=c: c)  # type: ignore[misc]
+        for c in peers.ours(workload, verbs, y, x, out)
+    ]
+    if not asked.no_peers:
+        makers += peers.others(workload, verbs[0], y, x, asked.threads)
+        makers += [(w.name, partial(w.prepare, workload, verbs[0])) for w in team]
+    entered: list[Candidate] = []
+    for name, make in makers:
+        try:
+            candidate = make()
+            if candidate is None:
+                continue  # it has no such loss
+            said = answers.disagreement(workload, candidate.answer(), right[candidate.verb])
+        except Exception as error:
+            if name == OURS:
+                raise
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            print(f"  {name} is left out: {reason}", flush=True)
+            yield Measurement(LEFT_OUT, workload.name, verbs[0], name, 0.0, "", note=reason)
+            continue
+        candidate.note = ", ".join(filter(None, [said, candidate.note]))
+        candidate.in_full = name in barred
+        entered.append(candidate)
+    entered += _limits(workload, verbs, x, out, asked.threads)
+    times = interleave(entered, asked.rounds, asked.seconds)
+
+    bounds: dict[str, Measurement] = {}
+    for candidate, taken in zip(entered, times, strict=True):
+        row = Measurement(
+            SPEED,
+            workload.name,
+            candidate.verb,
+            candidate.name,
+            taken.median,
+            "s",
+            *taken.quartiles,
+            rounds=len(taken.seconds),
+            scores=x.size,
+            note=candidate.note,
+        )
+        if candidate.name != LIMIT:
+            _print(row)
+            yield row
+        elif candidate.verb not in bounds or row.value < bounds[candidate.verb].value:
+            bounds[candidate.verb] = row
+    for row in bounds.values():
+        _print(row)
+        yield row
+
+
+def _limits(
+    workload: Workload, verbs: list[str], x: np.ndarray, out: np.ndarray | None, threads: int
+) -> list[Local]:
+    """The variants of the limit of each verb, compiled; the fastest will count."""
+    if not workload.has_limit:
+        return []
+    moved = {
+        FORWARD: (limits.READ, x, None),
+        GRADIENT: (limits.COPY, x, out),
+        IN_PLACE: (limits.UPDATE, out, out),
+    }
+    candidates = []
+    for verb in verbs:
+        variants, source, target = moved.get(verb, ([], x, None))
+        for variant in variants:
+            run = partial(limits.move, variant, source, target, threads)
+            run()
+            candidates.append(Local(LIMIT, verb, run, note=str(variant)))
+    return candidates
+
+
+def _print(row: Measurement) -> None:
+    first, third = report.duration(row.first_quartile), report.duration(row.third_quartile)
+    line = (
+        f"  {row.verb:9}  {row.candidate:30}  {report.duration(row.value):>8}  ({first} .. {third})"
+    )
+    print(f"{line}  {row.note}".rstrip(), flush=True)
+
+
+# --- memory, first use, growth -------------------------------------------------------------------
+
+
+def _measure_memory(found: Report, asked: argparse.Namespace) -> None:
+    print("\nmemory beyond the result", flush=True)
+    for name, verbs in MEMORY_OF.items():
+        for verb in verbs:
+            candidates = [OURS]
+            if name == next(iter(MEMORY_OF)) and verb in (FORWARD, GRADIENT) and not asked.no_peers:
+                candidates += [peer for peer in ("torch",) if peers.is_there(peer)]
+            for candidate in candidates:
+                mib = fresh.extra_mib(name, verb, asked.scores, asked.threads, candidate)
+                found.add(Measurement(MEMORY, name, verb, candidate, mib, "MiB"))
+                print(f"  {name}  {verb}  {candidate}  {mib:.1f} MiB", flush=True)
+
+
+def _measure_import(found: Report, asked: argparse.Namespace) -> None:
+    print("\nimport", flush=True)
+    times = min(asked.rounds, 5)
+    for what, seconds in fresh.import_seconds(times).items():
+        found.add(Measurement(FIRST_USE, "import", what, OURS, seconds, "s", rounds=times))
+        print(f"  {what}  {seconds:.2f} s", flush=True)
+
+
+def _measure_first_call(found: Report, asked: argparse.Namespace) -> None:
+    print("\nfirst call", flush=True)
+    times = 1 if asked.rounds < 5 else 3
+    for verb in (FORWARD, IN_PLACE):
+        for cache, seconds in fresh.first_call_seconds(verb, times).items():
+            subject = f"first call, {'empty' if cache == 'cold' else 'warm'} cache"
+            found.add(Measurement(FIRST_USE, subject, verb, OURS, seconds, "s", rounds=times))
+            print(f"  {subject}  {verb}  {seconds:.2f} s", flush=True)
+
+
+def _measure_growth(found: Report, asked: argparse.Namespace) -> None:
+    print("\ngrowth: nanoseconds a score", flush=True)
+    seconds = 2 * asked.seconds
+    for point, times in growth.measure(asked.scores, asked.threads, min(asked.rounds, 7), seconds):
+        value, first, third = (1e9 * s / point.scores for s in (times.median, *times.quartiles))
+        rounds = len(times.seconds)
+        found.add(
+            Measurement(
+                GROWTH,
+                point.name,
+                point.verb,
+                OURS,
+                value,
+                "ns",
+                first,
+                third,
+                rounds,
+                point.scores,
+            )
+        )
+        print(f"  {point.verb:9}  {point.name:26}  {report.number(value)}", flush=True)
+
+
+# --- what is shown and kept ----------------------------------------------------------------------
+
+
+def _show(found: Report) -> None:
+    if found.of(SPEED):
+        print("", *report.speed_table(found), sep="\n")
+    if found.of(MEMORY) or found.of(FIRST_USE):
+        print("", *report.costs_table(found), sep="\n")
+    judged = list(report.verdicts(found))
+    missed = [verdict for verdict in judged if not verdict.met]
+    print(f"\n{len(judged) - len(missed)} of {len(judged)} bars met")
+    for verdict in missed:
+        print(f"below its bar: {verdict}")
+    for row in found.rows:
+        if row.note.startswith("other "):
+            print(f"answers otherwise: {row.candidate}, {row.subject}, {row.verb}: {row.note}")
+    for row in found.of(LEFT_OUT):
+        print(f"left out: {row.candidate}, {row.subject}, {row.verb}: {row.note}")
+    print(f"absent: {found.about['absent']}")
+
+
+def _keep(found: Report, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "speed.csv").write_text(report.dump(found), "utf-8")
+    if folder == RESULTS:
+        readme = README.read_text("utf-8")
+        if report.marked(readme) is None:
+            print(f"README has no {report.BEGIN} ... {report.END}: its table would be\n")
+            print(report.readme_table(found), end="\n\n")
+        README.write_text(report.mark(readme, report.readme_table(found)), "utf-8")
+    if peers.is_there("matplotlib"):
+        from benchmarks import pictures
+
+        pictures.bandwidth(found, folder / "bandwidth.png")
+        pictures.growth(found, folder / "growth.png")
+    else:
+        print("matplotlib is not installed: no pictures")
+    print(f"kept in {folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""How times are taken: candidates take turns, round after round, and medians are compared.
+
+Machines are shared and slow down for seconds at a time. In an interleaved run that hits all
+candidates alike, so ratios of medians mean something where times alone do not.
+"""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+#: Thread pools go on spinning for some milliseconds after a call: nobody is timed beside another's.
+PAUSE = 0.01
+WARM_BELOW = 0.05  # seconds: a faster candidate is called once untimed, to find its own data warm
+LEAST = 0.002  # seconds: faster calls are timed several at once
+DEAR = 0.5  # seconds: beyond it once is enough, unless a bar is held against it
+AT_LEAST = 5  # turns of a candidate that a bar is held against
+
+
+class Candidate(Protocol):
+    """Someone who takes part: a name, one timed turn, and what it computed."""
+
+    name: str
+    verb: str
+    note: str  # what a reader of its figures should know
+    in_full: bool  # whether it takes several turns however slow it is
+
+    def seconds(self) -> float: ...
+    def answer(self) -> np.ndarray: ...
+
+
+@dataclass
+class Local:
+    """A candidate in this process."""
+
+    name: str
+    verb: str
+    run: Callable[[], object]  # waits until the result is there
+    read: Callable[[object], np.ndarray] = lambda result: np.zeros(0)
+    before: Callable[[], object] | None = None  # untimed, before every call
+    note: str = ""
+    in_full: bool = True
+    calls: int = 1
+
+    def answer(self) -> np.ndarray:
+        if self.before:
+            self.before()
+        return self.read(self.run())
+
+    def seconds(self) -> float:
+        if self.before:
+            self.before()
+        start = time.perf_counter()
+        for _ in range(self.calls):
+            self.run()
+        passed = time.perf_counter() - start
+        if passed < LEAST and not self.before and self.calls < 100_000:
+            self.calls = max(2 * self.calls, int(self.calls * LEAST / max(passed, 1e-9)))
+            return self.seconds()
+        return passed / self.calls
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one candidate, over its rounds."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        first, third = np.percentile(self.seconds, [25, 75])
+        return float(first), float(third)
+
+
+def interleave(candidates: Sequence[Candidate], rounds: int, budget: float) -> list[Times]:
+    """Let the candidates take turns.
+
+    Args:
+        candidates: who takes part; each has been called before, so that it is compiled.
+        rounds: how often each is called, where it is quick enough.
+        budget: seconds for all, about: slow candidates sit out some of the rounds, evenly spread;
+            those who take part `in_full` are called `AT_LEAST` times all the same.
+
+    Returns:
+        Their times, in the same order.
+    """
+    taken: list[list[float]] = [[] for _ in candidates]
+    turns = []
+    gc.collect()
+    gc.disable()
+    try:
+        for c, seconds in zip(candidates, taken, strict=True):
+            first = c.seconds()
+            affordable = int(budget / len(candidates) / max(first, 1e-9))
+            floor = AT_LEAST if c.in_full else 3 if first < DEAR else 1
+            turns.append(min(rounds, max(floor, affordable)))
+            if turns[-1] < rounds:  # where a call is dear, none is thrown away
+                seconds.append(first)
+                turns[-1] -= 1
+        order = list(range(len(candidates)))
+        for k in range(rounds):
+            order = order[1:] + order[:1]
+            for i in order:
+                if (k + 1) * turns[i] // rounds == k * turns[i] // rounds:
+                    continue
+                time.sleep(PAUSE)
+                if taken[i] and taken[i][-1] < WARM_BELOW:
+                    candidates[i].seconds()
+                taken[i].append(candidates[i].seconds())
+    finally:
+        gc.enable()
+    return [Times(tuple(seconds)) for seconds in taken]

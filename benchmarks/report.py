@@ -1,0 +1,298 @@
+"""What is made of the measurements: the CSV, the tables, and the rows that miss their bar.
+
+Every figure shown anywhere comes from the CSV through here, so that a test can hold README's table
+to the committed file.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass, field, fields
+from pathlib import Path
+
+from benchmarks.workloads import (
+    FORWARD,
+    GRADIENT,
+    IN_PLACE,
+    LIMIT,
+    OURS,
+    WORKLOADS,
+    Bar,
+    Workload,
+)
+
+SPEED, MEMORY, FIRST_USE, GROWTH = "speed", "memory", "first use", "growth"
+LEFT_OUT = "left out"  # who could not take part, and why
+BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
+
+#: (subject, verb) -> the most that it may be, in the measurement's unit.
+COSTS = {
+    ("import", "import"): 0.4,
+    ("first call, empty cache", FORWARD): 3.0,
+    ("first call, empty cache", IN_PLACE): 3.0,
+    ("first call, warm cache", FORWARD): 0.4,
+    ("first call, warm cache", IN_PLACE): 0.4,
+}
+MEMORY_BAR = {FORWARD: 1.0, IN_PLACE: 1.0}  # MiB beyond the result
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One line of the CSV: a median, and the quartiles of its rounds."""
+
+    part: str  # SPEED, MEMORY, FIRST_USE or GROWTH
+    subject: str  # the workload's name, or a point of a curve
+    verb: str
+    candidate: str
+    value: float
+    unit: str
+    first_quartile: float = 0.0
+    third_quartile: float = 0.0
+    rounds: int = 1
+    scores: int = 0  # how many went in
+    note: str = ""
+
+
+@dataclass
+class Report:
+    """The measurements, and where and when they were made."""
+
+    about: dict[str, str] = field(default_factory=dict)
+    rows: list[Measurement] = field(default_factory=list)
+
+    def add(self, *rows: Measurement) -> None:
+        """Append measurements."""
+        self.rows += rows
+
+    def of(self, part: str) -> list[Measurement]:
+        """The measurements of one part."""
+        return [row for row in self.rows if row.part == part]
+
+    def find(self, subject: str, verb: str, candidate: str = OURS) -> float | None:
+        """A value; None where it was not measured."""
+        for row in self.rows:
+            if (row.subject, row.verb, row.candidate) == (subject, verb, candidate):
+                return row.value
+        return None
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+def dump(report: Report) -> str:
+    """The report as CSV, after a head of `# key: value` lines."""
+    text = io.StringIO()
+    for key, value in report.about.items():
+        text.write(f"# {key}: {value}\n")
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(f.name for f in fields(Measurement))
+    for row in report.rows:
+        lines.writerow(f"{cell:.6g}" if isinstance(cell, float) else cell for cell in astuple(row))
+    return text.getvalue()
+
+
+def load(path: Path) -> Report:
+    """What `dump` wrote."""
+    lines = path.read_text("utf-8").splitlines()
+    head = [line[2:].partition(": ") for line in lines if line.startswith("# ")]
+    about = {key: value for key, _, value in head}
+    rows = csv.DictReader(line for line in lines if not line.startswith("# "))
+    kinds = {f.name: f.type for f in fields(Measurement)}
+    return Report(about, [Measurement(**{k: kinds[k](v) for k, v in row.items()}) for row in rows])  # type: ignore[operator]
+
+
+# --- bars ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A bar, and what was reached."""
+
+    subject: str
+    bar: Bar
+    reached: float
+
+    @property
+    def met(self) -> bool:
+        return self.reached <= self.bar.bar if self._is_cost else self.reached >= self.bar.bar
+
+    @property
+    def _is_cost(self) -> bool:
+        return self.bar.against in ("microseconds", "seconds", "MiB")
+
+    def __str__(self) -> str:
+        where, bar = f"{self.subject}, {self.bar.verb}", self.bar
+        if self._is_cost:
+            return f"{where}: {number(self.reached)} {bar.against}, bar {bar.bar:g}"
+        if bar.against == LIMIT:
+            return f"{where}: {self.reached:.0f} % of the limit, bar {bar.bar:g}"
+        return f"{where}: {number(self.reached)} times {bar.against}, bar {bar.bar:g}"
+
+
+def reached(report: Report, subject: str, bar: Bar) -> float | None:
+    """What a workload reached of a bar; None where one side was not measured."""
+    mine = report.find(subject, bar.verb)
+    if mine is None:
+        return None
+    if bar.against == "microseconds":
+        return 1e6 * mine
+    other = report.find(subject, bar.verb, bar.against)
+    if other is None:
+        return None
+    return 100 * other / mine if bar.against == LIMIT else other / mine
+
+
+def verdicts(report: Report) -> Iterator[Verdict]:
+    """Every bar that could be judged."""
+    for workload in WORKLOADS:
+        for bar in workload.bars:
+            found = reached(report, workload.name, bar)
+            if found is not None:
+                yield Verdict(workload.name, bar, found)
+    for row in report.rows:
+        if row.candidate == OURS and row.part == FIRST_USE:
+            if (row.subject, row.verb) in COSTS:
+                bar = Bar(row.verb, "seconds", COSTS[row.subject, row.verb])
+                yield Verdict(row.subject, bar, row.value)
+        elif row.candidate == OURS and row.part == MEMORY and row.verb in MEMORY_BAR:
+            bar = Bar(row.verb, "MiB", MEMORY_BAR[row.verb])
+            yield Verdict(f"extra memory, {row.subject}", bar, row.value)
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def number(x: float) -> str:
+    """Two digits that count, and all that stand before the point."""
+    return f"{x:.0f}" if abs(x) >= 9.95 else f"{x:.1f}" if abs(x) >= 0.95 else f"{x:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """With a unit that suits it."""
+    if seconds < 1e-3:
+        return f"{number(1e6 * seconds)} µs"
+    return f"{number(1e3 * seconds)} ms" if seconds < 1 else f"{number(seconds)} s"
+
+
+def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """Lines of a table."""
+    head = list(head)
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def speed_table(report: Report, workloads: Iterable[Workload] = WORKLOADS) -> list[str]:
+    """One line a workload: times, percentages of the limit, and by how much who is slower."""
+    head = [
+        "float32 logits unless said",
+        "forward",
+        "of read limit",
+        "times as fast as",
+        "value and gradient",
+        "of copy limit",
+        "times as fast as",
+    ]
+    rows = []
+    for w in workloads:
+        if report.find(w.name, FORWARD) is None and report.find(w.name, GRADIENT) is None:
+            continue
+        cells = [cell for verb in (FORWARD, GRADIENT) for cell in _cells(report, w, verb)]
+        rows.append([w.name, *cells])
+    return markdown(head, rows)
+
+
+def _cells(report: Report, workload: Workload, verb: str) -> list[str]:
+    mine = report.find(workload.name, verb)
+    if mine is None:
+        return ["", "", ""]
+    bars = {bar.against: bar for bar in workload.bars if bar.verb == verb}
+
+    def judged(text: str, against: str) -> str:
+        bar = bars.get(against)
+        found = None if bar is None else reached(report, workload.name, bar)
+        if bar is None or found is None or Verdict(workload.name, bar, found).met:
+            return text
+        return f"**{text} < {bar.bar:g}**"
+
+    time = duration(mine)
+    if "microseconds" in bars and 1e6 * mine > bars["microseconds"].bar:
+        time = f"**{time} > {bars['microseconds'].bar:g} µs**"
+    limit = report.find(workload.name, verb, LIMIT)
+    percent = "" if limit is None else judged(f"{100 * limit / mine:.0f} %", LIMIT)
+    rivals = _rivals(report, workload, verb, bars, mine)
+    faster = ", ".join(judged(f"{name} {number(ratio)}", name) for name, ratio in rivals)
+    return [time, percent, faster]
+
+
+def _rivals(
+    report: Report, workload: Workload, verb: str, bars: Mapping[str, Bar], mine: float
+) -> list[tuple[str, float]]:
+    """torch, those with a bar, and the fastest of the rest: (name, times slower)."""
+    found = {
+        row.candidate: row.value / mine
+        for row in report.of(SPEED)
+        if (row.subject, row.verb) == (workload.name, verb)
+        and row.candidate not in (OURS, LIMIT)
+        and not row.note.startswith("other")
+    }
+    shown = [name for name in found if name in bars or name == "torch"]
+    rest = sorted((name for name in found if name not in shown), key=found.__getitem__)[:1]
+    return [(name, found[name]) for name in [*shown, *rest]]
+
+
+def costs_table(report: Report) -> list[str]:
+    """Memory and first use."""
+    rows = [
+        [row.subject, row.verb, row.candidate, f"{number(row.value)} {row.unit}", row.note]
+        for row in report.of(MEMORY) + report.of(FIRST_USE)
+    ]
+    return markdown(["", "verb", "candidate", "", "note"], rows)
+
+
+def readme_table(report: Report) -> str:
+    """What stands in README between its markers."""
+    about = report.about
+    judged = list(verdicts(report))
+    missed = sum(not v.met for v in judged)
+    names = [f"{k} {about[k]}" for k in ("sparse_xent", "torch", "jax", "keras") if k in about]
+    machine, threads, date = (about.get(key, "?") for key in ("machine", "threads", "date"))
+    said = [
+        f"Medians of interleaved rounds: {machine}, {threads} threads, {date}, {', '.join(names)}.",
+        f"{len(judged) - missed} of {len(judged)} bars are met; in bold: a row below its bar.",
+        *_costs(report),
+    ]
+    table = speed_table(report, [w for w in WORKLOADS if w.in_readme])
+    return "\n".join([*table, "", " ".join(said)])
+
+
+def _costs(report: Report) -> Iterator[str]:
+    """Sentences on memory and first use: the worst of each."""
+    extra = [row for row in report.of(MEMORY) if row.candidate == OURS]
+    parts = [
+        f"{verb} {number(max(row.value for row in extra if row.verb == verb))}"
+        for verb in MEMORY_BAR
+        if any(row.verb == verb for row in extra)
+    ]
+    if parts:
+        yield f"Memory beyond the result, at most, in MiB: {', '.join(parts)}."
+    first = {
+        subject: max(row.value for row in report.of(FIRST_USE) if row.subject == subject)
+        for subject, verb in COSTS
+        if report.find(subject, verb) is not None
+    }
+    if first:
+        yield f"Seconds: {', '.join(f'{name} {number(s)}' for name, s in first.items())}."
+
+
+def marked(text: str) -> str | None:
+    """What a text has between the markers; None without them."""
+    found = re.search(f"{BEGIN}\n(.*?)\n?{END}", text, re.DOTALL)
+    return found and found[1]
+
+
+def mark(text: str, table: str) -> str:
+    """The text with the table between its markers; as it was, if it has none."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return f"{before}{begin}\n{table}\n{end}{after}" if begin and end else text

@@ -1,0 +1,358 @@
+"""Rows: the classes of a position lie together. One row at a time, read once for its loss.
+
+A row is cut into chunks of 1024 columns, by C alone. A chunk is summed in the arithmetic's dtype
+over four vectors of lanes, then the sums go on in float64. The reference of a row of logits
+begins at its first vector's maximum and is raised, and the chunk taken again, where a later logit
+stands far above it: the sums before are then multiplied by an exact power of two.
+"""
+
+import math
+
+from numba import njit
+
+from sparse_xent.kernels import Scores
+from sparse_xent.kernels.algebra import (
+    Kind,
+    Span,
+    gist,
+    lines,
+    log2e,
+    loss,
+    reach,
+    slope,
+    term,
+    whole_sum,
+)
+from sparse_xent.kernels.exact import exact_gradient, exact_sums
+from sparse_xent.kernels.simd import (
+    LINE,
+    Num,
+    Room,
+    anywhere,
+    copy_byte,
+    fact,
+    fence,
+    fetch_factor,
+    fetch_label,
+    floor,
+    fma,
+    highest,
+    indices,
+    itemsize,
+    keep,
+    lanes,
+    like,
+    load,
+    load_one,
+    maximum,
+    minimum,
+    prefetch,
+    rounded,
+    select,
+    splat,
+    stack,
+    store,
+    store_one,
+    stream_line,
+    total,
+    whole_power,
+    widen,
+    word,
+)
+
+OPTIONS = {"nogil": True, "error_model": "numpy"}
+inlined = njit(**OPTIONS, forceinline=True)
+kernel = njit(**OPTIONS)
+
+CHUNK = 1024  # columns: 16 float32 additions a lane before float64 takes over
+CEILING = 64.0  # powers of two by which a term may exceed the reference
+AHEAD = 4096  # bytes; nearer hides less of the memory's latency, farther gains nothing
+_BUFFER = Room(8 * (CHUNK + 128))
+
+
+# One vector, one group of four -----------------------------------------------------------------
+
+Sums = tuple[Num, Num, Num, Num]
+
+
+@word
+def _none(kind: Kind) -> tuple[Sums, Num, Num]:
+    zero = splat(kind, 0.0)
+    return (zero, zero, zero, zero), zero, splat(kind, -math.inf)
+
+
+@word
+def _group(kind: Kind, p: Num, m: Num, span: Span, sums: Sums, top: Num) -> tuple[Sums, Num]:
+    """Four vectors' terms onto four sums, and their greatest score."""
+    step = kind.format.lanes * kind.format.itemsize
+    for line in range(0, 4 * step, LINE):
+        prefetch(p + (AHEAD + line))
+    x = [load(kind, p + i * step) for i in range(4)]
+    for v in x:
+        top = maximum(v, top)
+    return tuple(s + term(kind, v, m, span) for s, v in zip(sums, x, strict=True)), top
+
+
+@word
+def _vector(
+    kind: Kind, p: Num, t: Num, begin: Num, m: Num, span: Span, rest: Num, hit: Num, top: Num
+) -> tuple[Num, Num, Num]:
+    """One vector's terms from lane `begin` on, the target's (lane t) to `hit`."""
+    x = load(kind, p)
+    e = select(indices(kind) >= begin, term(kind, x, m, span), 0.0)
+    here = indices(kind) == t
+    return rest + select(here, 0.0, e), hit + select(here, e, 0.0), maximum(x, top)
+
+
+@inlined
+def _chunk(kind, p, n, t, m, span):  # type: ignore[no-untyped-def]
+    """Sums of the n terms from p on, without and at the target, and the greatest score.
+
+    The target is column t of them, or none of them. Its group of vectors is taken one by one, as
+    the last few are, so that leaving it out costs the other groups nothing.
+    """
+    w, size = lanes(kind), itemsize(kind)
+    m = splat(kind, m)
+    sums, hit, top = _none(kind)
+    groups = n // (4 * w)
+    i, stop = 0, groups
+    if t >= 0:
+        stop = min(t // (4 * w), groups)
+    while True:
+        while i < stop:
+            sums, top = _group(kind, p + i * 4 * w * size, m, span, sums, top)
+            i += 1
+        column, end = i * 4 * w, n
+        if i < groups:
+            end = column + 4 * w
+        a, b, c, d = sums
+        while column < end:
+            at = min(column, n - w)  # the last vector begins early; what was counted is left out
+            a, hit, top = _vector(kind, p + at * size, t - at, column - at, m, span, a, hit, top)
+            column = at + w
+        sums = a, b, c, d
+        if end == n:
+            return (a + b) + (c + d), hit, top
+        i, stop = i + 1, groups
+
+
+# One row ---------------------------------------------------------------------------------------
+
+
+@word
+def _cut(left: Num) -> Num:
+    """Columns of the next chunk. The last is never short, so that it has a whole vector."""
+    return select(left < CHUNK + 64, left, CHUNK)
+
+
+@word
+def _reference(kind: Kind, top: Num) -> Num:
+    """A reference below the scores of a vector, within reach; 0 where there is none."""
+    if kind.scores != Scores.LOGITS:
+        return like(highest(widen(top)), 0.0)
+    m = floor(highest(widen(top)) * log2e(kind))
+    return minimum(reach(kind), maximum(-reach(kind), m))
+
+
+@word
+def _ceiling(kind: Kind, m: Num) -> Num:
+    """The score above which the reference must be raised."""
+    return (m + CEILING) / log2e(kind) if kind.scores == Scores.LOGITS else like(m, math.inf)
+
+
+@inlined
+def _row_sums(kind, p, C, t, span):  # type: ignore[no-untyped-def]
+    """rest, hit and the reference m of the row at p."""
+    m = _reference(kind, load(kind, p))
+    rest = widen(splat(kind, 0.0))
+    hit = rest
+    column = 0
+    while column < C:
+        n = _cut(C - column)
+        more, here, top = _chunk(kind, p + column * itemsize(kind), n, t - column, m, span)
+        if anywhere(top > _ceiling(kind, m)):
+            raised = _reference(kind, top)
+            if raised <= m:
+                return math.nan, math.nan, m  # out of reach
+            rest = rest * whole_power(m - raised)
+            hit = hit * whole_power(m - raised)
+            m = raised
+            continue
+        rest += widen(more)
+        hit += widen(here)
+        column += n
+    return total(rest), total(hit), m
+
+
+@word
+def _gist_vector(
+    kind: Kind, p: Num, begin: Num, m: Num, s: Num, span: Span, sums: tuple[Num, Num]
+) -> tuple[Num, Num]:
+    live = indices(kind) >= begin
+    both = gist(kind, load(kind, p), m, s, span)
+    return tuple(a + widen(select(live, v, 0.0)) for a, v in zip(sums, both, strict=True))
+
+
+@inlined
+def _row_gist(kind, p, C, m, s, span):  # type: ignore[no-untyped-def]
+    """The sums of the second look at a row."""
+    zero = widen(splat(kind, 0.0))
+    sums = zero, zero
+    m, s = splat(kind, m), splat(kind, s)
+    column = 0
+    while column < C:
+        at = min(column, C - lanes(kind))
+        sums = _gist_vector(kind, p + at * itemsize(kind), column - at, m, s, span, sums)
+        column = at + lanes(kind)
+    return total(sums[0]), total(sums[1])
+
+
+@word
+def _slope_vector(
+    kind: Kind, p: Num, m: Num, a: Num, b: Num, s: Num, span: Span
+) -> Num:
+    x = load(kind, p)
+    return slope(kind, x, term(kind, x, m, span), a, b, s, span).to(kind.format.vector)
+
+
+@word
+def _slope_group(
+    kind: Kind, p: Num, to: Num, m: Num, a: Num, b: Num, s: Num, span: Span
+) -> None:
+    step = kind.format.lanes * kind.format.itemsize
+    for line in range(0, 4 * step, LINE):
+        prefetch(p + (AHEAD + line))
+    made = [_slope_vector(kind, p + i * step, m, a, b, s, span) for i in range(4)]
+    for i, v in enumerate(made):
+        store(kind, to + i * step, v)
+
+
+@inlined
+def _slopes(kind, p, to, n, m, a, b, s, span):  # type: ignore[no-untyped-def]
+    """Gradients of the n classes from p on, as if none was the target; `to` may be p."""
+    w, size = lanes(kind), itemsize(kind)
+    m, a, b, s = splat(kind, m), splat(kind, a), splat(kind, b), splat(kind, s)
+    # The last vector, which may begin early, is made first: in place, its scores vanish.
+    last = _slope_vector(kind, p + (n - w) * size, m, a, b, s, span)
+    column = 0
+    while column + 4 * w <= n:
+        _slope_group(kind, p + column * size, to + column * size, m, a, b, s, span)
+        column += 4 * w
+    while column + w < n:
+        store(kind, to + column * size, _slope_vector(kind, p + column * size, m, a, b, s, span))
+        column += w
+    store(kind, to + (n - w) * size, last)
+
+
+@inlined
+def stream(to, source, size):  # type: ignore[no-untyped-def]
+    """Copy bytes past the caches; lines written in part go the ordinary way."""
+    i = 0
+    while i < size and (to + i) & 63:
+        copy_byte(to + i, source + i)
+        i += 1
+    while i + 64 <= size:
+        stream_line(to + i, source + i)
+        i += 64
+    while i < size:
+        copy_byte(to + i, source + i)
+        i += 1
+
+
+@inlined
+def _row_gradient(kind, p, dx, C, t, m, a, b, aim, s, span, past):  # type: ignore[no-untyped-def]
+    """Write the gradient of the row at p to dx, past the caches if so said."""
+    size = itemsize(kind)
+    if not past:
+        _slopes(kind, p, dx, C, m, a, b, s, span)
+        store_one(kind, dx + t * size, aim)
+        return
+    buffer = stack(_BUFFER)
+    column = 0
+    while column < C:
+        n = C - column
+        if n >= CHUNK + 64:  # end at a line's end, so that no line is written by two chunks
+            n = CHUNK - ((dx + column * size) & 63) // size
+        _slopes(kind, p + column * size, buffer, n, m, a, b, s, span)
+        if 0 <= t - column < n:
+            store_one(kind, buffer + (t - column) * size, aim)
+        stream(dx + column * size, buffer, n * size)
+        column += n
+
+
+@inlined
+def clear(kind, p, step, C):  # type: ignore[no-untyped-def]
+    """A row of exact zeros."""
+    for j in range(C):
+        store_one(kind, p + j * step, 0.0)
+
+
+@word
+def target(kind: Kind, x: Num, m: Num) -> Num:
+    """y_t of a logit, p_t of a probability; in float64."""
+    x = x.to(m.typ)
+    return fma(x, log2e(kind), 0.0 - m) if kind.scores == Scores.LOGITS else x
+
+
+@word
+def reads_rows(kind: Kind) -> Num:
+    """Whether more of a row than its target is needed for its loss."""
+    return fact(kind.smooth or kind.scores != Scores.NEVER)
+
+
+@word
+def is_smooth(kind: Kind) -> Num:
+    return fact(kind.smooth)
+
+
+@word
+def is_logits(kind: Kind) -> Num:
+    return fact(kind.scores == Scores.LOGITS)
+
+
+@word
+def slot(kind: Kind) -> int:
+    """Bytes of a loss."""
+    return kind.format.element.bitwidth // 8
+
+
+@kernel
+def rows(
+    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past
+):  # type: ignore[no-untyped-def]
+    o, i = first // inner, first % inner
+    for k in range(last - first):
+        t = fetch_label(y + 4 * k)
+        p = x + o * xo + i * xi
+        value = 0.0
+        if t >= 0:
+            rest, hit, m = 0.0, 0.0, 0.0
+            if reads_rows(kind):
+                rest, hit, m = _row_sums(kind, p, C, t, span)
+            at = target(kind, load_one(kind, p + t * itemsize(kind)), m)
+            s = whole_sum(kind, rest, hit)
+            mean, count = 0.0, 0.0
+            if is_smooth(kind):
+                mean, count = _row_gist(kind, p, C, m, s, span)
+                mean = mean / (count if is_logits(kind) else C)
+            value = loss(kind, rest, hit, at, mean, share, span)
+            usual = not is_logits(kind) or abs(value) < math.inf
+            if not usual:
+                value, m, rest, hit, count = exact_sums(kind, p, xc, C, t, share)
+        keep(out + k * slot(kind), rounded(kind, value))
+        if dx is not None:
+            q = dx + o * do + i * di
+            factor = fetch_factor(g + 8 * k)
+            if t < 0 or factor == 0.0:
+                clear(kind, q, dc, C)
+            elif usual:
+                a, b, aim = lines(kind, rest, hit, at, count, C, share, factor, span)
+                _row_gradient(kind, p, q, C, t, m, a, b, aim, s, span, past)
+            else:
+                exact_gradient(kind, p, xc, q, dc, C, t, m, rest, hit, count, share, factor)
+        i += 1
+        if i == inner:
+            i = 0
+            o += 1
+    if dx is not None and past:
+        fence()
