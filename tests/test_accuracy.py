@@ -49,7 +49,7 @@ def gap_rows(gap: float, offset: float, classes: int, dtype: str) -> Any:
     return rows
 
 
-@pytest.mark.parametrize("classes", [2, 3, 17, 300])
+@pytest.mark.parametrize("classes", [2, 3, 17, 100])
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("dtype", WIDE)
 def test_every_gap_is_right_relative_to_the_loss(dtype: str, offset: float, classes: int) -> None:
@@ -153,8 +153,8 @@ def test_a_caller_who_made_numpy_raise_hears_nothing(
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_halves_err_by_no_more_than_one_rounding(dtype: str, s: float, classes: int) -> None:
     kind = oracle.FLOATS[dtype]
-    y_pred = (4 * np.random.default_rng(22).normal(size=(150, classes))).astype(kind)
-    y_true = np.arange(150) % classes
+    y_pred = (4 * np.random.default_rng(22).normal(size=(50, classes))).astype(kind)
+    y_true = np.arange(50) % classes
     got = losses(y_true, y_pred, label_smoothing=s)
     want = Definition(from_logits=True, label_smoothing=s).per_label(y_true, y_pred)
     assert_close(got, want, 1e-5 + float(oracle.finfo(kind).eps) / 2)

@@ -446,6 +446,7 @@ P = np.random.default_rng(3).dirichlet(np.ones(10), 200)
         (logits(200, 10), {"from_logits": True}, None),
         (logits(200, 10), {"log_probs": True}, "do not look like log-probabilities .*--logits"),
         (P * 0.5, {}, "do not sum to 1"),
+        (np.where(np.arange(200)[:, None] == 3, np.inf, P), {}, None),  # a row that tells nothing
         (np.where(P < 0.1, -np.inf, np.log(P)), {"from_logits": True}, None),
     ],
 )
@@ -614,6 +615,14 @@ def test_a_line_without_end_is_refused(monkeypatch):
         evaluate("y.npy", "x.csv")
 
 
+def test_a_part_that_is_all_blank_lines_is_refused(monkeypatch):
+    monkeypatch.setattr(readers, "_PARSED", 6)  # two lines at a time
+    Path("x.csv").write_bytes(b"3,1,2\n" * 2 + b"\n" * 2 + b"3,1,2\n" * 2)
+    save(y=labels(6, classes=3))
+    with pytest.raises(FileError, match="x.csv, line 3: expected numbers, got a blank line"):
+        evaluate("y.npy", "x.csv", from_logits=True)
+
+
 def test_names_in_the_first_line_are_found_or_told():
     rows = "0,1,2\n" * 3
     save(three=np.array([2, 2, 2]), two=np.array([2, 2]))
@@ -629,7 +638,7 @@ def test_names_in_the_first_line_are_found_or_told():
         evaluate("y.csv", "x.csv", from_logits=True, header="auto")
 
 
-def test_a_scattered_stored_member_is_read_where_it_stands():
+def test_a_stored_member_is_read_where_it_stands():
     """Behind other members of odd lengths its numbers are not aligned."""
     x, y = logits(20, 3), labels(20, classes=3)
     for pad in range(1, 9):
@@ -639,6 +648,7 @@ def test_a_scattered_stored_member_is_read_where_it_stands():
         save(x=x, y=y)
         expected = numbers(evaluate("y.npy", "x.npy", from_logits=True))
         assert numbers(evaluate("y.npy", "x.npz:x", from_logits=True)) == expected
+        assert readers.open_source("x.npz:x").read((slice(0, 20), slice(0, 3))).flags.aligned
 
 
 # --- one loss a label -----------------------------------------------------------------------------
@@ -839,19 +849,19 @@ def sparse_file(name, shape, fortran=False):
 
 
 @pytest.mark.parametrize(
-    ("kind", "shape", "axis"),
+    ("kind", "shape", "axis", "most"),
     [
-        ("C", (131_072, 1024), -1),
-        ("F", (131_072, 1024), -1),
-        ("F", (4096, 32_768), -1),
-        ("C", (8, 64, 512, 512), 1),
-        ("C", (64, 2048, 1024), 0),
-        ("packed", (131_072, 1024), -1),
-        ("text", (500_000, 10), -1),
+        ("C", (65_536, 1024), -1, 96),
+        ("F", (65_536, 1024), -1, 96),
+        ("F", (2048, 32_768), -1, 96),
+        ("C", (4, 64, 512, 512), 1, 96),
+        ("C", (64, 1024, 1024), 0, 96),
+        ("packed", (65_536, 1024), -1, 96),
+        ("text", (500_000, 10), -1, 72),
     ],
 )
-def test_memory_does_not_grow_with_the_file(kind, shape, axis):
-    """Half a GiB of scores (some 50 MB as text) is scored within 128 MiB."""
+def test_memory_does_not_grow_with_the_file(kind, shape, axis, most):
+    """256 MiB of scores (60 MB as text, 40 MB as numbers) are scored within some MiB."""
     losses = tuple(np.delete(shape, axis))
     save(y=np.zeros(losses, np.uint8), warm_x=logits(9, 3), warm_y=labels(9, classes=3))
     file, y = "x.npy", "y.npy"
@@ -880,4 +890,4 @@ def test_memory_does_not_grow_with_the_file(kind, shape, axis):
     assert done.returncode == 0, done.stderr
     scored, grown = map(int, done.stdout.split())
     assert scored == math.prod(losses)
-    assert grown < 128 * 1024, f"{grown // 1024} MiB"
+    assert grown < most * 1024, f"{grown // 1024} MiB"

@@ -252,7 +252,8 @@ odd = st.sampled_from(ODD_VALUES)
 ODD_ARRAYS: list[Any] = [
     # like two rows of scores
     np.zeros((2, 3)), np.zeros((2, 3, 1)), np.zeros((0, 3)), np.zeros((2, 0)),
-    np.ones((2, 3), bool), np.zeros((2, 3), "float16"), np.zeros((2, 3), "complex64"), np.zeros((2, 3), object),
+    np.ones((2, 3), bool), np.zeros((2, 3), "float16"), np.zeros((2, 3), "complex64"),
+    np.zeros((2, 3), object),
     np.zeros((2, 3), "datetime64[s]"), np.zeros((2, 3), "V4"), np.zeros((2, 3), [("a", "f4")]),
     np.full((2, 3), "a"), np.ma.zeros((2, 3)),
     np.array([[0.2, 0.8], [0.5, 0.5]]).view(np.matrix),

@@ -424,9 +424,7 @@ PEAK = """
     result = call(y, x, out)
     peak = status("VmHWM:")
     own = result.nbytes if verb == "losses" else 0 if verb == "in place" else result[1].nbytes
-    declared = getattr(portable, "WORKSPACE_BYTES", 0)
-    if hasattr(portable, "workspace"):
-        declared += portable.workspace(shape[axis])
+    declared = portable.workspace(shape[axis])
     print(json.dumps({"grown": peak - before, "result": own, "declared": declared}))
 """
 
