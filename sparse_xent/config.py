@@ -6,7 +6,7 @@ The names are Keras's (R: keras3's). `config_epsilon` and `config_threads` are r
 
 import os
 
-from sparse_xent.options import FLOATS, float_name, number, whole_number
+from sparse_xent.options import FLOATS, describe, float_name, number, whole_number
 
 _floatx = "float32"
 _epsilon = 1e-7
@@ -48,7 +48,7 @@ def config_set_floatx(value: str) -> None:
     """
     global _floatx
     if not isinstance(value, str):
-        raise TypeError(f"value must be a dtype's name, one of {FLOATS}, got {value!r}")
+        raise TypeError(f"value must be a dtype's name, one of {FLOATS}, got {describe(value)}")
     _floatx = float_name(value, "value")
 
 

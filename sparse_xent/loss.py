@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, NoReturn, Protocol, Self, cast, overl
 
 import numpy.typing as npt
 
-from sparse_xent import soft, sweep
+from sparse_xent import carried, soft, sweep
 from sparse_xent.arrays.numpy import output
 from sparse_xent.config import config_floatx
 from sparse_xent.options import (
@@ -171,7 +171,7 @@ class SparseCategoricalCrossentropy(_Loss):
     """
 
     __slots__ = ()
-    _read = staticmethod(sweep.Call.read)
+    _read = staticmethod(carried.read)
     _keys = (
         "from_logits",
         "ignore_class",
@@ -437,7 +437,7 @@ def loss_sparse_categorical_crossentropy(
     if not _has_data(y_true, y_pred, unknown, "loss_sparse_categorical_crossentropy", options):
         return SparseCategoricalCrossentropy(**options)
     settled = read(**options)
-    return sweep.per_label(sweep.Call.read(y_true, y_pred, None, settled), settled)
+    return sweep.per_label(carried.read(y_true, y_pred, None, settled), settled)
 
 
 @overload

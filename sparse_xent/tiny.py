@@ -27,7 +27,7 @@ _found: dict[tuple[Any, ...], _Found | None] = {}
 
 
 def losses(
-    y_true: Any, y_pred: Any, from_logits: bool, ignore_class: Any, smoothing: Any, normalize: str
+    y_true: Any, y_pred: Any, from_logits: Any, ignore_class: Any, smoothing: Any, normalize: Any
 ) -> tuple[Any, float, int] | None:
     """Losses in y_pred's dtype, their sum and how many count; None where the call is not small.
 

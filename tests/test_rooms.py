@@ -25,7 +25,7 @@ FLOORS = [
     ["evaluate"],
     [""],
     ["loss", "metrics"],
-    ["soft"],
+    ["soft", "carried", "tiny"],
     ["sweep"],
     ["config", "labels", "reduction"],
     ["layout", "options"],

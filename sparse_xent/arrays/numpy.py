@@ -166,8 +166,9 @@ def op_array(x: Any, dtype: Any = None) -> Any:
         refuse_kind(x, array, "x", "numbers")
     try:
         wanted = array.dtype if dtype is None else np.dtype(dtype)
-    except TypeError:
-        raise TypeError(f"dtype must be a dtype or its name, got {dtype!r}") from None
+    except (TypeError, ValueError):
+        shown = repr(dtype) if isinstance(dtype, str) else f"a {type(dtype).__name__}"
+        raise TypeError(f"dtype must be a dtype or its name, got {shown}") from None
     return scalar(np.array(array, wanted))
 
 

@@ -36,10 +36,7 @@ class _Job:
         try:
             self._work()
         finally:
-            with self._lock:
-                self._helping -= 1
-                if self._closed and not self._helping:
-                    self._idle.set()
+            self._leave()
 
     def finish(self) -> None:
         """The caller's share; returns when no task is under way, and raises what one raised."""
@@ -54,6 +51,12 @@ class _Job:
                 self._idle.wait()
         if self._error is not None:
             raise self._error
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._helping -= 1
+            if self._closed and not self._helping:
+                self._idle.set()
 
     def _work(self) -> None:
         while (k := next(self._next)) < self._count:

@@ -311,6 +311,13 @@ def is_logits(kind: Kind) -> Num:
 
 
 @word
+def fair(kind: Kind, value: Num) -> Num:
+    """Whether a loss is finite and a normal number, so that it needs no second, exact look."""
+    least = 2.0**-1022 if kind.format.wide else 2.0**-126
+    return (value >= least) & (value < math.inf)
+
+
+@word
 def slot(kind: Kind) -> int:
     """Bytes of a loss."""
     return kind.format.element.bitwidth // 8
@@ -336,7 +343,7 @@ def rows(
                 mean, count = _row_gist(kind, p, C, m, s, span)
                 mean = mean / (count if is_logits(kind) else C)
             value = loss(kind, rest, hit, at, mean, share, span)
-            usual = not is_logits(kind) or abs(value) < math.inf
+            usual = not is_logits(kind) or fair(kind, value)
             if not usual:
                 value, m, rest, hit, count = exact_sums(kind, p, xc, C, t, share)
         keep(out + k * slot(kind), rounded(kind, value))

@@ -26,6 +26,7 @@ from sparse_xent.kernels.exact import exact_gradient, exact_sums
 from sparse_xent.kernels.rows import (
     CEILING,
     clear,
+    fair,
     inlined,
     is_logits,
     is_smooth,
@@ -238,10 +239,10 @@ def strided(
                 for r in range(count):
                     if fetch_factor(factors + 8 * r) == 0.0:
                         keep_label(labels + 4 * (v + r), -1)
-            if unusual(kind, value):
+            if unusual(kind, select(t < 0, splat(kind, 1.0), value)):
                 for r in range(count):
                     t1, v1 = fetch_label(y + 4 * (k + v + r)), float(fetch_one(kind, values + r * one))
-                    if t1 >= 0 and not abs(v1) < math.inf:
+                    if t1 >= 0 and not fair(kind, v1):
                         v1, m1, rest1, hit1, alive1 = exact_sums(kind, q + r * xi, xc, C, t1, share)
                         keep(values + r * one, rounded(kind, v1))
                         if dx is not None and fetch_label(labels + 4 * (v + r)) >= 0:

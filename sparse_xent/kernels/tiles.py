@@ -23,6 +23,7 @@ from sparse_xent.kernels.algebra import (
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
 from sparse_xent.kernels.rows import (
     clear,
+    fair,
     inlined,
     is_logits,
     is_smooth,
@@ -161,7 +162,7 @@ def tile(
             total = _mean(kind, total, alive, C)
         value = loss(kind, rest, hit, at, total, share, span)
         value = select(t < 0, splat(kind, 0.0), value)
-        odd = unusual(kind, value)
+        odd = unusual(kind, select(t < 0, splat(kind, 1.0), value))
         if dx is not None:
             factor = fetch_factors(kind, factors)
             a, b, aim = lines(kind, rest, hit, at, alive, C, share, factor, span)
@@ -177,7 +178,7 @@ def tile(
             for r in range(count):
                 v = float(fetch_one(kind, values + r * slot(kind)))
                 label = fetch_label(labels + 4 * r)
-                if label >= 0 and not abs(v) < math.inf:
+                if label >= 0 and not fair(kind, v):
                     v, mm, rr, hh, cc = exact_sums(kind, p + r * step, size, C, label, share)
                     keep(values + r * slot(kind), rounded(kind, v))
                     if dx is not None:
@@ -230,10 +231,10 @@ def _class_slope(kind: Kind, turned: Num, terms: Num, t: Num, c: Num, m: Num, a:
 
 @word
 def unusual(kind: Kind, value: Num) -> Num:
-    """Whether some row's loss is not finite, so that it is to be taken exactly."""
+    """Whether some row's loss is to be taken exactly."""
     if kind.scores != Scores.LOGITS:
         return fact(False)
-    return anywhere((value - value) != 0.0)
+    return anywhere(select(fair(kind, value), like(value, 0.0), 1.0) > 0.0)
 
 
 @inlined
@@ -360,7 +361,7 @@ def medium(
         value = loss(kind, rest, hit, at_, mean, share, span)
         value = select(t < 0, splat(kind, 0.0), value)
         keep(values, value)
-        odd = unusual(kind, value)
+        odd = unusual(kind, select(t < 0, splat(kind, 1.0), value))
         if dx is not None:
             factor = fetch_factors(kind, factors)
             a, b, aim = lines(kind, rest, hit, at_, alive, C, share, factor, span)
@@ -376,7 +377,7 @@ def medium(
                     clear(kind, to, size, C)
                     continue
                 v = float(fetch_one(kind, values + r * one))
-                if odd and not abs(v) < math.inf:
+                if odd and not fair(kind, v):
                     v, mm, rr, hh, cc = exact_sums(kind, q, size, C, t1, share)
                     keep(values + r * one, rounded(kind, v))
                     exact_gradient(
@@ -394,7 +395,7 @@ def medium(
         if odd:
             for r in range(rows):
                 v, t1 = float(fetch_one(kind, values + r * one)), fetch_label(labels + 4 * r)
-                if t1 >= 0 and not abs(v) < math.inf:
+                if t1 >= 0 and not fair(kind, v):
                     v, mm, rr, hh, cc = exact_sums(kind, p + r * xo, size, C, t1, share)
                     keep(values + r * one, rounded(kind, v))
         if rows == w:
