@@ -11,6 +11,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from benchmarks.workloads import (
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
 QUICK_SCORES = 16_000_000
+EVERY, SOME, NOBODY = "every one that is there", "those with a bar, torch and jax.jit", "none"
 PARTS = ["memory", "import", "first call", "growth"]
 
 #: Where memory is measured: a long row, a short one, strided ones, halves.
@@ -93,8 +95,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--redraw", action="store_true", help="measure nothing: pictures and table from the CSV")
     add("--output", type=Path, metavar="FOLDER", help="where the CSV and the pictures go")
     asked = parser.parse_args(arguments)
-    asked.rounds = asked.rounds or (5 if asked.quick else 11)
-    asked.seconds = asked.seconds or (1.0 if asked.quick else 5.0)
+    asked.rounds = asked.rounds or (3 if asked.quick else 11)
+    asked.seconds = asked.seconds or (0.5 if asked.quick else 5.0)
     asked.scores = asked.scores or (QUICK_SCORES if asked.quick else sys.maxsize)
     if asked.only and not any(
         _is_wanted(asked.only, n) for n in [w.name for w in WORKLOADS] + PARTS
@@ -110,11 +112,15 @@ def _is_wanted(only: Iterable[str] | None, name: str) -> bool:
 
 
 def _is_whole(asked: argparse.Namespace) -> bool:
-    return not (asked.only or asked.no_peers or asked.scores < sys.maxsize)
+    return not asked.only and _peers(asked) == EVERY and asked.scores == sys.maxsize
+
+
+def _peers(asked: argparse.Namespace) -> str:
+    """Whom to compare with."""
+    return NOBODY if asked.no_peers else SOME if asked.quick else EVERY
 
 
 def _about(asked: argparse.Namespace) -> dict[str, str]:
-    absent = ["all, as asked"] if asked.no_peers else peers.absent()
     return {
         "date": datetime.date.today().isoformat(),
         "machine": _machine(),
@@ -122,7 +128,8 @@ def _about(asked: argparse.Namespace) -> dict[str, str]:
         "threads": str(asked.threads),
         "python": platform.python_version(),
         **peers.versions(),
-        "absent": ", ".join(absent) or "none",
+        "absent": ", ".join(peers.absent()) or "none",
+        "peers": _peers(asked),
         "cut to": "nothing" if asked.scores == sys.maxsize else f"{asked.scores} scores",
     }
 
@@ -143,7 +150,7 @@ def _machine() -> str:
 def _measure_speed(found: Report, workloads: Sequence[Workload], asked: argparse.Namespace) -> None:
     with ExitStack() as team_leaves:
         team: list[Worker] = []
-        if workloads and not asked.no_peers and peers.is_there("keras"):
+        if workloads and _peers(asked) == EVERY and peers.is_there("keras"):
             for backend, library in keras_worker.BACKENDS.items():
                 if peers.is_there(library):
                     team.append(team_leaves.enter_context(Worker(backend, asked.threads)))
@@ -172,8 +179,9 @@ def _measure(
         (c.name, lambda c=c: c)  # type: ignore[misc]
         for c in peers.ours(workload, verbs, y, x, out)
     ]
-    if not asked.no_peers:
-        makers += peers.others(workload, verbs[0], y, x, asked.threads)
+    if _peers(asked) != NOBODY:
+        others = peers.others(workload, verbs[0], y, x, asked.threads)
+        makers += [(n, make) for n, make in others if n in barred or _peers(asked) == EVERY]
         makers += [(w.name, partial(w.prepare, workload, verbs[0])) for w in team]
     entered: list[Candidate] = []
     for name, make in makers:
@@ -253,7 +261,8 @@ def _print(row: Measurement) -> None:
 
 def _measure_memory(found: Report, asked: argparse.Namespace) -> None:
     print("\nmemory beyond the result", flush=True)
-    for name, verbs in MEMORY_OF.items():
+    of = list(MEMORY_OF.items())
+    for name, verbs in of[:1] if asked.quick else of:
         for verb in verbs:
             candidates = [OURS]
             if name == next(iter(MEMORY_OF)) and verb in (FORWARD, GRADIENT) and not asked.no_peers:
@@ -284,24 +293,11 @@ def _measure_first_call(found: Report, asked: argparse.Namespace) -> None:
 
 def _measure_growth(found: Report, asked: argparse.Namespace) -> None:
     print("\ngrowth: nanoseconds a score", flush=True)
-    seconds = 2 * asked.seconds
-    for point, times in growth.measure(asked.scores, asked.threads, min(asked.rounds, 7), seconds):
+    seconds, rounds = 2 * asked.seconds, min(asked.rounds, 7)
+    for point, times in growth.measure(asked.scores, asked.threads, rounds, seconds):
         value, first, third = (1e9 * s / point.scores for s in (times.median, *times.quartiles))
-        rounds = len(times.seconds)
-        found.add(
-            Measurement(
-                GROWTH,
-                point.name,
-                point.verb,
-                OURS,
-                value,
-                "ns",
-                first,
-                third,
-                rounds,
-                point.scores,
-            )
-        )
+        row = Measurement(GROWTH, point.name, point.verb, OURS, value, "ns", first, third)
+        found.add(replace(row, rounds=len(times.seconds), scores=point.scores))
         print(f"  {point.verb:9}  {point.name:26}  {report.number(value)}", flush=True)
 
 
@@ -323,7 +319,7 @@ def _show(found: Report) -> None:
             print(f"answers otherwise: {row.candidate}, {row.subject}, {row.verb}: {row.note}")
     for row in found.of(LEFT_OUT):
         print(f"left out: {row.candidate}, {row.subject}, {row.verb}: {row.note}")
-    print(f"absent: {found.about['absent']}")
+    print(f"peers: {found.about['peers']}; absent: {found.about['absent']}")
 
 
 def _keep(found: Report, folder: Path) -> None:

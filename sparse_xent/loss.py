@@ -12,11 +12,13 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, Literal, NoReturn, Protocol, Self, cast, overload
 
 import numpy.typing as npt
+from numpy import ndarray
 
-from sparse_xent import carried, soft, sweep
+from sparse_xent import carried, soft, sweep, tiny
 from sparse_xent.arrays.numpy import output
 from sparse_xent.config import config_floatx
 from sparse_xent.options import (
+    NAME,
     REDUCTION,
     SOFT_NAME,
     Normalize,
@@ -218,6 +220,10 @@ class SparseCategoricalCrossentropy(_Loss):
             TypeError: labels, scores or weights are not numbers.
             ValueError: a label is neither a class nor ignored, or shapes do not fit.
         """
+        if sample_weight is None:
+            small = tiny.reduced(y_true, y_pred, self._options, gradient=False)
+            if small is not None:
+                return small[0]
         return self._value(y_true, y_pred, sample_weight)
 
     def value_and_grad(
@@ -248,6 +254,10 @@ class SparseCategoricalCrossentropy(_Loss):
             >>> gradient
             array([[-0.5,  0.5]])
         """
+        if sample_weight is None and out is None:
+            small = tiny.reduced(y_true, y_pred, self._options, gradient=True)
+            if small is not None:
+                return small
         return self._value_and_grad(y_true, y_pred, sample_weight, out)
 
 
@@ -423,6 +433,13 @@ def loss_sparse_categorical_crossentropy(
 
     Source: R keras3, `loss_sparse_categorical_crossentropy`.
     """
+    plain = dtype is None and class_weight is None and reduction is REDUCTION and name is NAME
+    if plain and not unknown and y_pred.__class__ is ndarray and axis.__class__ is int:
+        small = tiny.losses(
+            y_true, y_pred, from_logits, ignore_class, axis, label_smoothing, normalize
+        )
+        if small is not None:
+            return small
     options = {
         "from_logits": from_logits,
         "ignore_class": ignore_class,

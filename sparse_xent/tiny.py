@@ -2,8 +2,9 @@
 
 A loss of two rows takes a kernel some 50 ns; reading options, judging layouts and waking threads
 would take a thousand times as long. Here a call is looked at just far enough to see that nothing
-about it is unusual (C order, the last axis, no weights); whatever else it is, and every mistake in
-it, is left to `sweep`. A loss has the same bits either way, and so has a sum.
+about it is unusual (C order, the last of two axes, no weights); whatever else it is, and every
+mistake in it, is left to `sweep`. A loss has the same bits either way, and so have sums and
+gradients.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 
 from sparse_xent import config
 from sparse_xent.kernels import Scores
+from sparse_xent.options import Options
 
 # Elements up to which a call is small: above, what `sweep` adds is a small part of the whole.
 SIZE = 1 << 14
@@ -21,39 +23,90 @@ ROWS = 1 << 10
 _SCORES = {"after": Scores.AFTER, "before": Scores.BEFORE, "never": Scores.NEVER}
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _LABELS = (np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.float64))
+_REDUCED = {"sum_over_batch_size": True, "mean": True, "sum": False}
+
+_RESULTS: dict[str, Any] = {"float32": np.float32, "float64": np.float64}
+_LARGEST = float(np.finfo(np.float32).max)
 
 _Found = tuple[Callable[..., tuple[int, float, int]], int, float, float]
 _found: dict[tuple[Any, ...], _Found | None] = {}
 
 
 def losses(
-    y_true: Any, y_pred: Any, from_logits: Any, ignore_class: Any, smoothing: Any, normalize: Any
-) -> tuple[Any, float, int] | None:
-    """Losses in y_pred's dtype, their sum and how many count; None where the call is not small.
-
-    `y_pred` is an ndarray, and the class axis the last.
-    """
-    shape = y_pred.shape
-    if y_true.__class__ is not np.ndarray or len(shape) != 2 or y_true.shape != shape[:1]:
-        return None
+    y_true: Any,
+    y_pred: Any,
+    from_logits: Any,
+    ignore_class: Any,
+    axis: int,
+    smoothing: Any,
+    normalize: Any,
+) -> Any:
+    """One loss a label, in y_pred's dtype; None where the call is not small. y_pred is an array."""
     if from_logits.__class__ is not bool or smoothing.__class__ is not float:
         return None
-    key = y_pred.dtype, y_true.dtype, shape[1], from_logits, normalize, smoothing, config._epsilon
-    found = _found[key] if key in _found else _find(*key)
-    if found is None or not 0 < shape[0] <= ROWS or y_pred.size > SIZE:
+    if axis not in (-1, 1) or normalize.__class__ is not str:
         return None
-    if not (y_pred.flags.c_contiguous and y_true.flags.c_contiguous):
-        return None
-    entry, walk, lo, hi = found
     if ignore_class is None:
         ignored, many = 0, 0
-    elif ignore_class.__class__ is int and abs(ignore_class) < 1 << 53:
+    elif ignore_class.__class__ is int and -(1 << 53) < ignore_class < 1 << 53:
         ignored, many = ignore_class, 1
     else:
         return None
-    made = np.empty(shape[0], y_pred.dtype)
-    bad, total, kept = entry(walk, y_pred, y_true, made, ignored, many, smoothing, lo, hi)
-    return None if bad else (made, total, kept)
+    found = _serves(y_true, y_pred, from_logits, normalize, smoothing, False)
+    if found is None:
+        return None
+    entry, walk, lo, hi = found
+    made = np.empty(y_pred.shape[0], y_pred.dtype)
+    bad, _, _ = entry(
+        walk, y_pred, y_true, made, y_pred, False, False, ignored, many, smoothing, lo, hi
+    )
+    return None if bad else made
+
+
+def reduced(y_true: Any, y_pred: Any, options: Options, gradient: bool) -> tuple[Any, Any] | None:
+    """The reduced value and, if wanted, its gradient; None where the call is not small."""
+    result = _RESULTS.get(options.dtype or "")
+    if y_pred.__class__ is not np.ndarray or options.axis not in (-1, 1) or result is None:
+        return None
+    mean = _REDUCED.get(options.reduction or "")
+    ignore = options.ignore_class
+    if mean is None or options.class_weight is not None or len(ignore) > 1:
+        return None
+    if options.dtype == "float64" and y_pred.itemsize != 8:
+        return None  # the arithmetic is then wider than the scores
+    smoothing = options.label_smoothing
+    found = _serves(y_true, y_pred, options.from_logits, options.normalize, smoothing, gradient)
+    ignored = ignore[0] if ignore else 0
+    if found is None or not -(1 << 53) < ignored < 1 << 53:
+        return None
+    entry, walk, lo, hi = found
+    made = np.empty(y_pred.shape[0], y_pred.dtype)
+    dx = np.empty_like(y_pred) if gradient else y_pred
+    bad, total, kept = entry(
+        walk, y_pred, y_true, made, dx, gradient, mean, ignored, len(ignore), smoothing, lo, hi
+    )
+    value = total / kept if mean and kept else total
+    if bad or value > _LARGEST:  # what rounds to inf is rounded where no warning is heard
+        return None
+    return result(value), dx
+
+
+def _serves(
+    y_true: Any, y_pred: Any, from_logits: bool, normalize: str, smoothing: float, gradient: bool
+) -> _Found | None:
+    """What serves the call, if it is small and plain."""
+    shape = y_pred.shape
+    if y_true.__class__ is not np.ndarray or len(shape) != 2 or y_true.shape != shape[:1]:
+        return None
+    key = (
+        y_pred.dtype, y_true.dtype, shape[1], from_logits, normalize, smoothing, gradient,
+        config._epsilon,
+    )  # fmt: skip
+    found = _found[key] if key in _found else _find(*key)
+    if found is None or not 0 < shape[0] <= ROWS or y_pred.size > SIZE:
+        return None
+    plain = y_pred.flags.c_contiguous and y_true.flags.c_contiguous
+    return found if plain and y_pred.flags.aligned and y_true.flags.aligned else None
 
 
 def _find(
@@ -63,21 +116,24 @@ def _find(
     from_logits: bool,
     normalize: str,
     smoothing: float,
+    gradient: bool,
     eps: float,
 ) -> _Found | None:
-    """What serves such calls, remembered; None where nothing does."""
+    """What serves calls of this kind, remembered; None where nothing does."""
     found = None
-    kind = Scores.LOGITS if from_logits else _SCORES.get(normalize)
+    kind = _SCORES.get(normalize)
     plain = scores in _FLOATS and labels in _LABELS and scores.isnative and labels.isnative
-    if plain and kind is not None and normalize in _SCORES and classes and 0 <= smoothing <= 1:
+    if plain and kind is not None and classes and 0 <= smoothing <= 1:
         from sparse_xent.kernels import native
 
-        size = scores.itemsize
-        walk = native.choose(scores.name, kind, smoothing > 0, classes, 1, (size, 0), 1)
+        kind = Scores.LOGITS if from_logits else kind
+        walk = native.choose(
+            scores.name, kind, smoothing > 0, classes, 1, (scores.itemsize, 0), 1 << 18
+        )
         if walk is not None:
             span = float(scores.type(eps)), float(scores.type(1 - eps))
-            found = (native.small(), walk.forward(), *span)
+            found = (native.small(), walk.both() if gradient else walk.forward(), *span)
     if len(_found) > 1000:  # shapes that never come again
         _found.clear()
-    _found[scores, labels, classes, from_logits, normalize, smoothing, eps] = found
+    _found[scores, labels, classes, from_logits, normalize, smoothing, gradient, eps] = found
     return found

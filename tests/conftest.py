@@ -172,7 +172,7 @@ def pytest_terminal_summary(
     for part, counts in sorted(parts.items()):
         terminalreporter.line(f"{part:{width}}  {line(counts)}")
     total = sum(parts.values(), Counter())
-    terminalreporter.line(f"{len(parts)} parts: {line(total)}")
+    terminalreporter.line(f"{len(parts)} parts: {line(total) or 'nothing ran'}")
 
     there = {name: importlib.util.find_spec(name) is not None for name in PEERS}
     used = [f"{name} {_version(PEERS[name])}" for name in PEERS if there[name]]

@@ -239,15 +239,29 @@ def _copy(v, n, to):  # type: ignore[no-untyped-def]
         to[i] = v[i]
 
 
-def small(walk, x, y, losses, ignored, many, share, lo, hi):  # type: ignore[no-untyped-def]
+def small(walk, x, y, losses, dx, gradient, mean, ignored, many, share, lo, hi):  # type: ignore[no-untyped-def]
     """One chunk of plain arrays: x[n, C] and y[n] in C order, no weights, at most one class ignored.
 
+    Args:
+        walk: address of the kernel.
+        x: scores, or anything of their type if n is 0.
+        y: labels.
+        losses: where they go, in the arithmetic's dtype.
+        dx: where the gradient goes, of x's shape and type.
+        gradient: whether it is wanted; else dx is not looked at.
+        mean: whether the gradient is that of the mean over labels kept, else of the sum.
+        ignored: the class that does not count.
+        many: how many there are, 0 or 1.
+        share: label smoothing.
+        lo: lower bound of the clip.
+        hi: upper bound.
+
     Returns:
-        How many labels are no class (nothing is done then), sum(l), and how many labels are kept.
+        How many labels are no class (nothing is written then), sum(l), and how many are kept.
     """
     n, classes = x.shape
-    y_at = stack(_LABELS)
-    lowered = _at(types.int32, y_at)
+    y_at, g_at = stack(_LABELS), stack(_DOUBLES)
+    lowered, g = _at(types.int32, y_at), _at(types.float64, g_at)
     _mark(y, 1, n, classes, (ignored,), many, lowered)
     bad = kept = 0
     for i in range(n):
@@ -256,9 +270,17 @@ def small(walk, x, y, losses, ignored, many, share, lo, hi):  # type: ignore[no-
     if bad:
         return bad, 0.0, 0
     row, size = x.strides
+    to = dx.ctypes.data if gradient else 0
+    if gradient:
+        factor = 1.0 / kept if mean and kept else 1.0
+        for i in range(n):
+            g[i] = factor if lowered[i] >= 0 else 0.0
     _call(
         walk,
-        (classes, 1, 0, n, x.ctypes.data, row, size, 0, y_at, losses.ctypes.data, 0, 0, 0, 0, 0),
+        (
+            classes, 1, 0, n, x.ctypes.data, row, size, 0, y_at, losses.ctypes.data,
+            to, row, size, 0, g_at,
+        ),  # fmt: skip
         (share, lo, hi),
         0,
     )

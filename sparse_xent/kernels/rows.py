@@ -72,22 +72,22 @@ _BUFFER = Room(8 * (CHUNK + 128))
 
 # One vector, one group of four -----------------------------------------------------------------
 
-Sums = tuple[Num, Num, Num, Num]
+Sums = tuple[Num, Num]
 
 
 @word
 def _none(kind: Kind) -> tuple[Sums, Num, Num]:
     zero = splat(kind, 0.0)
-    return (zero, zero, zero, zero), zero, splat(kind, -math.inf)
+    return (zero, zero), zero, splat(kind, -math.inf)
 
 
 @word
 def _group(kind: Kind, p: Num, m: Num, span: Span, sums: Sums, top: Num) -> tuple[Sums, Num]:
-    """Four vectors' terms onto four sums, and their greatest score."""
+    """Two vectors' terms onto two sums, and their greatest score."""
     step = kind.format.lanes * kind.format.itemsize
-    for line in range(0, 4 * step, LINE):
+    for line in range(0, 2 * step, LINE):
         prefetch(p + (AHEAD + line))
-    x = [load(kind, p + i * step) for i in range(4)]
+    x = [load(kind, p + i * step) for i in range(2)]
     for v in x:
         top = maximum(v, top)
     return tuple(s + term(kind, v, m, span) for s, v in zip(sums, x, strict=True)), top
@@ -114,25 +114,25 @@ def _chunk(kind, p, n, t, m, span):  # type: ignore[no-untyped-def]
     w, size = lanes(kind), itemsize(kind)
     m = splat(kind, m)
     sums, hit, top = _none(kind)
-    groups = n // (4 * w)
+    groups = n // (2 * w)
     i, stop = 0, groups
     if t >= 0:
-        stop = min(t // (4 * w), groups)
+        stop = min(t // (2 * w), groups)
     while True:
         while i < stop:
-            sums, top = _group(kind, p + i * 4 * w * size, m, span, sums, top)
+            sums, top = _group(kind, p + i * 2 * w * size, m, span, sums, top)
             i += 1
-        column, end = i * 4 * w, n
+        column, end = i * 2 * w, n
         if i < groups:
-            end = column + 4 * w
-        a, b, c, d = sums
+            end = column + 2 * w
+        a, b = sums
         while column < end:
             at = min(column, n - w)  # the last vector begins early; what was counted is left out
             a, hit, top = _vector(kind, p + at * size, t - at, column - at, m, span, a, hit, top)
             column = at + w
-        sums = a, b, c, d
+        sums = a, b
         if end == n:
-            return (a + b) + (c + d), hit, top
+            return a + b, hit, top
         i, stop = i + 1, groups
 
 
@@ -260,10 +260,17 @@ def stream(to, source, size):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _row_gradient(kind, p, dx, C, t, m, a, b, aim, s, span, past):  # type: ignore[no-untyped-def]
+def scatter(kind, to, step, source, n):  # type: ignore[no-untyped-def]
+    """Scores that lie together, to where they are `step` bytes apart."""
+    for j in range(n):
+        store_one(kind, to + j * step, load_one(kind, source + j * itemsize(kind)))
+
+
+@inlined
+def _row_gradient(kind, p, dx, dc, C, t, m, a, b, aim, s, span, past):  # type: ignore[no-untyped-def]
     """Write the gradient of the row at p to dx, past the caches if so said."""
     size = itemsize(kind)
-    if not past:
+    if not past and dc == size:
         _slopes(kind, p, dx, C, m, a, b, s, span)
         store_one(kind, dx + t * size, aim)
         return
@@ -272,11 +279,14 @@ def _row_gradient(kind, p, dx, C, t, m, a, b, aim, s, span, past):  # type: igno
     while column < C:
         n = C - column
         if n >= CHUNK + 64:  # end at a line's end, so that no line is written by two chunks
-            n = CHUNK - ((dx + column * size) & 63) // size
+            n = CHUNK - ((dx + column * dc) & 63) // size
         _slopes(kind, p + column * size, buffer, n, m, a, b, s, span)
         if 0 <= t - column < n:
             store_one(kind, buffer + (t - column) * size, aim)
-        stream(dx + column * size, buffer, n * size)
+        if dc == size:
+            stream(dx + column * size, buffer, n * size)
+        else:
+            scatter(kind, dx + column * dc, dc, buffer, n)
         column += n
 
 
@@ -354,7 +364,7 @@ def rows(
                 clear(kind, q, dc, C)
             elif usual:
                 a, b, aim = lines(kind, rest, hit, at, count, C, share, factor, span)
-                _row_gradient(kind, p, q, C, t, m, a, b, aim, s, span, past)
+                _row_gradient(kind, p, q, dc, C, t, m, a, b, aim, s, span, past)
             else:
                 exact_gradient(kind, p, xc, q, dc, C, t, m, rest, hit, count, share, factor)
         i += 1

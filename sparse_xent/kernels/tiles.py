@@ -28,6 +28,7 @@ from sparse_xent.kernels.rows import (
     is_logits,
     is_smooth,
     kernel,
+    scatter,
     slot,
     stream,
 )
@@ -120,13 +121,18 @@ def tile(
     values = stack(_LINES)
     row = C * size
     panel = _panel(kind)
-    done = 0
+    done, end = 0, 0
+    x_step, dx_step, p, q = 0, 0, x, dx
     while done < last - first:
-        count = min(w, last - first - done)
-        p, step, labels, factors = x + (first + done) * xo, xo, y + 4 * done, 0
+        if done == end:  # the next run of positions that are one step apart
+            end, p, x_step = _run(inner, first, last, done, x, xo, xi)
+            if dx is not None:
+                end, q, dx_step = _run(inner, first, last, done, dx, do, di)
+        count = min(w, end - done)
+        next_p, step, labels, factors = p + count * x_step, x_step, y + 4 * done, 0
         if dx is not None:
             factors = g + 8 * done
-        if count < w or done + w >= last - first:
+        if count < w or done + w >= end:
             # The last tile is taken from a copy: nothing may be read behind it.
             for r in range(w):
                 if r < count:
@@ -193,15 +199,35 @@ def tile(
             for r in range(count):
                 keep(out + (done + r) * slot(kind), fetch_one(kind, values + r * slot(kind)))
         if dx is not None:
-            q = dx + (first + done) * do
-            if do == row:
-                write(q, made, count * row, past)
-            else:
-                for r in range(count):
-                    write(q + r * do, made + r * row, row, past)
-        done += w
+            _write_rows(kind, q, dx_step, dc, made, count, C, past)
+            q += count * dx_step
+        p = next_p
+        done += count
     if dx is not None and past:
         fence()
+
+
+@inlined
+def _run(inner, first, last, done, x, xo, xi):  # type: ignore[no-untyped-def]
+    """End of the run of positions that begins with first + done, its address and its step."""
+    if inner == 1:
+        return last - first, x + (first + done) * xo, xo
+    o, i = (first + done) // inner, (first + done) % inner
+    return min(last - first, done + inner - i), x + o * xo + i * xi, xi
+
+
+@inlined
+def _write_rows(kind, to, step, apart, source, count, C, past):  # type: ignore[no-untyped-def]
+    """Rows that lie together, to where their classes are `apart`."""
+    size = itemsize(kind)
+    if apart == size and step == C * size:
+        write(to, source, count * step, past)
+    elif apart == size:
+        for r in range(count):
+            write(to + r * step, source + r * C * size, C * size, past)
+    else:
+        for r in range(count):
+            scatter(kind, to + r * step, apart, source + r * C * size, C)
 
 
 @word
@@ -301,15 +327,19 @@ def medium(
     one = slot(kind)
     row = C * size
     keep(factors, splat(kind, 0.0))
-    done = 0
+    done, end = 0, 0
+    x_step, dx_step, p, qd = 0, 0, x, dx
     while done < last - first:
-        rows = min(w, last - first - done)
-        p = x + (first + done) * xo
+        if done == end:
+            end, p, x_step = _run(inner, first, last, done, x, xo, xi)
+            if dx is not None:
+                end, qd, dx_step = _run(inner, first, last, done, dx, do, di)
+        rows = min(w, end - done)
         for r in range(w):
             label, score = -1, 0.0
             if r < rows:
                 label = fetch_label(y + 4 * (done + r))
-                score = float(load_one(kind, p + r * xo + max(label, 0) * size))
+                score = float(load_one(kind, p + r * x_step + max(label, 0) * size))
                 if dx is not None:
                     keep(factors + 8 * r, fetch_factor(g + 8 * (done + r)))
             keep_label(labels + 4 * r, label)
@@ -317,7 +347,7 @@ def medium(
         m = splat(kind, 0.0)
         if is_logits(kind):
             for r in range(rows):
-                q = p + r * xo
+                q = p + r * x_step
                 top = load(kind, q + (C - w) * size)
                 column = 0
                 while column + w < C:
@@ -327,7 +357,7 @@ def medium(
             m = reference(kind, row_maxima(kind, square))
         keep(ms, m)
         for r in range(rows):
-            q, t, mr = p + r * xo, fetch_label(labels + 4 * r), _line(kind, ms, r)
+            q, t, mr = p + r * x_step, fetch_label(labels + 4 * r), _line(kind, ms, r)
             u, v = splat(kind, 0.0), splat(kind, 0.0)
             column = 0
             while column + 2 * w <= C:
@@ -347,7 +377,7 @@ def medium(
         mean, alive = splat(kind, 0.0), splat(kind, 0.0)
         if is_smooth(kind):
             for r in range(rows):
-                q, mr, sr = p + r * xo, _line(kind, ms, r), _line(kind, ss, r)
+                q, mr, sr = p + r * x_step, _line(kind, ms, r), _line(kind, ss, r)
                 sums = splat(kind, 0.0), splat(kind, 0.0)
                 column = 0
                 while column < C:
@@ -369,7 +399,7 @@ def medium(
             keep(bb, b)
             keep(aims, aim)
             for r in range(rows):
-                q, mr, sr = p + r * xo, _line(kind, ms, r), _line(kind, ss, r)
+                q, mr, sr = p + r * x_step, _line(kind, ms, r), _line(kind, ss, r)
                 ar, br = _line(kind, aa, r), _line(kind, bb, r)
                 to = made + r * row
                 t1 = fetch_label(labels + 4 * r)
@@ -396,7 +426,7 @@ def medium(
             for r in range(rows):
                 v, t1 = float(fetch_one(kind, values + r * one)), fetch_label(labels + 4 * r)
                 if t1 >= 0 and not fair(kind, v):
-                    v, mm, rr, hh, cc = exact_sums(kind, p + r * xo, size, C, t1, share)
+                    v, mm, rr, hh, cc = exact_sums(kind, p + r * x_step, size, C, t1, share)
                     keep(values + r * one, rounded(kind, v))
         if rows == w:
             keep(out + done * one, fetch(kind, values))
@@ -404,12 +434,9 @@ def medium(
             for r in range(rows):
                 keep(out + (done + r) * one, fetch_one(kind, values + r * one))
         if dx is not None:
-            q = dx + (first + done) * do
-            if do == row:
-                write(q, made, rows * row, past)
-            else:
-                for r in range(rows):
-                    write(q + r * do, made + r * row, row, past)
-        done += w
+            _write_rows(kind, qd, dx_step, dc, made, rows, C, past)
+            qd += rows * dx_step
+        p += rows * x_step
+        done += rows
     if dx is not None and past:
         fence()

@@ -1,0 +1,344 @@
+"""The bench tells the truth: its limits move the bytes, its answers are right, README shows it.
+
+No time is asserted here: machines are shared, and `make bench` prints what misses its bar.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import answers, limits, peers, report
+from benchmarks.clock import AT_LEAST, Local, interleave
+from benchmarks.report import FIRST_USE, GROWTH, LEFT_OUT, MEMORY, SPEED, Measurement, Report
+from benchmarks.workloads import (
+    AFTER,
+    FORWARD,
+    GRADIENT,
+    IN_PLACE,
+    LIMIT,
+    OURS,
+    WORKLOADS,
+    Workload,
+)
+
+ROOT = Path(__file__).parent.parent
+CSV = ROOT / "benchmarks" / "results" / "speed.csv"
+
+by_workload = pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.name)
+
+
+def bench(*arguments):
+    """Run `python -m benchmarks`; returns what became of it."""
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "NUMBA_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+    )
+
+
+# --- README --------------------------------------------------------------------------------------
+
+
+def test_readmes_speed_table_is_that_of_the_committed_measurements():
+    shown = report.marked((ROOT / "README.md").read_text("utf-8"))
+    if CSV.exists():
+        assert shown == report.readme_table(report.load(CSV))
+    else:
+        assert shown is None, "README shows figures without the CSV that they come from"
+
+
+def test_committed_measurements_are_a_whole_run():
+    if CSV.exists():
+        kept = report.load(CSV)
+        assert kept.about["cut to"] == "nothing"
+        assert {row.subject for row in kept.of(SPEED)} == {w.name for w in WORKLOADS}
+        assert {row.part for row in kept.rows} >= {SPEED, MEMORY, FIRST_USE, GROWTH}
+
+
+def test_a_table_is_put_between_the_markers_and_nowhere_else():
+    text = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
+    assert report.marked(text) == "old"
+    assert report.mark(text, "| new |") == text.replace("old", "| new |")
+    assert report.marked("no markers") is None
+    assert report.mark("no markers", "| new |") == "no markers"
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+def measured(seconds, *, candidate=OURS, verb=FORWARD, subject="4096 x 32000"):
+    return Measurement(SPEED, subject, verb, candidate, seconds, "s", rounds=7, scores=131_072_000)
+
+
+@pytest.fixture
+def found():
+    """The forward limit is missed, torch and the gradient's limit are beaten by enough."""
+    return Report(
+        {"machine": "a loom: two, cores", "threads": "2", "date": "2024-01-01", "torch": "2.0"},
+        [
+            measured(0.100),
+            measured(0.050, candidate=LIMIT),
+            measured(2.000, candidate="torch"),
+            measured(0.200, verb=GRADIENT),
+            measured(0.150, verb=GRADIENT, candidate=LIMIT),
+            measured(5e-6, subject="one call of 2 x 3, float64"),
+            Measurement(MEMORY, "4096 x 32000", FORWARD, OURS, 0.25, "MiB"),
+            Measurement(MEMORY, "4096 x 32000", FORWARD, "torch", 500.0, "MiB"),
+            Measurement(FIRST_USE, "import", "import", OURS, 0.5, "s", note='said "so", twice'),
+        ],
+    )
+
+
+def test_a_report_is_read_as_it_was_written(found, tmp_path):
+    (tmp_path / "speed.csv").write_text(report.dump(found), "utf-8")
+    assert report.load(tmp_path / "speed.csv") == found
+
+
+def test_bars_are_judged_from_the_measurements_alone(found):
+    judged = {str(verdict): verdict.met for verdict in report.verdicts(found)}
+    assert judged == {
+        "4096 x 32000, forward: 50 % of the limit, bar 88": False,
+        "4096 x 32000, forward: 20 times torch, bar 12": True,
+        "4096 x 32000, gradient: 75 % of the limit, bar 62": True,
+        "one call of 2 x 3, float64, forward: 5.0 microseconds, bar 4": False,
+        "extra memory, 4096 x 32000, forward: 0.25 MiB, bar 1": True,
+        "import, import: 0.5 seconds, bar 0.4": False,
+    }
+
+
+def test_the_table_shows_a_row_below_its_bar_as_such(found):
+    text = report.readme_table(found)
+    assert "| 4096 x 32000 | 100 ms | **50 % < 88** | torch 20 | 200 ms | 75 % |  |" in text
+    assert "| one call of 2 x 3, float64 | **5.0 µs > 4 µs** |" in text
+    assert "a loom: two, cores, 2 threads, 2024-01-01, torch 2.0. 3 of 6 bars are met" in text
+    assert "in MiB: forward 0.25. Seconds: import 0.5." in text
+
+
+def test_who_answers_otherwise_is_no_rival(found):
+    wrong = measured(0.01, candidate="numpy")
+    found.add(Measurement(**{**vars(wrong), "note": "other value: 2, not 1"}))
+    assert "numpy" not in report.readme_table(found)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(8.5e-7, "0.85 µs"), (4e-6, "4.0 µs"), (0.0094, "9.4 ms"), (12, "12 s")]
+)
+def test_durations_have_two_digits_that_count(seconds, text):
+    assert report.duration(seconds) == text
+
+
+# --- clock and limits ----------------------------------------------------------------------------
+
+
+def test_candidates_take_turns():
+    turns = []
+    names = ["a", "b", "c"]
+    players = [Local(name, FORWARD, lambda name=name: turns.append(name)) for name in names]
+    for player in players:
+        player.seconds = lambda run=player.run: run() or 1.0
+    times = interleave(players, rounds=4, budget=1e9)
+    assert [len(t.seconds) for t in times] == [4, 4, 4]
+    rounds = turns[3:]  # after the first calls, by which turns are planned
+    assert [sorted(rounds[k : k + 3]) for k in range(0, 12, 3)] == [names] * 4
+    assert len({rounds[k] for k in range(0, 12, 3)}) == 3  # nobody is always first
+
+
+def test_slow_candidates_take_fewer_turns_but_those_with_a_bar_take_enough():
+    slow = Local("slow", FORWARD, lambda: None, in_full=False)
+    barred = Local("barred", FORWARD, lambda: None)
+    slow.seconds = barred.seconds = lambda: 100.0
+    a, b = interleave([slow, barred], rounds=20, budget=1.0)
+    assert (len(a.seconds), len(b.seconds)) == (1, AT_LEAST)
+    assert b.median == 100.0
+
+
+def test_a_quick_call_is_timed_many_at_once():
+    calls = []
+    candidate = Local("quick", FORWARD, lambda: calls.append(1))
+    assert 0 < candidate.seconds() < 1e-3
+    assert candidate.calls > 1
+    assert len(calls) > candidate.calls
+
+
+VARIANTS = [(v, "read") for v in limits.READ]
+VARIANTS += [(v, "copy") for v in limits.COPY] + [(v, "update") for v in limits.UPDATE]
+
+
+@pytest.mark.parametrize(("variant", "kind"), VARIANTS, ids=str)
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("size", [10, 1_000, 300_001])
+def test_limits_move_every_byte_but_some_at_the_ends(variant, kind, threads, size):
+    x = np.random.default_rng(size).integers(1, 2**40, size)
+    kept = x.copy()
+    target = {"read": None, "copy": np.zeros_like(x), "update": x}[kind]
+    total = limits.move(variant, x, target, threads)
+    assert (x == kept).all()
+    line, step = limits.LINE // 8, limits.UNROLL * limits.LINE // 8  # in words
+    if kind == "read":
+        begin = -x.ctypes.data % limits.LINE // 8
+        end = begin + (size - begin) // step * step
+        assert total == x[begin:end].sum()
+    if kind == "copy" and size > 2 * step:
+        moved = slice(line, -line - step)
+        assert (target[moved] == x[moved]).all()
+
+
+# --- workloads and answers -----------------------------------------------------------------------
+
+
+@by_workload
+def test_cut_workloads_are_of_the_same_kind(workload):
+    for most in (1, 3_000, 10**12):
+        cut = workload.cut(most)
+        assert cut.classes == workload.classes
+        assert len(cut.shape) == len(workload.shape)
+        assert np.prod(cut.shape) <= max(most, workload.classes)
+    assert cut == workload
+
+
+@by_workload
+def test_data_are_what_the_workload_says(workload):
+    cut = workload.cut(200_000)
+    y, x = cut.data()
+    assert x.shape == cut.shape
+    assert x.dtype == cut.numpy_dtype
+    assert x.flags.f_contiguous if cut.order == "F" else x.flags.c_contiguous
+    assert y.size * cut.classes == x.size
+    kept = y[y != cut.ignore_class]
+    assert ((kept >= 0) & (kept < cut.classes)).all()
+    assert (kept.size < y.size) == (cut.ignore_class is not None)
+    if not cut.from_logits:
+        np.testing.assert_allclose(x.sum(axis=cut.axis), 1, rtol=1e-5)
+    again = cut.data()
+    assert (again[0] == y).all()
+    assert again[1].tobytes() == x.tobytes()
+
+
+@by_workload
+def test_we_compute_what_is_measured(workload):
+    cut = workload.cut(100_000)
+    y, x = cut.data()
+    out = np.zeros_like(x)
+    for candidate in peers.ours(cut, list(cut.verbs), y, x, out):
+        right = answers.expected(cut, candidate.verb, y, x)
+        if candidate.verb in (GRADIENT, IN_PLACE):
+            assert np.abs(right[1:]).max() > 0
+        assert answers.disagreement(cut, candidate.answer(), right) == ""
+
+
+def test_expected_answers_are_those_of_the_manual_page():
+    page = Workload("page", (2, 3), (), dtype="float64", from_logits=False)
+    x = np.array([[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]])
+    found = answers.expected(page, GRADIENT, np.array([1, 2]), x)
+    assert found[0] == pytest.approx((0.05129339 + 2.30258509) / 2, abs=1e-8)
+    np.testing.assert_allclose(found[1:], [0.5, 0.5 - 0.5 / 0.95, 0, 0.5, 0.5, 0.5 - 5], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ([1.1, 0.5, -0.5], "other value: 1.1, not 1"),
+        ([1.0, 0.5, -0.4], "other gradient: off by 0.1 of 0.5"),
+        ([np.nan, 0.5, -0.5], "other value: nan, not 1"),
+        ([1.0, 0.5], "answers with shape (2,), not (3,)"),
+        ([1.0, 0.5, -0.5], ""),
+    ],
+)
+def test_other_answers_are_told(wrong, said):
+    right = np.array([1.0, 0.5, -0.5])
+    assert answers.disagreement(WORKLOADS[0], np.array(wrong), right) == said
+
+
+def test_every_bar_is_held_against_something_that_is_measured():
+    rivals = {name for name, _, _ in peers._MAKERS} | {LIMIT, "microseconds", AFTER}
+    for workload in WORKLOADS:
+        assert {bar.against for bar in workload.bars} <= rivals
+        assert len({(bar.verb, bar.against) for bar in workload.bars}) == len(workload.bars)
+
+
+PEAK = """
+import numpy as np
+from benchmarks.fresh import _peak_of
+def call():
+    result = np.ones(2**25, np.uint8)
+    np.ones(2**26, np.uint8)  # held for a moment only
+    return result
+print(_peak_of(lambda: None), _peak_of(call))
+"""
+
+
+def test_peak_memory_is_that_of_a_moment_and_without_the_result():
+    ran = subprocess.run([sys.executable, "-c", PEAK], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    nothing, moment = map(int, ran.stdout.split())
+    assert abs(nothing) < 2**20
+    assert abs(moment - 2**26) < 2**21
+
+
+# --- end to end ----------------------------------------------------------------------------------
+
+TINY = ["--scores", "20000", "--rounds", "2", "--seconds", "0.05"]
+A_FEW = ["1,000,000 x 10", "one call", "growth", "import"]
+A_PEER_EACH = ["NCHW", "bfloat16", "R probabilities 50,000", "R logits 50,000", "one call"]
+
+
+def only(names):
+    return [word for name in names for word in ("--only", name)]
+
+
+def otherwise(kept):
+    return [row for row in kept.rows if row.note.startswith("other")]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [pytest.param(A_FEW, id="a few"), pytest.param([], id="all", marks=pytest.mark.slow)],
+)
+def test_a_cut_run_measures_what_is_asked_and_keeps_it_where_it_is_told(names, tmp_path):
+    before = CSV.read_bytes() if CSV.exists() else None
+    ran = bench(*TINY, *only(names), "--no-peers", "--output", str(tmp_path))
+    assert ran.returncode == 0, ran.stderr
+    kept = report.load(tmp_path / "speed.csv")
+    for workload in WORKLOADS:
+        if names and not any(name in workload.name for name in names):
+            continue
+        for verb in workload.verbs:
+            assert kept.find(workload.name, verb) > 0
+            if workload.has_limit and verb in (FORWARD, GRADIENT, IN_PLACE):
+                assert kept.find(workload.name, verb, LIMIT) > 0
+    parts = {SPEED, FIRST_USE, GROWTH} if names else {SPEED, FIRST_USE, GROWTH, MEMORY}
+    assert {row.part for row in kept.rows} == parts
+    assert otherwise(kept) == []
+    for verdict in report.verdicts(kept):
+        assert (f"below its bar: {verdict}\n" in ran.stdout) == (not verdict.met)
+    for name in ("bandwidth.png", "growth.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert (CSV.read_bytes() if CSV.exists() else None) == before
+
+
+@pytest.mark.slow
+def test_every_peer_that_is_there_takes_part_and_agrees(tmp_path):
+    ran = bench(*TINY, *only(A_PEER_EACH), "--output", str(tmp_path))
+    assert ran.returncode == 0, ran.stderr
+    kept = report.load(tmp_path / "speed.csv")
+    assert kept.of(LEFT_OUT) == []
+    assert otherwise(kept) == []
+    there = {row.candidate for row in kept.rows}
+    assert {name for name, library, _ in peers._MAKERS if peers.is_there(library)} <= there
+    if peers.is_there("keras"):
+        backends = [name for name in ("tensorflow", "torch", "jax") if peers.is_there(name)]
+        assert {f"keras ({backend})" for backend in backends} <= there
+    absent = [name for name in peers.LIBRARIES if not peers.is_there(name)]
+    assert f"; absent: {', '.join(absent) or 'none'}\n" in ran.stdout
+
+
+def test_a_name_that_means_nothing_is_refused():
+    ran = bench("--only", "4096x32000")
+    assert ran.returncode == 2
+    assert "nothing has that in its name" in ran.stderr
