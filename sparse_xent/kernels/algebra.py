@@ -141,9 +141,7 @@ def power(x: Num, m: Any) -> Num:
 def log(u: Num) -> Num:
     """Natural logarithm of 0, a normal number, inf or NaN; -inf for what is negative."""
     root_half, shift, coefficients, ln2 = (
-        (0x3FE6A09E667F3BCD, 52, _LOG_64, _LN2_64)
-        if u.wide
-        else (0x3F3504F3, 23, _LOG_32, _LN2_32)
+        (0x3FE6A09E667F3BCD, 52, _LOG_64, _LN2_64) if u.wide else (0x3F3504F3, 23, _LOG_32, _LN2_32)
     )
     whole = (bits(u) - root_half) >> shift
     f = from_bits(bits(u) - (whole << shift)) - 1.0
@@ -300,9 +298,7 @@ def lines(
 
 
 @word
-def slope(
-    kind: Kind, x: Num, e: Num, a: Num, b: Num, s: Num, span: Span
-) -> Num:
+def slope(kind: Kind, x: Num, e: Num, a: Num, b: Num, s: Num, span: Span) -> Num:
     """The gradient of a class that is not the target."""
     a = a.to(x.typ)
     if kind.scores == Scores.LOGITS:

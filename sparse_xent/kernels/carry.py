@@ -278,8 +278,21 @@ def small(walk, x, y, losses, dx, gradient, mean, ignored, many, share, lo, hi):
     _call(
         walk,
         (
-            classes, 1, 0, n, x.ctypes.data, row, size, 0, y_at, losses.ctypes.data,
-            to, row, size, 0, g_at,
+            classes,
+            1,
+            0,
+            n,
+            x.ctypes.data,
+            row,
+            size,
+            0,
+            y_at,
+            losses.ctypes.data,
+            to,
+            row,
+            size,
+            0,
+            g_at,
         ),  # fmt: skip
         (share, lo, hi),
         0,

@@ -7,7 +7,6 @@ written there is no cache, and no error: kernels are then compiled in each proce
 
 import hashlib
 import os
-import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
@@ -70,15 +69,21 @@ class _Cache(FunctionCache):  # type: ignore[misc]
         super().__init__(py_func)
         self._entry = entry
 
+    # A file that a full disk cut short fails in any way that a pickle can; the kernel is then
+    # compiled as if there was no file, and the index begun anew.
+
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        except (OSError, EOFError, pickle.UnpicklingError):  # cut short by a full disk, or gone
+        except Exception:
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        with suppress(OSError):
+        try:
             super().save_overload(sig, data)
+        except Exception:
+            with suppress(OSError):
+                self.flush()
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
         return sig, codegen.magic_tuple(), self._entry

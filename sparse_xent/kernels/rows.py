@@ -208,17 +208,13 @@ def _row_gist(kind, p, C, m, s, span):  # type: ignore[no-untyped-def]
 
 
 @word
-def _slope_vector(
-    kind: Kind, p: Num, m: Num, a: Num, b: Num, s: Num, span: Span
-) -> Num:
+def _slope_vector(kind: Kind, p: Num, m: Num, a: Num, b: Num, s: Num, span: Span) -> Num:
     x = load(kind, p)
     return slope(kind, x, term(kind, x, m, span), a, b, s, span).to(kind.format.vector)
 
 
 @word
-def _slope_group(
-    kind: Kind, p: Num, to: Num, m: Num, a: Num, b: Num, s: Num, span: Span
-) -> None:
+def _slope_group(kind: Kind, p: Num, to: Num, m: Num, a: Num, b: Num, s: Num, span: Span) -> None:
     step = kind.format.lanes * kind.format.itemsize
     for line in range(0, 4 * step, LINE):
         prefetch(p + (AHEAD + line))
@@ -334,9 +330,7 @@ def slot(kind: Kind) -> int:
 
 
 @kernel
-def rows(
-    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past
-):  # type: ignore[no-untyped-def]
+def rows(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past):  # type: ignore[no-untyped-def]
     o, i = first // inner, first % inner
     for k in range(last - first):
         t = fetch_label(y + 4 * k)

@@ -296,7 +296,9 @@ def _joined(*values: Any) -> list[Num]:
     """The values in one type: the vector's among them, else the widest float's, else integer."""
     typs = [v.typ for v in values if isinstance(v, Num)]
     vectors = [t for t in typs if isinstance(t, Vector)]
-    common = vectors[0] if vectors else max(typs, key=lambda t: (isinstance(t, types.Float), str(t)))
+    common = (
+        vectors[0] if vectors else max(typs, key=lambda t: (isinstance(t, types.Float), str(t)))
+    )
     return [v.to(common) if isinstance(v, Num) else constant(common, v) for v in values]
 
 
@@ -374,7 +376,9 @@ def _entered(typ: types.Type, value: Any) -> Any:
         return typ.value
     if isinstance(typ, types.BaseTuple):
         b = _stage.builder
-        parts = [_blank(t) if value is None else b.extract_value(value, i) for i, t in enumerate(typ)]
+        parts = [
+            _blank(t) if value is None else b.extract_value(value, i) for i, t in enumerate(typ)
+        ]
         return tuple(_entered(t, v) for t, v in zip(typ, parts, strict=True))
     return Num(typ, value)
 
@@ -421,7 +425,21 @@ def _infix(op: Any) -> None:
         lower_builtin(op, *pair)(lower)
 
 
-for _name in ("add", "iadd", "sub", "mul", "truediv", "lt", "le", "gt", "ge", "eq", "ne", "and_", "or_"):
+for _name in (
+    "add",
+    "iadd",
+    "sub",
+    "mul",
+    "truediv",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "eq",
+    "ne",
+    "and_",
+    "or_",
+):
     _infix(getattr(operator, _name))
 
 
@@ -563,12 +581,16 @@ def load_some(fmt: Any, address: Num, step: Num, count: Num) -> Num:
         _each(
             count,
             f.lanes,
-            lambda i: _write(to + i * f.itemsize, _read(address + step * i, f.memory, f.itemsize), f.itemsize),
+            lambda i: _write(
+                to + i * f.itemsize, _read(address + step * i, f.memory, f.itemsize), f.itemsize
+            ),
         )
         return b.load(place, align=LINE, typ=vector)
 
     usual = (count >= f.lanes) & (step == f.itemsize)
-    return _widened(f, _branches(usual, lambda: _read(address, vector, f.itemsize), one_by_one), f.lanes)
+    return _widened(
+        f, _branches(usual, lambda: _read(address, vector, f.itemsize), one_by_one), f.lanes
+    )
 
 
 @word

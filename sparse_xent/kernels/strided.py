@@ -104,9 +104,7 @@ def _top(x: tuple[Num, ...]) -> Num:
 
 
 @word
-def _rescaled(
-    kind: Kind, x: tuple[Num, ...], m: Num, rest: Num, lost: Num
-) -> tuple[Num, Num, Num]:
+def _rescaled(kind: Kind, x: tuple[Num, ...], m: Num, rest: Num, lost: Num) -> tuple[Num, Num, Num]:
     """Lanes with too high a score get a new reference; NaN where it is out of reach."""
     top = _top(x)
     high = fma(top, log2e(kind), 0.0 - m) > CEILING
@@ -241,15 +239,29 @@ def strided(
                         keep_label(labels + 4 * (v + r), -1)
             if unusual(kind, select(t < 0, splat(kind, 1.0), value)):
                 for r in range(count):
-                    t1, v1 = fetch_label(y + 4 * (k + v + r)), float(fetch_one(kind, values + r * one))
+                    t1, v1 = (
+                        fetch_label(y + 4 * (k + v + r)),
+                        float(fetch_one(kind, values + r * one)),
+                    )
                     if t1 >= 0 and not fair(kind, v1):
                         v1, m1, rest1, hit1, alive1 = exact_sums(kind, q + r * xi, xc, C, t1, share)
                         keep(values + r * one, rounded(kind, v1))
                         if dx is not None and fetch_label(labels + 4 * (v + r)) >= 0:
                             # In place its scores vanish here, so it is left alone from now on.
                             exact_gradient(
-                                kind, q + r * xi, xc, dx + o * do + (i + v + r) * di, dc, C, t1,
-                                m1, rest1, hit1, alive1, share, fetch_factor(factors + 8 * r),
+                                kind,
+                                q + r * xi,
+                                xc,
+                                dx + o * do + (i + v + r) * di,
+                                dc,
+                                C,
+                                t1,
+                                m1,
+                                rest1,
+                                hit1,
+                                alive1,
+                                share,
+                                fetch_factor(factors + 8 * r),
                             )
                             keep_label(labels + 4 * (v + r), -2)
             if count == w:

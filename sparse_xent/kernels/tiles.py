@@ -111,9 +111,7 @@ def _copy(to, source, size):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def tile(
-    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past
-):  # type: ignore[no-untyped-def]
+def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past):  # type: ignore[no-untyped-def]
     """C <= TILE."""
     w, size = lanes(kind), itemsize(kind)
     turned, terms = stack(_TURNED), stack(_TURNED)
@@ -191,7 +189,19 @@ def tile(
                         factor1 = fetch_factor(factors + 8 * r)
                         if factor1 != 0.0:
                             exact_gradient(
-                                kind, p + r * step, size, made + r * row, size, C, label, mm, rr, hh, cc, share, factor1
+                                kind,
+                                p + r * step,
+                                size,
+                                made + r * row,
+                                size,
+                                C,
+                                label,
+                                mm,
+                                rr,
+                                hh,
+                                cc,
+                                share,
+                                factor1,
                             )
         if count == w:
             keep(out + done * slot(kind), fetch(kind, values))
@@ -234,11 +244,14 @@ def _write_rows(kind, to, step, apart, source, count, C, past):  # type: ignore[
 def keep_label(address: Num, t: Num) -> None:
     from numba.core import types
     from sparse_xent.kernels import simd
+
     simd._write(address, simd._stage.builder.trunc(t.value, simd._I32), 4)
 
 
 @word
-def _class(kind: Kind, turned: Num, terms: Num, t: Num, c: Num, m: Num, span: Span, rest: Num, x_t: Num) -> tuple[Num, Num]:
+def _class(
+    kind: Kind, turned: Num, terms: Num, t: Num, c: Num, m: Num, span: Span, rest: Num, x_t: Num
+) -> tuple[Num, Num]:
     """One class of all rows."""
     x = fetch(kind, turned + c * LINE)
     e = term(kind, x, m, span)
@@ -248,7 +261,20 @@ def _class(kind: Kind, turned: Num, terms: Num, t: Num, c: Num, m: Num, span: Sp
 
 
 @word
-def _class_slope(kind: Kind, turned: Num, terms: Num, t: Num, c: Num, m: Num, a: Num, b: Num, aim: Num, off: Num, s: Num, span: Span) -> None:
+def _class_slope(
+    kind: Kind,
+    turned: Num,
+    terms: Num,
+    t: Num,
+    c: Num,
+    m: Num,
+    a: Num,
+    b: Num,
+    aim: Num,
+    off: Num,
+    s: Num,
+    span: Span,
+) -> None:
     x = fetch(kind, turned + c * LINE)
     d = slope(kind, x, fetch(kind, terms + c * LINE), a, b, s, span)
     d = select(t == c.to(t.typ), aim, d)
@@ -411,7 +437,18 @@ def medium(
                     v, mm, rr, hh, cc = exact_sums(kind, q, size, C, t1, share)
                     keep(values + r * one, rounded(kind, v))
                     exact_gradient(
-                        kind, q, size, to, size, C, t1, mm, rr, hh, cc, share,
+                        kind,
+                        q,
+                        size,
+                        to,
+                        size,
+                        C,
+                        t1,
+                        mm,
+                        rr,
+                        hh,
+                        cc,
+                        share,
                         fetch_factor(factors + 8 * r),
                     )
                     continue
