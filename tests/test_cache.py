@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: found again, never stale, and nothing is lost where nothing can be written."""
+"""Compiled kernels on disk: found again, never stale, and no error where none can be written."""
 
 import os
 import shutil

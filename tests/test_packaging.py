@@ -147,7 +147,7 @@ def checkout(tmp_path):
 
 
 def set_up(checkout, *extras, path="/usr/bin:/bin", **variables):
-    """(exit code, output, seconds) of scripts/setup.sh, run as by someone with no home."""
+    """(exit code, output, seconds) of scripts/setup.sh, in an environment with nothing else."""
     start = time.perf_counter()
     result = subprocess.run(
         ["/bin/sh", str(checkout / "scripts/setup.sh"), *extras],
@@ -162,7 +162,7 @@ def set_up(checkout, *extras, path="/usr/bin:/bin", **variables):
 
 @pytest.mark.slow
 def test_set_up_is_done_once_and_again_when_it_must_be(checkout):
-    base = {"PYTHON": sys.executable, "HOME": "/nonexistent"}
+    base = {"PYTHON": sys.executable, "HOME": str(checkout.parent)}
     ready = checkout / ".venv/.ready"
 
     code, said, _ = set_up(checkout, **base)
@@ -203,7 +203,7 @@ def test_set_up_is_done_once_and_again_when_it_must_be(checkout):
 
 @pytest.mark.slow
 def test_set_up_that_fails_is_not_taken_for_done(checkout):
-    base = {"PYTHON": sys.executable, "HOME": "/nonexistent"}
+    base = {"PYTHON": sys.executable, "HOME": str(checkout.parent)}
     (checkout / "backend.py").write_text("")
     for _ in range(2):
         code, said, _ = set_up(checkout, "dev", **base)

@@ -1,4 +1,4 @@
-"""Threads: the same bits on any number of them, in a crowd, after a fork, in joblib, after Ctrl-C."""
+"""Threads: the same bits on any number of them, in a crowd, after a fork and after Ctrl-C."""
 
 import multiprocessing
 import subprocess

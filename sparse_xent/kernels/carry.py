@@ -120,7 +120,7 @@ def lowering(typ: types.Type) -> Callable[..., Any]:
 
 @_inlined
 def _weigh(weights, step, by_class, y, n, w):  # type: ignore[no-untyped-def]
-    """The weight of each lowered label, 0 where it is ignored; returns how many are NA and count."""
+    """The weight of each lowered label, 0 where ignored; returns how many that count are NA."""
     missing = 0
     if weights:
         given, every = _at(types.float64, weights), step // 8
@@ -172,7 +172,7 @@ def _sum(v, n):  # type: ignore[no-untyped-def]
 _LABELS, _DOUBLES = Room(4 * POSITIONS), Room(8 * POSITIONS)
 
 
-def carry(walk, wide, scores, gradient, labels, weights, formula, chunks, sums, losses, divisor):  # type: ignore[no-untyped-def]
+def carry(walk, wide, scores, gradient, labels, weights, formula, chunks, sums, losses, divisor):
     """Carry positions first .. last - 1, in chunks of `size`; `first` is a multiple of it.
 
     Args:
@@ -239,12 +239,12 @@ def _copy(v, n, to):  # type: ignore[no-untyped-def]
         to[i] = v[i]
 
 
-def small(walk, x, y, losses, dx, gradient, mean, ignored, many, share, lo, hi):  # type: ignore[no-untyped-def]
-    """One chunk of plain arrays: x[n, C] and y[n] in C order, no weights, at most one class ignored.
+def small(walk, x, y, losses, dx, gradient, mean, ignored, many, share, lo, hi):
+    """One chunk of plain arrays: x[n, C], y[n], C order, no weights, one class ignored or none.
 
     Args:
         walk: address of the kernel.
-        x: scores, or anything of their type if n is 0.
+        x: scores.
         y: labels.
         losses: where they go, in the arithmetic's dtype.
         dx: where the gradient goes, of x's shape and type.
@@ -275,26 +275,6 @@ def small(walk, x, y, losses, dx, gradient, mean, ignored, many, share, lo, hi):
         factor = 1.0 / kept if mean and kept else 1.0
         for i in range(n):
             g[i] = factor if lowered[i] >= 0 else 0.0
-    _call(
-        walk,
-        (
-            classes,
-            1,
-            0,
-            n,
-            x.ctypes.data,
-            row,
-            size,
-            0,
-            y_at,
-            losses.ctypes.data,
-            to,
-            row,
-            size,
-            0,
-            g_at,
-        ),  # fmt: skip
-        (share, lo, hi),
-        0,
-    )
+    places = (0, n, x.ctypes.data, row, size, 0, y_at, losses.ctypes.data, to, row, size, 0, g_at)
+    _call(walk, (classes, 1, *places), (share, lo, hi), 0)
     return 0, _sum(losses, n), kept

@@ -32,7 +32,7 @@ def folder() -> Path:
 
 
 class _Locator(_CacheLocator):  # type: ignore[misc]
-    """Says where, and when what is there is stale: never, for its folder's name is its content's."""
+    """Says where; what is there is never stale, for the folder is named by its sources."""
 
     def __init__(self, py_func: Callable[..., Any]) -> None:
         self._line = py_func.__code__.co_firstlineno

@@ -6,7 +6,7 @@ or without smoothing and gradient; a lowering for one dtype of labels; and one `
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from sparse_xent.kernels import Scores, disk, simd
 from sparse_xent.kernels import carry as _carry
 from sparse_xent.kernels.algebra import Kind
 from sparse_xent.kernels.carry import BAD, MISSING, POSITIONS, SUMS
+from sparse_xent.kernels.picked import picked
 from sparse_xent.kernels.rows import rows
 from sparse_xent.kernels.strided import strided
 from sparse_xent.kernels.tiles import MEDIUM, TILE, medium, tile
@@ -37,7 +38,7 @@ LABELS = {
 FORMATS = {f.name: f for f in (simd.FLOAT16, simd.BFLOAT16, simd.FLOAT32, simd.FLOAT64)}
 
 
-_KERNELS = {"tile": tile, "medium": medium, "rows": rows, "strided": strided}
+_KERNELS = {"picked": picked, "tile": tile, "medium": medium, "rows": rows, "strided": strided}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,8 @@ def choose(
     """The walk for scores with these steps in bytes along classes and inner; None if none does."""
     kind = Kind(FORMATS[format], scores, smooth)
     size = kind.format.itemsize
+    if scores == Scores.NEVER and not smooth:
+        return Walk("picked", kind, POSITIONS, classes >= 4096)
     if steps[0] != size and classes > 1:
         return Walk("strided", kind, POSITIONS, False)
     name = "tile" if classes <= TILE else "medium" if classes < MEDIUM else "rows"
@@ -77,7 +80,7 @@ def choose(
     return Walk(name, kind, rows_of_a_chunk, classes >= 4096)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _walk(name: str, kind: Kind, gradient: bool) -> int:
     """Address of a walk's C function."""
     kernel = _KERNELS[name]
@@ -102,13 +105,13 @@ def _walk(name: str, kind: Kind, gradient: bool) -> int:
     return _compiled(function, _carry.SIGNATURE, f"{name} {kind!r}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def lowering(dtype: np.dtype[Any]) -> int:
     """Address of the C function that lowers labels of a dtype in LABELS."""
     return _compiled(_carry.lowering(LABELS[dtype]), _carry.LOWERING, f"{dtype}")
 
 
-@lru_cache(maxsize=1)
+@cache
 def carry() -> Callable[..., None]:
     """`carry.carry`, compiled or found on disk at its first call."""
     dispatcher = njit(_carry.carry, **_carry.OPTIONS)
@@ -116,7 +119,7 @@ def carry() -> Callable[..., None]:
     return dispatcher
 
 
-@lru_cache(maxsize=1)
+@cache
 def small() -> Callable[..., tuple[int, float, int]]:
     """`carry.small`, compiled or found on disk at its first call with each pair of dtypes."""
     dispatcher = njit(_carry.small, **_carry.OPTIONS)

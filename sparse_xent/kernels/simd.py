@@ -431,6 +431,8 @@ for _name in (
     "sub",
     "mul",
     "truediv",
+    "lshift",
+    "rshift",
     "lt",
     "le",
     "gt",

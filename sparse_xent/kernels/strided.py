@@ -157,10 +157,13 @@ def strided(
     aa, bb, aims, ss = rests, losts, targets, stack(_STATE)  # take the places of what is done with
     block, held = BLOCK, 0
     if dx is not None:
-        block = min(BLOCK, 96 * 1024 // (C * size) // w * w)
+        block = min(BLOCK, (96 * 1024 // (C * size) // w - 1) * w)
         held = C
         if block < _REREAD:
             block, held = _REREAD, 0
+    # Held classes are a line more than a block apart: a power of two would let them fall into
+    # the same sets of the first-level cache (21 classes: 32 cycles for 32 bytes, now 28).
+    held_step = (block + w) * size
     zero = splat(kind, 0.0)
     k = 0
     while k < last - first:
@@ -193,7 +196,7 @@ def strided(
                         keep(ms + at, m)
                     state = _summed(kind, scores, c, t, m, span, state)
                     if held > 0:
-                        _hold(kind, copied + (c * block + v) * size, block * size, scores)
+                        _hold(kind, copied + c * held_step + v * size, held_step, scores)
                 else:
                     score = (load_some(kind, q, xi, n - v),)
                     if is_logits(kind) and _above(kind, score, m):
@@ -202,7 +205,7 @@ def strided(
                         keep(ms + at, m)
                     state = _summed(kind, score, c, t, m, span, state)
                     if held > 0:
-                        _hold(kind, copied + (c * block + v) * size, block * size, score)
+                        _hold(kind, copied + c * held_step + v * size, held_step, score)
                 keep(rests + at, state[0])
                 keep(losts + at, state[1])
                 keep(targets + at, state[2])
@@ -274,7 +277,7 @@ def strided(
             qd = dx + o * do + i * di
             fits = held
             if held == 0:
-                fits = 96 * 1024 // (block * size)
+                fits = 96 * 1024 // held_step
             c0 = 0
             while c0 < C:
                 c1 = min(C, c0 + fits)
@@ -282,20 +285,23 @@ def strided(
                     for c in range(c0, c1):
                         for v in range(0, n, w):
                             x1 = load_some(kind, p + c * xc + v * xi, xi, n - v)
-                            store(kind, copied + ((c - c0) * block + v) * size, x1)
+                            store(kind, copied + (c - c0) * held_step + v * size, x1)
                 for v in range(0, n, w):
                     at = v * one
                     t, m = fetch_labels(kind, labels + 4 * v), fetch(kind, ms + at)
                     a, b = fetch(kind, aa + at), fetch(kind, bb + at)
                     aim, s = fetch(kind, aims + at), fetch(kind, ss + at)
                     for c in range(c0, c1):
-                        here = copied + ((c - c0) * block + v) * size
+                        here = copied + (c - c0) * held_step + v * size
                         d = _gradient(kind, load(kind, here), c, t, m, a, b, aim, s, span)
-                        if anywhere(t == integers(kind, -2)):
-                            d = select(t == -2, load_some(kind, qd + c * dc + v * di, di, n - v), d)
                         store(kind, here, d)
+                    if anywhere(t == integers(kind, -2)):
+                        for c in range(c0, c1):
+                            here = copied + (c - c0) * held_step + v * size
+                            there = load_some(kind, qd + c * dc + v * di, di, n - v)
+                            store(kind, here, select(t == -2, there, load(kind, here)))
                 for c in range(c0, c1):
-                    here = copied + (c - c0) * block * size
+                    here = copied + (c - c0) * held_step
                     if di == size:
                         write(qd + c * dc, here, n * size, past)
                     else:
