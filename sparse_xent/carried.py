@@ -71,9 +71,23 @@ class CarriedCall(sweep.Call):
     def descend(self, divisor: float, losses: Array | None = None) -> tuple[float, Array]:
         """sum(l * w), and the gradient of sum(l * w) / divisor, written into `out`."""
         assert self.out is not None
+        if self._beyond_float32(divisor):  # the kernels hold a row's factor in its arithmetic
+            return sweep.Call.descend(self, divisor, losses)
         dx = self.layout.scores(self.out)
         sums = self._carry(self.walk.both(), losses=losses, dx=dx, divisor=divisor)
         return _summed(sums)[0], self.out
+
+    def _beyond_float32(self, divisor: float) -> bool:
+        """Whether some w / divisor is too large or too small for the arithmetic's float32."""
+        if self.arithmetic == np.float64 or divisor == 0:
+            return False
+        largest, least = 1.0 / abs(divisor), 1.0 / abs(divisor)
+        for weights in (self.weights.sample, self.weights.by_class):
+            if weights is not None and weights.size:
+                sizes = np.abs(weights.astype(np.float64))
+                largest *= float(sizes.max())
+                least *= float(sizes.min(where=sizes > 0, initial=1.0))
+        return largest > 1e30 or least < 1e-30
 
     def _carry(
         self,

@@ -254,8 +254,8 @@ class SparseCategoricalCrossentropy(_Loss):
             >>> gradient
             array([[-0.5,  0.5]])
         """
-        if sample_weight is None and out is None:
-            small = tiny.reduced(y_true, y_pred, self._options, gradient=True)
+        if sample_weight is None:
+            small = tiny.reduced(y_true, y_pred, self._options, gradient=True, out=out)
             if small is not None:
                 return small
         return self._value_and_grad(y_true, y_pred, sample_weight, out)

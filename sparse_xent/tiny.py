@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from sparse_xent import config
+from sparse_xent.carried import CHUNK_BYTES
 from sparse_xent.kernels import Scores
 from sparse_xent.options import Options
 
-# Elements up to which a call is small: above, what `sweep` adds is a small part of the whole.
-SIZE = 1 << 14
-ROWS = 1 << 10
+# A call is small where its rows are one chunk of `carried`: that is long beside what `sweep` adds,
+# and one chunk has one sum, whoever makes it.
 
 _SCORES = {"after": Scores.AFTER, "before": Scores.BEFORE, "never": Scores.NEVER}
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -28,7 +28,7 @@ _REDUCED = {"sum_over_batch_size": True, "mean": True, "sum": False}
 _RESULTS: dict[str, Any] = {"float32": np.float32, "float64": np.float64}
 _LARGEST = float(np.finfo(np.float32).max)
 
-_Found = tuple[Callable[..., tuple[int, float, int]], int, float, float]
+_Found = tuple[int, Callable[..., tuple[int, float, int]], int, float, float]
 _found: dict[tuple[Any, ...], _Found | None] = {}
 
 
@@ -55,7 +55,7 @@ def losses(
     found = _serves(y_true, y_pred, from_logits, normalize, smoothing, False)
     if found is None:
         return None
-    entry, walk, lo, hi = found
+    _, entry, walk, lo, hi = found
     made = np.empty(y_pred.shape[0], y_pred.dtype)
     bad, _, _ = entry(
         walk, y_pred, y_true, made, y_pred, False, False, ignored, many, smoothing, lo, hi
@@ -63,7 +63,9 @@ def losses(
     return None if bad else made
 
 
-def reduced(y_true: Any, y_pred: Any, options: Options, gradient: bool) -> tuple[Any, Any] | None:
+def reduced(
+    y_true: Any, y_pred: Any, options: Options, gradient: bool, out: Any = None
+) -> tuple[Any, Any] | None:
     """The reduced value and, if wanted, its gradient; None where the call is not small."""
     result = _RESULTS.get(options.dtype or "")
     if y_pred.__class__ is not np.ndarray or options.axis not in (-1, 1) or result is None:
@@ -79,9 +81,11 @@ def reduced(y_true: Any, y_pred: Any, options: Options, gradient: bool) -> tuple
     ignored = ignore[0] if ignore else 0
     if found is None or not -(1 << 53) < ignored < 1 << 53:
         return None
-    entry, walk, lo, hi = found
+    _, entry, walk, lo, hi = found
+    if out is not None and not _fits(out, y_pred, y_true):
+        return None
     made = np.empty(y_pred.shape[0], y_pred.dtype)
-    dx = np.empty_like(y_pred) if gradient else y_pred
+    dx = out if out is not None else np.empty_like(y_pred) if gradient else y_pred
     bad, total, kept = entry(
         walk, y_pred, y_true, made, dx, gradient, mean, ignored, len(ignore), smoothing, lo, hi
     )
@@ -103,10 +107,21 @@ def _serves(
         config._epsilon,
     )  # fmt: skip
     found = _found[key] if key in _found else _find(*key)
-    if found is None or not 0 < shape[0] <= ROWS or y_pred.size > SIZE:
+    if found is None or not 0 < shape[0] <= found[0]:
         return None
     plain = y_pred.flags.c_contiguous and y_true.flags.c_contiguous
     return found if plain and y_pred.flags.aligned and y_true.flags.aligned else None
+
+
+def _fits(out: Any, y_pred: Any, y_true: Any) -> bool:
+    """Whether a gradient may go there as it stands: y_pred itself, or an array well apart."""
+    if out.__class__ is not np.ndarray or out.shape != y_pred.shape or out.dtype != y_pred.dtype:
+        return False
+    flags = out.flags
+    if not (flags.c_contiguous and flags.writeable and flags.aligned):
+        return False
+    apart = out is y_pred or not np.may_share_memory(out, y_pred)
+    return apart and not np.may_share_memory(out, y_true)
 
 
 def _find(
@@ -128,11 +143,11 @@ def _find(
 
         kind = Scores.LOGITS if from_logits else kind
         walk = native.choose(
-            scores.name, kind, smoothing > 0, classes, 1, (scores.itemsize, 0), 1 << 18
+            scores.name, kind, smoothing > 0, classes, 1, (scores.itemsize, 0), CHUNK_BYTES
         )
         if walk is not None:
             span = float(scores.type(eps)), float(scores.type(1 - eps))
-            found = (native.small(), walk.both() if gradient else walk.forward(), *span)
+            found = (walk.chunk, native.small(), walk.both() if gradient else walk.forward(), *span)
     if len(_found) > 1000:  # shapes that never come again
         _found.clear()
     _found[scores, labels, classes, from_logits, normalize, smoothing, gradient, eps] = found

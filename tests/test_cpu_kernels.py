@@ -109,13 +109,27 @@ def assert_gradients(made, right):
     np.testing.assert_array_equal(np.isnan(made), np.isnan(right))
     np.testing.assert_array_equal(np.isinf(made), np.isinf(right))
     finite = np.isfinite(right)
-    top = np.max(np.abs(right), axis=1, keepdims=True, where=finite, initial=0)
-    assert (np.abs(made - right)[finite] <= (rtol * top + 0 * right)[finite]).all()
+    np.testing.assert_array_equal(made[~finite], right[~finite])
+    made, right = np.where(finite, made, 0), np.where(finite, right, 0)
+    top = np.abs(right).max(axis=1, keepdims=True)
+    assert (np.abs(made - right) <= rtol * top).all()
+
+
+#: Each pair is a compilation for every walk and kind of scores: the rarer half is slow.
+ARITHMETIC = [
+    (np.float32, 0.0),
+    (np.float32, 0.1),
+    (np.float32, 1.0),
+    (np.float64, 0.0),
+    pytest.param(np.float64, 0.1, marks=pytest.mark.slow),
+    pytest.param(np.float64, 1.0, marks=pytest.mark.slow),
+    pytest.param(np.float16, 0.0, marks=pytest.mark.slow),
+    pytest.param(np.float16, 0.1, marks=pytest.mark.slow),
+]
 
 
 @SCORES
-@DTYPES
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("dtype, smoothing", ARITHMETIC)
 @pytest.mark.parametrize("shape", EVERY.values(), ids=EVERY)
 def test_every_walk_is_the_plain_engine_s_twin(shape, smoothing, dtype, scores, monkeypatch):
     x, y, g = scores_of(shape, dtype, scores)
@@ -137,8 +151,12 @@ def assert_shares(made, right):
 @pytest.mark.parametrize("verb", ["nll", "nll_grad", "nll_and_grad", "rank"])
 def test_the_verbs_are_portable_s_in_name_and_parameters(verb):
     ours, plain = getattr(cpu, verb), getattr(portable, verb)
-    assert inspect.signature(ours) == inspect.signature(plain)
+    assert parameters(ours) == parameters(plain)
     assert ours.__doc__.splitlines()[0] == plain.__doc__.splitlines()[0]
+
+
+def parameters(verb):
+    return [(p.name, p.kind, p.default) for p in inspect.signature(verb).parameters.values()]
 
 
 def bits(a):
