@@ -37,7 +37,7 @@ def read(
 ) -> sweep.Call:
     """What the user sent, checked, and bound to the engine that serves it."""
     call = sweep.Call.read(y_true, y_pred, sample_weight, options)
-    walk = _walk(call)
+    walk = _walk(call) if config._compiled else None
     if walk is None:
         return call
     return CarriedCall(**{f: getattr(call, f) for f in call.__dataclass_fields__}, walk=walk)

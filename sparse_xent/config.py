@@ -2,6 +2,10 @@
 
 The names are Keras's (R: keras3's). `config_epsilon` and `config_threads` are read at each call;
 `config_floatx` when a loss object is constructed.
+
+Which engine serves the sparse loss is said by the environment: SPARSE_XENT_ENGINE=compiled asks
+for the compiled kernels, which are new and take some seconds to compile on a machine's first
+call of each kind; without it the plain engine serves, on one thread.
 """
 
 import os
@@ -10,6 +14,7 @@ from sparse_xent.options import FLOATS, describe, float_name, number, whole_numb
 
 _floatx = "float32"
 _epsilon = 1e-7
+_compiled = os.environ.get("SPARSE_XENT_ENGINE") == "compiled"
 _threads: int | None = None  # None: as many as the machine gives, see config_threads()
 
 
@@ -93,7 +98,7 @@ def config_set_epsilon(value: float) -> None:
 
 
 def config_threads() -> int:
-    """How many threads a call may use.
+    """How many threads a call of the compiled engine may use; the plain one uses one.
 
     Returns:
         The number that `config_set_threads()` set; else the cores that this process may run on.

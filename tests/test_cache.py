@@ -27,7 +27,12 @@ def run(folder, cache, script=SCRIPT):
         text=True,
         timeout=150,
         cwd=folder,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(folder), **cache},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(folder),
+            "SPARSE_XENT_ENGINE": "compiled",
+            **cache,
+        },
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -129,7 +129,7 @@ ARITHMETIC = [
 
 
 @SCORES
-@pytest.mark.parametrize("dtype, smoothing", ARITHMETIC)
+@pytest.mark.parametrize(("dtype", "smoothing"), ARITHMETIC)
 @pytest.mark.parametrize("shape", EVERY.values(), ids=EVERY)
 def test_every_walk_is_the_plain_engine_s_twin(shape, smoothing, dtype, scores, monkeypatch):
     x, y, g = scores_of(shape, dtype, scores)
@@ -223,7 +223,7 @@ def test_in_place_is_as_apart(shape, how, scores):
     np.testing.assert_array_equal(held, dx)
 
 
-@pytest.mark.parametrize("dtype, most", [(np.float32, 80), (np.float64, 700)])
+@pytest.mark.parametrize(("dtype", "most"), [(np.float32, 80), (np.float64, 700)])
 @pytest.mark.parametrize("classes", [2, 10, 100, 600])
 def test_a_gap_is_right_relative_to_the_loss_at_any_offset(classes, dtype, most):
     r = np.random.default_rng(classes)

@@ -207,7 +207,9 @@ def test_scratch_is_aligned_and_each_piece_apart():
     assert abs(a - b) >= 4096
 
 
-@pytest.mark.parametrize("word, size", [("copy_line", 64), ("stream_line", 64), ("copy_byte", 1)])
+@pytest.mark.parametrize(
+    ("word", "size"), [("copy_line", 64), ("stream_line", 64), ("copy_byte", 1)]
+)
 def test_bytes_are_copied(word, size):
     copy = getattr(simd, word)
 
@@ -319,7 +321,7 @@ def test_anywhere_sees_one_lane(fmt):
 
 
 @WIDTHS
-@pytest.mark.parametrize("word, due", [("maximum", np.greater), ("minimum", np.less)])
+@pytest.mark.parametrize(("word", "due"), [("maximum", np.greater), ("minimum", np.less)])
 def test_the_extreme_keeps_a_nan_on_the_right_alone(fmt, word, due):
     a, b = with_odd(fmt)
     made = on_lanes(fmt, getattr(simd, word), a, b)
@@ -333,7 +335,8 @@ def test_fma_rounds_once(fmt, instructions, monkeypatch):
         without(monkeypatch, "fma")
     tiny = np.finfo(own(fmt)).eps
     a = np.full(fmt.lanes, 1 + tiny, own(fmt))
-    exact = on_lanes(fmt, kernel(lambda a, b, c: simd.fma(a, b, c)), a, a, -1 - 2 * tiny + 0 * a)
+    once = kernel(lambda a, b, c: simd.fma(a, b, c))
+    exact = on_lanes(fmt, once, a, a, -1 - 2 * tiny + 0 * a)
     np.testing.assert_array_equal(exact, tiny * tiny)  # a product rounded first would give 0
 
 
@@ -436,7 +439,8 @@ def test_panels_are_turned_and_turned_back(fmt):
     made = np.zeros((fmt.lanes + 1, 7), dtype)
     back(fmt, turned.ctypes.data, made.ctypes.data, made.strides[0])
     np.testing.assert_array_equal(made[:-1, :columns], rows[:, :columns])
-    assert not made[:, columns:].any() and not made[-1].any()
+    assert not made[:, columns:].any()
+    assert not made[-1].any()
 
 
 @WIDTHS

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import sparse_xent as sx
+from sparse_xent import config
 
 RNG = np.random.default_rng(7)
 #: Above what one thread does alone, with a part of a chunk at the end; rows, tiles and strided.
@@ -43,6 +44,13 @@ def everything(name):
     return losses.tobytes(), value.tobytes(), gradient.tobytes()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _engine():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "_compiled", True)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _threads():
     yield
@@ -50,7 +58,7 @@ def _threads():
 
 
 @pytest.fixture(scope="module")
-def alone():
+def alone(_engine):
     """What one thread makes of every case."""
     sx.config_set_threads(1)
     results = {name: everything(name) for name in CASES}
@@ -167,7 +175,11 @@ def test_in_a_process_of_its_own(script, tmp_path):
         capture_output=True,
         text=True,
         timeout=150,
-        env={"PATH": "/usr/bin:/bin", "NUMBA_CACHE_DIR": str(tmp_path)},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "NUMBA_CACHE_DIR": str(tmp_path),
+            "SPARSE_XENT_ENGINE": "compiled",
+        },
         check=False,
     )
     assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr

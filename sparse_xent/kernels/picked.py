@@ -4,12 +4,10 @@ Serves every layout. What a gradient costs is the zeros around each target.
 """
 
 from sparse_xent.kernels.algebra import lines, loss
-from sparse_xent.kernels.rows import kernel, slot, stream
+from sparse_xent.kernels.rows import kernel, slot
 from sparse_xent.kernels.simd import (
     LINE,
     Room,
-    copy_byte,
-    copy_line,
     fence,
     fetch,
     fetch_factor,
@@ -20,6 +18,7 @@ from sparse_xent.kernels.simd import (
     integers,
     itemsize,
     keep,
+    keep_label,
     lanes,
     load_one,
     prefetch,
@@ -29,7 +28,7 @@ from sparse_xent.kernels.simd import (
     stack,
     store_one,
 )
-from sparse_xent.kernels.tiles import _run, keep_label, write
+from sparse_xent.kernels.tiles import _run, write
 
 BLOCK = 256  # positions: their targets are asked for together, then read
 _ZEROS = Room(4096)

@@ -1,7 +1,5 @@
 """Ranks: how many classes stand above the label, which is all that accuracies ask of a row."""
 
-import math
-
 from sparse_xent.kernels.algebra import Kind
 from sparse_xent.kernels.rows import kernel
 from sparse_xent.kernels.simd import (
@@ -10,10 +8,8 @@ from sparse_xent.kernels.simd import (
     fetch_label,
     indices,
     integers,
-    itemsize,
     keep,
     lanes,
-    like,
     load_one,
     load_some,
     select,

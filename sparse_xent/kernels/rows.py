@@ -1,9 +1,10 @@
 """Rows: the classes of a position lie together. One row at a time, read once for its loss.
 
 A row is cut into chunks of 1024 columns, by C alone. A chunk is summed in the arithmetic's dtype
-over four vectors of lanes, then the sums go on in float64. The reference of a row of logits
-begins at its first vector's maximum and is raised, and the chunk taken again, where a later logit
-stands far above it: the sums before are then multiplied by an exact power of two.
+over two vectors of lanes (four spill: 16 registers hold no more chains of exponentials), then the
+sums go on in float64. The reference of a row of logits begins at its first vector's maximum and
+is raised, and the chunk taken again, where a later logit stands far above it: the sums before are
+then multiplied by an exact power of two.
 """
 
 import math
@@ -64,7 +65,7 @@ OPTIONS = {"nogil": True, "error_model": "numpy"}
 inlined = njit(**OPTIONS, forceinline=True)
 kernel = njit(**OPTIONS)
 
-CHUNK = 1024  # columns: 16 float32 additions a lane before float64 takes over
+CHUNK = 1024  # columns: 32 float32 additions a lane before float64 takes over
 CEILING = 64.0  # powers of two by which a term may exceed the reference
 AHEAD = 4096  # bytes; nearer hides less of the memory's latency, farther gains nothing
 _BUFFER = Room(8 * (CHUNK + 128))
@@ -308,11 +309,13 @@ def reads_rows(kind: Kind) -> Num:
 
 @word
 def is_smooth(kind: Kind) -> Num:
+    """Whether labels are smoothed."""
     return fact(kind.smooth)
 
 
 @word
 def is_logits(kind: Kind) -> Num:
+    """Whether the scores are logits."""
     return fact(kind.scores == Scores.LOGITS)
 
 
@@ -331,6 +334,7 @@ def slot(kind: Kind) -> int:
 
 @kernel
 def rows(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past):  # type: ignore[no-untyped-def]
+    """C >= MEDIUM, and any C that has a whole vector."""
     o, i = first // inner, first % inner
     for k in range(last - first):
         t = fetch_label(y + 4 * k)

@@ -9,12 +9,13 @@ A `Format` says how scores lie in memory. Lanes are always float32 (16 of them) 
 halves are widened by `load` and rounded to nearest even by `store`. Addresses are plain integers,
 in bytes: they carry no strides and no writability, so that no layout compiles a kernel anew.
 
-    memory       load store load_one store_one fetch keep stack
+    memory       load store load_one store_one load_some store_some fetch fetch_one keep stack
+                 fetch_label fetch_labels keep_label fetch_factor fetch_factors
                  copy_line stream_line copy_byte prefetch fence
-    lanes        splat integers indices like lanes itemsize
+    lanes        splat rounded integers indices like lanes itemsize
     arithmetic   + - * /  fma mad maximum minimum floor
     comparison   < <= > >= == !=  & |  select anywhere
-    bits         bits from_bits as_float << >>
+    bits         bits from_bits whole_power as_float << >>
     across       total highest widen row_totals row_maxima gather_panel scatter_panel
 
 A `word` is a Python function over `Num`s. Kernels call it as they call anything; compiling the
@@ -110,6 +111,7 @@ class Format:
 
     @property
     def format(self) -> "Format":
+        """Itself: words take a format, or anything that has one."""
         return self
 
     @property
@@ -119,22 +121,27 @@ class Format:
 
     @property
     def lanes(self) -> int:
+        """How many numbers a vector holds."""
         return 8 if self.wide else 16
 
     @property
     def element(self) -> types.Type:
+        """Numba's type of a lane."""
         return types.float64 if self.wide else types.float32
 
     @property
     def vector(self) -> Vector:
+        """The type of a vector of scores."""
         return Vector(self.element, self.lanes)
 
     @property
     def integers(self) -> Vector:
+        """The type of as many integers, as wide as the lanes."""
         return Vector(types.int64 if self.wide else types.int32, self.lanes)
 
     @property
     def memory(self) -> ir.Type:
+        """LLVM's type of one score in memory."""
         return {2: _I16, 4: ir.FloatType(), 8: ir.DoubleType()}[self.itemsize]
 
 
@@ -188,10 +195,12 @@ class Num:
 
     @property
     def element(self) -> types.Type:
+        """The type of one of its numbers."""
         return _element(self.typ)
 
     @property
     def floating(self) -> bool:
+        """Whether its numbers are floats."""
         return isinstance(self.element, types.Float)
 
     @property
@@ -569,7 +578,7 @@ def _each(count: Num, lanes: int, do: Callable[[int], None]) -> None:
 
 @word
 def load_some(fmt: Any, address: Num, step: Num, count: Num) -> Num:
-    """A vector of scores `step` bytes apart, but 0 in lanes from `count` on: nothing there is read."""
+    """A vector of scores `step` bytes apart; 0 from lane `count` on, where nothing is read."""
     f = fmt.format
     b = _stage.builder
     vector = ir.VectorType(f.memory, f.lanes)
@@ -636,6 +645,12 @@ def keep(address: Num, value: Num) -> None:
 def fetch_label(address: Num) -> Num:
     """One int32, as an integer."""
     return Num(types.int32, _read(address, _I32, 4)).to(types.int64)
+
+
+@word
+def keep_label(address: Num, t: Num) -> None:
+    """Write an integer as an int32."""
+    _write(address, t.to(types.int32).value, 4)
 
 
 @word
@@ -716,7 +731,7 @@ def fence() -> None:
 
 
 def fact(truth: bool) -> Num:
-    """What is known when the kernel is compiled, for a kernel's `if`: LLVM drops the other branch."""
+    """What is known when the kernel is compiled: LLVM drops the other branch of an `if`."""
     return constant(types.boolean, truth)
 
 
@@ -1004,7 +1019,7 @@ def gather_panel(fmt: Any, address: Num, step: Num, to: Num) -> None:
 
 @word
 def scatter_panel(fmt: Any, source: Num, address: Num, step: Num) -> None:
-    """The way back of `gather_panel`. Rows are written in order: where they meet, the later stays."""
+    """The way back of `gather_panel`; rows are written in order, so that the later prevails."""
     f = fmt.format
     quarter = f.lanes // QUARTERS
     b = _stage.builder

@@ -9,7 +9,6 @@ gathered one by one.
 
 import math
 
-from sparse_xent.kernels import Scores
 from sparse_xent.kernels.algebra import (
     Kind,
     Span,
@@ -25,14 +24,11 @@ from sparse_xent.kernels.algebra import (
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
 from sparse_xent.kernels.rows import (
     CEILING,
-    clear,
     fair,
-    inlined,
     is_logits,
     is_smooth,
     kernel,
     slot,
-    stream,
 )
 from sparse_xent.kernels.simd import (
     LINE,
@@ -51,10 +47,9 @@ from sparse_xent.kernels.simd import (
     integers,
     itemsize,
     keep,
+    keep_label,
     lanes,
-    like,
     load,
-    load_one,
     load_some,
     maximum,
     minimum,
@@ -64,12 +59,11 @@ from sparse_xent.kernels.simd import (
     splat,
     stack,
     store,
-    store_one,
     store_some,
     whole_power,
     word,
 )
-from sparse_xent.kernels.tiles import _mean, _target, keep_label, unusual, write
+from sparse_xent.kernels.tiles import _mean, _target, unusual, write
 
 BLOCK = 512  # positions: what they gather is 8 KiB, beside four classes of 2 KiB each
 _STATE = Room(BLOCK * 8)
@@ -151,6 +145,7 @@ def _gradient(
 def strided(
     kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past
 ):  # type: ignore[no-untyped-def]
+    """Any strides: classes apart, or rows whose positions are not one step apart."""
     w, size, one = lanes(kind), itemsize(kind), slot(kind)
     ms, rests, losts, targets = stack(_STATE), stack(_STATE), stack(_STATE), stack(_STATE)
     labels, factors, values, copied = stack(_STATE), stack(_STATE), stack(_VALUES), stack(_COPY)

@@ -53,12 +53,12 @@ from sparse_xent.kernels.simd import (
     integers,
     itemsize,
     keep,
+    keep_label,
     lanes,
     like,
     load,
     load_one,
     maximum,
-    prefetch,
     rounded,
     row_maxima,
     row_totals,
@@ -68,7 +68,6 @@ from sparse_xent.kernels.simd import (
     stack,
     store,
     store_one,
-    stream_line,
     word,
 )
 
@@ -154,7 +153,9 @@ def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
             m = reference(kind, m)
         rest, x_t = splat(kind, 0.0), splat(kind, 0.0)
         for c in range(C):
-            rest, x_t = _class(kind, turned, terms, t, c, m, span, rest, x_t)
+            rest, x_t, e = _class(kind, turned, t, c, m, span, rest, x_t)
+            if dx is not None:
+                keep(terms + LINE * c, e)
         hit, at = term(kind, x_t, m, span), _target(kind, x_t, m)
         s = whole_sum(kind, rest, hit)
         total, alive = splat(kind, 0.0), splat(kind, 0.0)
@@ -241,23 +242,14 @@ def _write_rows(kind, to, step, apart, source, count, C, past):  # type: ignore[
 
 
 @word
-def keep_label(address: Num, t: Num) -> None:
-    from numba.core import types
-    from sparse_xent.kernels import simd
-
-    simd._write(address, simd._stage.builder.trunc(t.value, simd._I32), 4)
-
-
-@word
 def _class(
-    kind: Kind, turned: Num, terms: Num, t: Num, c: Num, m: Num, span: Span, rest: Num, x_t: Num
-) -> tuple[Num, Num]:
-    """One class of all rows."""
+    kind: Kind, turned: Num, t: Num, c: Num, m: Num, span: Span, rest: Num, x_t: Num
+) -> tuple[Num, Num, Num]:
+    """One class of all rows: its terms, onto the sums but for the target's."""
     x = fetch(kind, turned + c * LINE)
     e = term(kind, x, m, span)
-    keep(terms + c * LINE, e)
     here = t == c.to(t.typ)
-    return rest + select(here, 0.0, e), select(here, x, x_t)
+    return rest + select(here, 0.0, e), select(here, x, x_t), e
 
 
 @word

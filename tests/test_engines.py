@@ -1,0 +1,95 @@
+"""The compiled engine behind the public face gives what the plain one gives, in every layout."""
+
+import numpy as np
+import pytest
+
+import sparse_xent as sx
+from sparse_xent import carried, config, tiny
+
+#: shape, class axis, memory order: tiles, medium rows, rows, strided; one call is cut for the pool.
+LAYOUTS = {
+    "few classes": ((300, 10), -1, "C"),
+    "classes by the dozen": ((300, 60), -1, "C"),
+    "many classes": ((70, 1000), -1, "C"),
+    "Fortran order": ((300, 10), -1, "F"),
+    "channels first": ((4, 21, 130, 40), 1, "C"),
+    "in the middle": ((6, 5, 4, 3), 2, "C"),
+    "a few rows": ((7, 3), -1, "C"),
+}
+KINDS = {"logits": {"from_logits": True}, "probabilities": {}}
+TOLERANCE = {"float32": 4e-6, "float64": 1e-13}
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    """(compiled, plain): each runs a function on its engine."""
+
+    def on(compiled):
+        def run(function, *args, **kwargs):
+            monkeypatch.setattr(config, "_compiled", compiled)
+            return function(*args, **kwargs)
+
+        return run
+
+    return on(True), on(False)
+
+
+def case(layout, dtype, kind):
+    shape, axis, order = LAYOUTS[layout]
+    rng = np.random.default_rng(5)
+    x = np.asarray(rng.normal(size=shape) * 3, dtype, order=order)
+    if kind == "probabilities":
+        x = np.exp(x - 3)
+    losses = list(shape)
+    classes = losses.pop(axis)
+    y = rng.integers(0, classes, losses)
+    y.flat[3] = 255
+    return y, x, axis, rng.random(losses)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_both_engines_agree(layout, kind, dtype, engines):
+    y, x, axis, w = case(layout, dtype, kind)
+    compiled, plain = engines
+    f, tolerance = sx.loss_sparse_categorical_crossentropy, TOLERANCE[dtype]
+    options = {"ignore_class": 255, "axis": axis, **KINDS[kind]}
+    mine, reference = (run(f, y, x, **options) for run in (compiled, plain))
+    np.testing.assert_allclose(mine, reference, tolerance)
+    loss = f(**options, dtype=dtype)
+    for weights in (None, w):
+        value, gradient = compiled(loss.value_and_grad, y, x, weights)
+        expected, slope = plain(loss.value_and_grad, y, x, weights)
+        np.testing.assert_allclose(value, expected, tolerance)
+        np.testing.assert_allclose(gradient, slope, 5 * tolerance, 1e-3 * tolerance)
+        assert compiled(loss, y, x, weights) == value  # to the bit
+
+
+def test_a_bad_label_is_refused_before_anything_is_written(engines):
+    compiled, _ = engines
+    y, x, _, _ = case("few classes", "float64", "logits")
+    y[3], y[299] = 0, 10
+    before = x.copy()
+    loss = sx.SparseCategoricalCrossentropy(from_logits=True)
+    with pytest.raises(ValueError, match=r"got 10 at \(299,\)"):
+        compiled(loss.value_and_grad, y, x, out=x)
+    np.testing.assert_array_equal(x, before)
+
+
+def test_small_calls_have_the_bits_of_large_ones(engines):
+    compiled, _ = engines
+    y, x, _, _ = case("few classes", "float64", "logits")
+    y[3] = 0
+    f = sx.loss_sparse_categorical_crossentropy
+    batch = compiled(f, np.tile(y, 200), np.tile(x, (200, 1)), True)  # cut into chunks
+    alone = np.concatenate([compiled(f, y[i : i + 1], x[i : i + 1], True) for i in range(300)])
+    assert batch.tobytes() == np.tile(alone, 200).tobytes()
+
+
+def test_what_is_unusual_is_left_to_the_plain_engine(engines):
+    compiled, _ = engines
+    options = sx.SparseCategoricalCrossentropy()._options
+    for x in (np.ones((2, 3), np.int64), np.ones((2, 3), ">f8"), np.ones((2, 3), np.longdouble)):
+        assert type(compiled(carried.read, [0, 1], x, None, options)) is not carried.CarriedCall
+        assert compiled(tiny.reduced, np.array([0, 1]), x, options, gradient=False) is None
