@@ -57,12 +57,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("sparse-xent: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to be told
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
     except (ValueError, TypeError) as error:
         return _failed(error, 2)
     except (OSError, MemoryError) as error:
+        _drop_output()
         return _failed(error, 1)
+
+
+def _drop_output() -> None:
+    """Forget what cannot be written, or the interpreter would fail on it once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(error: Exception, status: int) -> int:

@@ -147,9 +147,8 @@ def _find(
         walk = native.choose(
             scores.name, kind, smoothing > 0, classes, 1, (scores.itemsize, 0), CHUNK_BYTES
         )
-        if walk is not None:
-            span = float(scores.type(eps)), float(scores.type(1 - eps))
-            found = (walk.chunk, native.small(), walk.both() if gradient else walk.forward(), *span)
+        span = float(scores.type(eps)), float(scores.type(1 - eps))
+        found = (walk.chunk, native.small(), walk.both() if gradient else walk.forward(), *span)
     if len(_found) > 1000:  # shapes that never come again
         _found.clear()
     _found[scores, labels, classes, from_logits, normalize, smoothing, gradient, eps] = found

@@ -136,9 +136,10 @@ def _carried(
         x.dtype.name, scores, smoothing > 0, classes, inner, x.strides[1:], x.nbytes
     )
     span = float(own.type(eps)), float(own.type(1 - eps))
+    to: tuple[int, ...]
     scores_at = x.ctypes.data, *x.strides, labels.ctypes.data, made.ctypes.data
     if dx is None or factors is None:
-        call, to, past = _Walk(walk.forward()), (0, 0, 0, 0, 0), False
+        call, to, past = _Walk(walk.forward()), (0,) * 5, False
     else:
         call, to = _Walk(walk.both()), (dx.ctypes.data, *dx.strides, factors.ctypes.data)
         past = walk.past and dx.ctypes.data != x.ctypes.data

@@ -67,8 +67,8 @@ def choose(
     inner: int,
     steps: tuple[int, ...],
     chunk_bytes: int,
-) -> Walk | None:
-    """The walk for scores with these steps in bytes along classes and inner; None if none does."""
+) -> Walk:
+    """The walk for scores with these steps in bytes along classes and inner."""
     kind = Kind(FORMATS[format], scores, smooth)
     size = kind.format.itemsize
     if scores == Scores.NEVER and not smooth:
