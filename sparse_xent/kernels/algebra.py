@@ -252,7 +252,12 @@ def loss(kind: Kind, rest: Num, hit: Num, at: Num, mean: Num, share: Num, span: 
     if not kind.smooth:
         return sharp
     share = share.to(rest.typ)
-    return select(share < 1.0, sharp * (1.0 - share), 0.0) + flat * share  # 0 * inf would be NaN
+    value = select(share < 1.0, sharp * (1.0 - share), 0.0) + flat * share  # 0 * inf would be NaN
+    if kind.scores == Scores.LOGITS:
+        # All smoothed away from a deleted target: with one class left the loss is 0, which log S
+        # misses by a rounding. NaN sends the row the exact way.
+        value = select((at == -math.inf) & (share >= 1.0), math.nan, value)
+    return value
 
 
 # A row's gradient ------------------------------------------------------------------------------
