@@ -57,7 +57,7 @@ class Labels:
         y, bad = self._judge(flat)
         first = int(bad.argmax())
         more = int(np.count_nonzero(bad)) - 1
-        value = flat[first]
+        value = _exact(flat)[first]
         others = f" and {more} more" if more else ""
         cause = self._cause(value, _exact(flat), bad, y)
         raise ValueError(
@@ -77,9 +77,10 @@ class Labels:
             return "; drop missing labels, or name a class for them in ignore_class" + (
                 "" if value != value else f" (ignore_class={NA_INTEGER} takes R's NA as it is)"
             )
-        if not np.isfinite(values[bad]).all() or (values[bad] != np.floor(values[bad])).any():
+        wrong = values[bad & (values == values) & (values != NA_INTEGER)]
+        if not np.isfinite(wrong).all() or (wrong != np.floor(wrong)).any():
             return "; labels are classes, not scores: are y_true and y_pred swapped?"
-        kept = np.concatenate([y[y >= 0], values[bad]])
+        kept = np.concatenate([y[y >= 0], wrong])
         if kept.min() >= 1 and kept.max() == self.classes:
             return "; labels look 1-based: use y - 1 (in R: y - 1L)"
         if value < 0:
@@ -147,7 +148,7 @@ def _exact(block: Array) -> Array:
 
 def _fits(value: int, dtype: np.dtype[Any]) -> bool:
     if dtype.kind == "f":
-        return abs(value) <= 2**53
+        return abs(value) < 2**1000 and int(float(value)) == value
     info = np.iinfo(dtype)
     return int(info.min) <= value <= int(info.max)
 

@@ -51,6 +51,11 @@ class _Loss:
     _keys: ClassVar[tuple[str, ...]]  # the arguments, in the order of the signature
 
     def _construct(self, given: Mapping[str, object], unknown: Mapping[str, object]) -> None:
+        if "sample_weight" in unknown:
+            raise TypeError(
+                f"sample_weight is an argument of the call, not of {type(self).__name__}(): "
+                "loss(y_true, y_pred, sample_weight=w)"
+            )
         refuse_unknown(unknown, self._keys, type(self).__name__)
         given = {key: given[key] for key in self._keys}
         if given["dtype"] is None:
@@ -126,14 +131,13 @@ class _Loss:
         self, y_true: object, y_pred: object, sample_weight: object, out: object
     ) -> tuple[Any, Any]:
         call = self._read(y_true, y_pred, sample_weight, self._options)
-        inputs = {"y_true": y_true, "sample_weight": sample_weight}
-        call = call.with_out(output(out, call.x, inputs))
+        call = call.with_out(output(out, call.x, call.inputs()))
         value, gradient = sweep.value_and_grad(call, self._options)
         return value, gradient if out is None else out
 
     @classmethod
     def _default(cls, key: str) -> Any:
-        return "float32" if key == "dtype" else inspect.signature(cls).parameters[key].default
+        return config_floatx() if key == "dtype" else inspect.signature(cls).parameters[key].default
 
 
 class SparseCategoricalCrossentropy(_Loss):
@@ -421,7 +425,7 @@ def loss_sparse_categorical_crossentropy(
         ValueError: a label is neither a class nor ignored (the message names its position and the
             likely cause), or shapes or options do not fit.
 
-    Cost: one read of `y_pred`; with normalize="never" one element per label.
+    Cost: one read of `y_pred`.
 
     Example:
         >>> y_pred = [[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]]
@@ -551,7 +555,7 @@ def _has_data(
 ) -> bool:
     """Whether this is the form with data; refuses what neither form, or the other one, takes."""
     with_data = y_true is not None or y_pred is not None
-    if with_data and "sample_weight" in unknown:
+    if "sample_weight" in unknown:
         raise TypeError(
             f"sample_weight is an argument of the object, not of {function}(): "
             f"call {function}()(y_true, y_pred, sample_weight=w)"

@@ -106,7 +106,7 @@ def choice(value: object, argument: str, allowed: Iterable[str]) -> str:
         near = nearest(value, allowed)
         meant = f" (did you mean {near!r}?)" if near else ""
         raise ValueError(f"{argument} must be one of {names}, got {value!r}{meant}")
-    return value
+    return str(value)
 
 
 def describe(value: object) -> str:
@@ -189,7 +189,7 @@ def _flag(value: object, argument: str) -> bool:
 def _smoothing(value: object) -> float:
     smoothing = number(value, "label_smoothing")
     if not 0 <= smoothing <= 1:
-        raise ValueError(f"label_smoothing must lie between 0 and 1, got {smoothing:g}")
+        raise ValueError(f"label_smoothing must lie between 0 and 1, got {smoothing!r}")
     return smoothing
 
 
@@ -237,7 +237,7 @@ def _class_weight(value: object) -> tuple[float, ...] | tuple[tuple[int, float],
 
 def _class_key(key: object) -> int:
     if isinstance(key, str):
-        if not re.fullmatch(r"-?[0-9]+", key):
+        if not re.fullmatch(r"-?[0-9]{1,18}", key):
             raise ValueError(
                 f"class_weight's keys must be classes (0, 1, ... or '0', '1', ...), got {key!r}"
             )
@@ -271,7 +271,7 @@ def _name(value: object, default: str) -> str:
         return default
     if not isinstance(value, str):
         raise TypeError(f"name must be a string, got {describe(value)}")
-    return value
+    return str(value)
 
 
 # ---- dtypes -------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ def float_name(value: object, argument: str) -> str:
     if name is not None and name not in FLOATS:
         name = _dtype_name(name) or name  # "f4", "<f8", "single"
     if name in FLOATS:
-        return name
+        return str(name)
     expected = f"{argument} must be one of {', '.join(map(repr, FLOATS))}"
     if name is None:
         raise TypeError(f"{expected}, a dtype or a dtype policy, got {describe(value)}")

@@ -56,7 +56,7 @@ class Weights:
 
 def missing(sample: Array, y: Int64) -> npt.NDArray[np.bool_]:
     """Where a weight that counts is R's NA."""
-    found: npt.NDArray[np.bool_] = (sample == NA_INTEGER) & (y >= 0)
+    found: npt.NDArray[np.bool_] = (sample.astype(np.float64, copy=False) == NA_INTEGER) & (y >= 0)
     return found
 
 

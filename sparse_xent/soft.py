@@ -43,6 +43,10 @@ class SoftCall(sweep.Call):
         parts["formula"]["scores"] = Scores.LOGITS if options.from_logits else Scores.BEFORE
         return cls(**parts, targets=targets)
 
+    def inputs(self) -> dict[str, Array | None]:
+        """What is read while a gradient is written, beside the scores."""
+        return {"y_true": self.targets, "sample_weight": self.weights.sample}
+
     def with_out(self, out: Array | None) -> Self:
         """The same call with a place for its gradient, which is walked beside the scores."""
         layout = judge(self.x, self.layout.axis, self.targets, *sweep.given(out))
@@ -59,7 +63,7 @@ class SoftCall(sweep.Call):
 
     def _nll_and_grad(self, block: Block, y: Int64, g: Float64, dx: Array) -> Array:
         loss, gradient = self._both(block)
-        factor = block.boxed(g)[:, None].astype(gradient.dtype)
+        factor = block.boxed(g)[:, None]  # float64: a product may fit where the factor does not
         np.copyto(dx, np.where(factor == 0, 0, gradient * factor), casting="unsafe")
         return loss
 

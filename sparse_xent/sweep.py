@@ -7,9 +7,10 @@ checked, for it may go into the caller's own array. Sums are float64, block by b
 order of positions, so that shape and layout alone set their order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from functools import wraps
+from typing import Any, ParamSpec, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +24,19 @@ from sparse_xent.options import Options, float_dtype, read
 Array = npt.NDArray[Any]
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
-# Infinities and NaN among losses and weights are results here, not news: no call warns.
-_quiet = np.errstate(all="ignore")
+def _quiet(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Infinities and NaN among losses and weights are results here, not news: no call warns."""
+
+    @wraps(function)
+    def quiet(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with np.errstate(all="ignore"):  # made anew each time: its state is no other thread's
+            return function(*args, **kwargs)
+
+    return quiet
 
 
 @_quiet
@@ -106,6 +116,10 @@ class Call:
         layout = judge(x, options.axis)
         targets = labels.read(y_true, layout, options.ignore_class)
         return cls(**parts(x, layout, targets, sample_weight, options))
+
+    def inputs(self) -> dict[str, Array | None]:
+        """What is read while a gradient is written, beside the scores."""
+        return {"y_true": self.labels.y, "sample_weight": self.weights.sample}
 
     def with_out(self, out: Array | None) -> Self:
         """The same call with a place for its gradient, which is walked beside the scores."""

@@ -140,6 +140,7 @@ def _find(
     found = None
     kind = _SCORES.get(normalize)
     plain = scores in _FLOATS and labels in _LABELS and scores.isnative and labels.isnative
+    plain = plain and not (from_logits and smoothing > 0)  # as in `carried`
     if plain and kind is not None and classes and 0 <= smoothing <= 1:
         from sparse_xent.kernels import native
 

@@ -25,8 +25,9 @@ _TENSORS = {
 
 def scores(y_pred: object) -> Array:
     """y_pred as an ndarray of real numbers, the same memory where it is an array."""
-    library = type(y_pred).__module__.partition(".")[0]
-    if library in _TENSORS and not isinstance(y_pred, np.ndarray):
+    libraries = [base.__module__.partition(".")[0] for base in type(y_pred).__mro__]
+    library = next((name for name in libraries if name in _TENSORS), None)
+    if library is not None and not isinstance(y_pred, np.ndarray):
         raise TypeError(
             f"y_pred must be a NumPy array or convert to one, got a {library} "
             f"{type(y_pred).__name__}: pass {_TENSORS[library]}"
@@ -73,7 +74,7 @@ def as_array(value: object, argument: str) -> Array:
         raise ValueError(f"{argument} must be rectangular, got {_ragged(value)}") from None
     except TypeError as error:
         raise TypeError(
-            f"{argument} must be an array of numbers, got {type(value).__name__}: {error}"
+            f"{argument} must be an array of numbers, got {type(value).__name__}: {_line(error)}"
         ) from None
     except RuntimeError as error:  # a torch tensor that requires grad, say
         raise TypeError(f"{argument} must convert to a NumPy array: {_line(error)}") from None
@@ -107,7 +108,7 @@ def refuse_kind(value: object, array: Array, argument: str, expected: str) -> No
     raise TypeError(f"{argument} must hold {expected}, got {got}{way_out}")
 
 
-def output(out: object, x: Array, inputs: dict[str, object]) -> Array:
+def output(out: object, x: Array, inputs: dict[str, Array | None]) -> Array:
     """Where the gradient goes: a new array laid out as y_pred, or the caller's own, checked.
 
     Raises:
@@ -136,7 +137,7 @@ def output(out: object, x: Array, inputs: dict[str, object]) -> Array:
             "out must be y_pred itself or not overlap it, got an array that shares part of it"
         )
     for name, value in inputs.items():
-        if isinstance(value, np.ndarray) and _overlap(out, value):
+        if value is not None and _overlap(out, value):
             raise ValueError(f"out must not overlap {name}, which is read while out is written")
     return np.asarray(out)
 
@@ -153,7 +154,7 @@ def op_array(x: Any, dtype: Any = None) -> Any:
 
     Raises:
         TypeError: x does not hold numbers, or dtype is none.
-        ValueError: x is ragged, or a value does not fit dtype.
+        ValueError: x is ragged.
 
     Example:
         >>> op_array([1, 2], dtype="float32")
@@ -162,14 +163,17 @@ def op_array(x: Any, dtype: Any = None) -> Any:
     Source: R keras3, `op_array`.
     """
     array = as_array(x, "x")
-    if not (is_float(array.dtype) or array.dtype.kind in "biuc"):
+    if not (is_float(array.dtype) or array.dtype.kind in "biu"):
         refuse_kind(x, array, "x", "numbers")
     try:
         wanted = array.dtype if dtype is None else np.dtype(dtype)
     except (TypeError, ValueError):
         shown = repr(dtype) if isinstance(dtype, str) else f"a {type(dtype).__name__}"
         raise TypeError(f"dtype must be a dtype or its name, got {shown}") from None
-    return scalar(np.array(array, wanted))
+    if not (is_float(wanted) or wanted.kind in "biu"):
+        raise TypeError(f"dtype must be a dtype of numbers, got {wanted}")
+    with np.errstate(all="ignore"):
+        return scalar(np.array(array, wanted))
 
 
 def scalar(array: Array) -> Any:

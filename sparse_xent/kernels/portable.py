@@ -215,8 +215,11 @@ class _After(_Probabilities):
         return (1 - s) * loss + s * (np.log(self.sum) - sum_by_halves(np.log(self.q)) / classes)
 
     def grad(self, s: float) -> Array:
-        dx = 1 / self.sum - (s / self.q.shape[1]) / self.q if s > 0 else _like(self.q, 1 / self.sum)
-        self._add_at_target(dx, -(1 - s) / self.q_t)
+        each = s / self.q.shape[1]
+        dx = 1 / self.sum - each / self.q if s > 0 else _like(self.q, 1 / self.sum)
+        # 1 / S - 1 / q_t without the cancellation, and what smoothing gives back.
+        at_target = (s - each) / self.q_t - self.rest / (self.sum * self.q_t)
+        np.put_along_axis(dx, self.t, at_target, axis=1)
         return dx * self._passed(self.p)
 
 

@@ -45,7 +45,7 @@ def _logits(x: Array, a: Array) -> tuple[Array, Array]:
     np.put_along_axis(e, top, np.where(np.isfinite(m), 0, np.nan), axis=1)
     rest = sum_by_halves(e.copy())
     mass = sum_by_halves(a.copy())
-    missed = sum_by_halves(np.where(a == 0, 0, a * (m - x)))
+    missed = sum_by_halves(np.where(a == 0, 0, 2 * a * (m * 0.5 - x * 0.5)))
     loss = mass * np.log1p(rest) + missed
     dx = mass * e / (1 + rest) - a
     # mass * p - a at the maximum, without the cancellation: p = 1 - rest / (1 + rest).
