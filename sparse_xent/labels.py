@@ -77,7 +77,7 @@ class Labels:
             return "; drop missing labels, or name a class for them in ignore_class" + (
                 "" if value != value else f" (ignore_class={NA_INTEGER} takes R's NA as it is)"
             )
-        wrong = values[bad & (values == values) & (values != NA_INTEGER)]
+        wrong = values[bad & (values == values)]
         if not np.isfinite(wrong).all() or (wrong != np.floor(wrong)).any():
             return "; labels are classes, not scores: are y_true and y_pred swapped?"
         kept = np.concatenate([y[y >= 0], wrong])
