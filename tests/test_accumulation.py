@@ -53,7 +53,7 @@ def cut(length, seed):
 def is_nearest_root(r, x):
     """Whether no float64 is nearer to the square root of the fraction x than r."""
     low = (Fraction(r) + Fraction(math.nextafter(r, 0.0))) / 2
-    high = (Fraction(r) + Fraction(math.nextafter(r, math.inf))) / 2
+    high = Fraction(r) + Fraction(math.ulp(r)) / 2  # the next float64 up may be infinite
     return low * low <= x <= high * high
 
 
