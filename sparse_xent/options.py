@@ -26,7 +26,7 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 NA_INTEGER = -(2**31)  # R's integer NA, as it arrives in Python
 
 _POLICIES = {"mixed_float16": "float16", "mixed_bfloat16": "bfloat16"}
-_SCORES = {"after": Scores.AFTER, "before": Scores.BEFORE, "never": Scores.NEVER}
+SCORES = {"after": Scores.AFTER, "before": Scores.BEFORE, "never": Scores.NEVER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Options:
     @property
     def scores(self) -> Scores:
         """What y_pred holds, as the kernels name it."""
-        return Scores.LOGITS if self.from_logits else _SCORES[self.normalize]
+        return Scores.LOGITS if self.from_logits else SCORES[self.normalize]
 
 
 def read(

@@ -15,12 +15,11 @@ import numpy as np
 from sparse_xent import config
 from sparse_xent.carried import CHUNK_BYTES
 from sparse_xent.kernels import Scores
-from sparse_xent.options import Options
+from sparse_xent.options import SCORES, Options
 
 # A call is small where its rows are one chunk of `carried`: that is long beside what `sweep` adds,
 # and one chunk has one sum, whoever makes it.
 
-_SCORES = {"after": Scores.AFTER, "before": Scores.BEFORE, "never": Scores.NEVER}
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _LABELS = (np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.float64))
 _REDUCED = {"sum_over_batch_size": True, "mean": True, "sum": False}
@@ -138,7 +137,7 @@ def _find(
 ) -> _Found | None:
     """What serves calls of this kind, remembered; None where nothing does."""
     found = None
-    kind = _SCORES.get(normalize)
+    kind = SCORES.get(normalize)
     plain = scores in _FLOATS and labels in _LABELS and scores.isnative and labels.isnative
     plain = plain and not (from_logits and smoothing > 0)  # as in `carried`
     if plain and kind is not None and classes and 0 <= smoothing <= 1:
