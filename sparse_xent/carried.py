@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_xent import config, sweep
-from sparse_xent.kernels import Scores, pool
+from sparse_xent.kernels import Scores, native, pool
 from sparse_xent.options import Options
 
 Array = npt.NDArray[Any]
@@ -47,12 +47,14 @@ def read(
 class CarriedCall(sweep.Call):
     """A call that the compiled kernels serve."""
 
-    walk: Any  # kernels.native.Walk
+    walk: native.Walk
 
     def with_out(self, out: Array | None) -> Self:
         """The same call with a place for its gradient, which is walked beside the scores."""
         call = sweep.Call.with_out(self, out)
-        return replace(call, walk=_walk(call))
+        walk = _walk(call)
+        assert walk is not None  # as for the same scores before
+        return replace(call, walk=walk)
 
     def losses(self, dtype: np.dtype[Any]) -> Array:
         """Every loss times its weight, in the losses' shape."""
@@ -77,6 +79,33 @@ class CarriedCall(sweep.Call):
         sums = self._carry(self.walk.both(), losses=losses, dx=dx, divisor=divisor)
         return _summed(sums)[0], self.out
 
+    def ranks(self) -> npt.NDArray[np.int64]:
+        """How many classes stand above each label."""
+        x, size = self.layout.scores(self.x), self.walk.chunk
+        *rest, outer, classes, inner = x.shape
+        slab, lines = outer * inner, self._lines()
+        flat, bad = np.empty(self.layout.count, np.int64), []
+        places = [x.ctypes.data + _offset(i, [*x.strides[:-3]]) for i in np.ndindex(*rest)]
+        rank, lower = native.rank(self.x.dtype.name), native.lower(lines.y.dtype)
+        chunks = -(-slab // size)  # of one slab
+
+        def task(k: int) -> None:
+            number, part = divmod(k, chunks)
+            first, last = part * size, min(slab, (part + 1) * size)
+            start = number * slab + first
+            y = np.empty(last - first, np.int32)
+            _, at, step, ignored, many, *_ = lines.at(start)
+            if lower(at, step, y.size, classes, ignored, many, y.ctypes.data):
+                bad.append(k)
+                return
+            to = flat[start:].ctypes.data
+            rank(classes, inner, first, last, places[number], *x.strides[-3:], y.ctypes.data, to)
+
+        pool.run(task, len(places) * chunks, self._threads())
+        if bad:
+            self.labels.refuse()
+        return self.layout.unflatten(flat)
+
     def _beyond_float32(self, divisor: float) -> bool:
         """Whether some w / divisor is too large or too small for the arithmetic's float32."""
         if self.arithmetic == np.float64 or divisor == 0:
@@ -97,80 +126,63 @@ class CarriedCall(sweep.Call):
         divisor: float = 1.0,
     ) -> Array:
         """Carry every chunk; returns their sums, one row a chunk."""
-        from sparse_xent.kernels import native
-
         x = self.layout.scores(self.x)
         *rest, outer, classes, inner = x.shape
         *xr, xo, xc, xi = x.strides
         *gr, go, gc, gi = dx.strides if dx is not None else (0,) * x.ndim
         past = dx is not None and self.walk.past and dx.ctypes.data != x.ctypes.data
-        labels, weights, keep = self._lines()
+        lines = self._lines()
         slab, size = outer * inner, self.walk.chunk
         chunks = -(-slab // size)  # of one slab
         sums = np.zeros((math.prod(rest), chunks, native.SUMS))
         per_task = max(1, TASK_BYTES // (size * classes * self.x.itemsize))
         tasks = -(-chunks // per_task)
-        slabs = list(np.ndindex(*rest))
-        formula = self._span()
         wide = self.arithmetic == np.float64
-        carry = native.carry()
+        own = np.dtype(np.float64 if wide else np.float32)
+        made = losses if losses is None or losses.dtype == own else np.empty(losses.shape, own)
         x_at, dx_at = x.ctypes.data, 0 if dx is None else dx.ctypes.data
+        to = 0 if made is None else made.ctypes.data
+        formula = native.Formula(*self._span(), divisor).laid()
+        calls = []
+        for number, index in enumerate(np.ndindex(*rest)):
+            before = number * slab  # positions of the slabs that came before
+            call = native.Call(
+                walk, wide, classes, inner, x_at + _offset(index, xr), xo, xc, xi,
+                dx_at + _offset(index, gr) if dx_at else 0, go, gc, gi, past,
+                *lines.at(before),
+                size, sums[number].ctypes.data, to + before * own.itemsize if to else 0, False,
+                formula.ctypes.data,
+            )  # fmt: skip
+            calls.append(call.laid())
+        places = [call.ctypes.data for call in calls]
+        carry = native.carry()
 
         def task(k: int) -> None:
-            with np.errstate(all="ignore"):  # each thread has its own
-                carry_task(k)
-
-        def carry_task(k: int) -> None:
-            slab_number, part = divmod(k, tasks)
-            index = slabs[slab_number]
+            number, part = divmod(k, tasks)
             first = part * per_task * size
-            last = min(slab, first + per_task * size)
-            start = slab_number * slab  # of the slab, among all positions
-            made = None if losses is None else _room(losses, start + first, start + last, wide)
-            carry(
-                walk,
-                wide,
-                (classes, inner, x_at + _offset(index, xr), xo, xc, xi),
-                (dx_at + _offset(index, gr) if dx_at else 0, go, gc, gi, past),
-                (labels[0], labels[1] + start * labels[2], *labels[2:]),
-                (weights[0] + start * weights[1] if weights[0] else 0, *weights[1:]),
-                formula,
-                (first, last, size),
-                sums[slab_number].ctypes.data,
-                0 if made is None else made.ctypes.data - first * made.itemsize,
-                divisor,
-            )
-            if made is not None and losses is not None and made.base is not losses:
-                losses[start + first : start + last] = made
+            carry(places[number], first, min(slab, first + per_task * size))
 
-        threads = config.config_threads() if self.x.nbytes >= SERIAL_BYTES else 1
-        pool.run(task, len(slabs) * tasks, threads)
+        pool.run(task, len(calls) * tasks, self._threads())
         sums = sums.reshape(-1, native.SUMS)
         if sums[:, native.BAD].any():
             self.labels.refuse()
         if sums[:, native.MISSING].any():
             self.weights.refuse(self.labels.lower(self.labels.y))
-        del keep
+        if made is not losses and made is not None and losses is not None:
+            losses[...] = made
         return sums
 
-    def _lines(self) -> tuple[tuple[int, ...], tuple[int, ...], list[Array]]:
-        """Labels and weights as addresses and steps, and the arrays that hold them."""
-        from sparse_xent.kernels import native
+    def _threads(self) -> int:
+        return config.config_threads() if self.x.nbytes >= SERIAL_BYTES else 1
 
+    def _lines(self) -> "_Lines":
         y, ignored = self.layout.positions(self.labels.y), self.labels.ignored
         if not isinstance(y, np.ndarray) or y.dtype not in native.LABELS or not y.flags.aligned:
             y, ignored = self.labels.lower(np.asarray(y[:])), (-1,)
-        classes = np.array(ignored, np.int64)
-        labels = native.lowering(y.dtype), y.ctypes.data, *y.strides, classes.ctypes.data
-        keep = [y, classes]
-        sample, step = 0, 0
-        if self.weights.sample is not None:
-            w = np.asarray(self.layout.positions(self.weights.sample)[:], np.float64)
-            keep.append(w)
-            sample, step = w.ctypes.data, w.strides[0]
-        by_class = self.weights.by_class
-        weights = sample, step, 0 if by_class is None else by_class.ctypes.data
-        return (*labels, len(ignored)), weights, keep
+        w = self.weights.sample
+        if w is not None:
+            w = np.asarray(self.layout.positions(w)[:], np.float64)
+        return _Lines(y, np.array(ignored, np.int64), w, self.weights.by_class)
 
     def _span(self) -> tuple[float, float, float]:
         """Label smoothing, and the clip's bounds rounded to the arithmetic's dtype."""
@@ -179,7 +191,7 @@ class CarriedCall(sweep.Call):
         return self.formula["smoothing"], float(lo), float(hi)
 
 
-def _walk(call: sweep.Call) -> Any:
+def _walk(call: sweep.Call) -> native.Walk | None:
     """The kernels that serve a call as its arrays lie, or None."""
     x = call.x
     if x.dtype != call.effective or not x.dtype.isnative or not x.flags.aligned or not x.size:
@@ -189,8 +201,6 @@ def _walk(call: sweep.Call) -> Any:
         return None
     if call.formula["scores"] == Scores.LOGITS and call.formula["smoothing"] > 0:
         return None  # a row with one class alive may cost some 1e-9 there where 0 is right
-    from sparse_xent.kernels import native
-
     view = call.layout.scores(x)
     return native.choose(
         x.dtype.name,
@@ -203,10 +213,24 @@ def _walk(call: sweep.Call) -> Any:
     )
 
 
-def _room(losses: Array, start: int, stop: int, wide: bool) -> Array:
-    """Where a task's losses go: in place, or beside where they are of another dtype."""
-    own = np.float64 if wide else np.float32
-    return losses[start:stop] if losses.dtype == own else np.empty(stop - start, own)
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """Labels, ignored classes and weights, each as one run of numbers in memory."""
+
+    y: Array
+    ignored: Array
+    w: Array | None
+    by_class: Array | None
+
+    def at(self, position: int) -> tuple[int, ...]:
+        """What a `native.Call` says of them, for positions counted from this one."""
+        (step,) = self.y.strides
+        y = native.lowering(self.y.dtype), self.y.ctypes.data + position * step, step
+        w = (0, 0)
+        if self.w is not None:
+            w = self.w.ctypes.data + position * self.w.strides[0], self.w.strides[0]
+        by_class = 0 if self.by_class is None else self.by_class.ctypes.data
+        return *y, self.ignored.ctypes.data, self.ignored.size, *w, by_class
 
 
 def _offset(index: tuple[int, ...], steps: list[int]) -> int:

@@ -3,9 +3,9 @@
 The names are Keras's (R: keras3's). `config_epsilon` and `config_threads` are read at each call;
 `config_floatx` when a loss object is constructed.
 
-Which engine serves the sparse loss is said by the environment: SPARSE_XENT_ENGINE=compiled asks
-for the compiled kernels, which are new and take some seconds to compile on a machine's first
-call of each kind; without it the plain engine serves, on one thread.
+The sparse loss is served by compiled kernels. SPARSE_XENT_ENGINE=plain in the environment asks for
+the plain engine instead, array operations on one thread: for a machine that cannot compile, or to
+compare.
 """
 
 import os
@@ -14,7 +14,7 @@ from sparse_xent.options import FLOATS, describe, float_name, number, whole_numb
 
 _floatx = "float32"
 _epsilon = 1e-7
-_compiled = os.environ.get("SPARSE_XENT_ENGINE") == "compiled"
+_compiled = os.environ.get("SPARSE_XENT_ENGINE") != "plain"
 _threads: int | None = None  # None: as many as the machine gives, see config_threads()
 
 

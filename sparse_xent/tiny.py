@@ -8,27 +8,40 @@ gradients.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sparse_xent import config
 from sparse_xent.carried import CHUNK_BYTES
-from sparse_xent.kernels import Scores
+from sparse_xent.kernels import Scores, code, native
 from sparse_xent.options import SCORES, Options
 
 # A call is small where its rows are one chunk of `carried`: that is long beside what `sweep` adds,
 # and one chunk has one sum, whoever makes it.
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-_LABELS = (np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.float64))
 _REDUCED = {"sum_over_batch_size": True, "mean": True, "sum": False}
 
 _RESULTS: dict[str, Any] = {"float32": np.float32, "float64": np.float64}
 _LARGEST = float(np.finfo(np.float32).max)
 
-_Found = tuple[int, Callable[..., tuple[int, float, int]], int, float, float]
-_found: dict[tuple[Any, ...], _Found | None] = {}
+_Array, _empty = np.ndarray, np.empty
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What serves calls of one kind."""
+
+    rows: int  # at most
+    small: Callable[..., int]
+    call: int  # address of what `held` keeps alive
+    held: tuple[Any, ...]
+
+
+_plans: dict[tuple[Any, ...], _Plan | None] = {}
+_UNKNOWN: Any = object()
 
 
 def losses(
@@ -40,25 +53,19 @@ def losses(
     smoothing: Any,
     normalize: Any,
 ) -> Any:
-    """One loss a label, in y_pred's dtype; None where the call is not small. y_pred is an array."""
+    """One loss a label, in y_pred's dtype; None where the call is not small."""
     if from_logits.__class__ is not bool or smoothing.__class__ is not float:
         return None
-    if axis not in (-1, 1) or normalize.__class__ is not str:
+    if (axis != -1 and axis != 1) or normalize.__class__ is not str:
         return None
-    if ignore_class is None:
-        ignored, many = 0, 0
-    elif ignore_class.__class__ is int and -(1 << 53) < ignore_class < 1 << 53:
-        ignored, many = ignore_class, 1
-    else:
+    if ignore_class is not None and ignore_class.__class__ is not int:
         return None
-    found = _serves(y_true, y_pred, from_logits, normalize, smoothing, False)
-    if found is None:
+    plan = _planned(y_true, y_pred, from_logits, normalize, smoothing, ignore_class, False, None)
+    if plan is None:
         return None
-    _, entry, walk, lo, hi = found
-    made = np.empty(y_pred.shape[0], y_pred.dtype)
-    bad, _, _ = entry(
-        walk, y_pred, y_true, made, y_pred, False, False, ignored, many, smoothing, lo, hi
-    )
+    made = _empty(y_true.shape, y_pred.dtype)
+    arrays = y_true, y_pred, made, None, None
+    bad = plan.small(plan.call, id(arrays))
     return None if bad else made
 
 
@@ -67,56 +74,66 @@ def reduced(
 ) -> tuple[Any, Any] | None:
     """The reduced value and, if wanted, its gradient; None where the call is not small."""
     result = _RESULTS.get(options.dtype or "")
-    if y_pred.__class__ is not np.ndarray or options.axis not in (-1, 1) or result is None:
-        return None
     mean = _REDUCED.get(options.reduction or "")
-    ignore = options.ignore_class
-    if mean is None or options.class_weight is not None or len(ignore) > 1:
+    if result is None or mean is None or options.axis not in (-1, 1):
         return None
-    if options.dtype == "float64" and y_pred.itemsize != 8:
+    ignored = options.ignore_class
+    if options.class_weight is not None or len(ignored) > 1:
+        return None
+    plan = _planned(
+        y_true, y_pred, options.from_logits, options.normalize, options.label_smoothing,
+        ignored[0] if ignored else None, gradient, mean,
+    )  # fmt: skip
+    if plan is None:
+        return None
+    if result is np.float64 and y_pred.itemsize != 8:
         return None  # the arithmetic is then wider than the scores
-    smoothing = options.label_smoothing
-    found = _serves(y_true, y_pred, options.from_logits, options.normalize, smoothing, gradient)
-    ignored = ignore[0] if ignore else 0
-    if found is None or not -(1 << 53) < ignored < 1 << 53:
-        return None
-    _, entry, walk, lo, hi = found
     if out is not None and not _fits(out, y_pred, y_true):
         return None
-    made = np.empty(y_pred.shape[0], y_pred.dtype)
-    dx = out if out is not None else np.empty_like(y_pred) if gradient else y_pred
-    bad, total, kept = entry(
-        walk, y_pred, y_true, made, dx, gradient, mean, ignored, len(ignore), smoothing, lo, hi
-    )
+    dx = out if out is not None else np.empty_like(y_pred) if gradient else None
+    sums = _empty(native.SUMS)
+    arrays = y_true, y_pred, None, dx, sums
+    bad = plan.small(plan.call, id(arrays))
+    total, kept, *_ = sums.tolist()
     value = total / kept if mean and kept else total
     if bad or value > _LARGEST:  # what rounds to inf is rounded where no warning is heard
         return None
     return result(value), dx
 
 
-def _serves(
-    y_true: Any, y_pred: Any, from_logits: bool, normalize: str, smoothing: float, gradient: bool
-) -> _Found | None:
-    """What serves the call, if it is small and plain."""
-    if not config._compiled:
+def _planned(
+    y_true: Any,
+    y_pred: Any,
+    from_logits: bool,
+    normalize: str,
+    smoothing: float,
+    ignored: int | None,
+    gradient: bool,
+    mean: bool | None,
+) -> _Plan | None:
+    """What serves the call, if it is small and plain. `mean` is None where losses are wanted."""
+    if y_pred.__class__ is not _Array or y_true.__class__ is not _Array or not config._compiled:
         return None
     shape = y_pred.shape
-    if y_true.__class__ is not np.ndarray or len(shape) != 2 or y_true.shape != shape[:1]:
+    if len(shape) != 2 or y_true.shape != shape[:1]:
         return None
+    x, y, eps = y_pred.dtype, y_true.dtype, config._epsilon
     key = (
-        y_pred.dtype, y_true.dtype, shape[1], from_logits, normalize, smoothing, gradient,
-        config._epsilon,
+        x.num, y.num, shape[1], from_logits, normalize, smoothing, ignored, gradient, mean, eps,
     )  # fmt: skip
-    found = _found[key] if key in _found else _find(*key)
-    if found is None or not 0 < shape[0] <= found[0]:
+    plan = _plans.get(key, _UNKNOWN)
+    if plan is _UNKNOWN:
+        plan = _find(x, y, *key[2:])
+    if plan is None or not 0 < shape[0] <= plan.rows:
         return None
-    plain = y_pred.flags.c_contiguous and y_true.flags.c_contiguous
-    return found if plain and y_pred.flags.aligned and y_true.flags.aligned else None
+    flags, others = y_pred.flags, y_true.flags
+    plain = flags.c_contiguous and others.c_contiguous and flags.aligned and others.aligned
+    return plan if plain and x.isnative and y.isnative else None
 
 
 def _fits(out: Any, y_pred: Any, y_true: Any) -> bool:
     """Whether a gradient may go there as it stands: y_pred itself, or an array well apart."""
-    if out.__class__ is not np.ndarray or out.shape != y_pred.shape or out.dtype != y_pred.dtype:
+    if out.__class__ is not _Array or out.shape != y_pred.shape or out.dtype != y_pred.dtype:
         return False
     flags = out.flags
     if not (flags.c_contiguous and flags.writeable and flags.aligned):
@@ -126,30 +143,40 @@ def _fits(out: Any, y_pred: Any, y_true: Any) -> bool:
 
 
 def _find(
-    scores: np.dtype[Any],
-    labels: np.dtype[Any],
+    x: np.dtype[Any],
+    y: np.dtype[Any],
     classes: int,
     from_logits: bool,
     normalize: str,
     smoothing: float,
+    ignored: int | None,
     gradient: bool,
+    mean: bool | None,
     eps: float,
-) -> _Found | None:
+) -> _Plan | None:
     """What serves calls of this kind, remembered; None where nothing does."""
-    found = None
-    kind = SCORES.get(normalize)
-    plain = scores in _FLOATS and labels in _LABELS and scores.isnative and labels.isnative
-    plain = plain and not (from_logits and smoothing > 0)  # as in `carried`
-    if plain and kind is not None and classes and 0 <= smoothing <= 1:
-        from sparse_xent.kernels import native
-
-        kind = Scores.LOGITS if from_logits else kind
-        walk = native.choose(
-            scores.name, kind, smoothing > 0, classes, 1, (scores.itemsize, 0), CHUNK_BYTES
-        )
-        span = float(scores.type(eps)), float(scores.type(1 - eps))
-        found = (walk.chunk, native.small(), walk.both() if gradient else walk.forward(), *span)
-    if len(_found) > 1000:  # shapes that never come again
-        _found.clear()
-    _found[scores, labels, classes, from_logits, normalize, smoothing, gradient, eps] = found
-    return found
+    plan, normal = None, SCORES.get(normalize)
+    served = x in _FLOATS and y in native.LABELS and native.arrays_are_as_expected()
+    served = served and not (from_logits and smoothing > 0)  # as in `carried`
+    served = served and abs(ignored or 0) < 1 << 53  # exact among labels of any dtype
+    if served and normal is not None and classes and 0 <= smoothing <= 1:
+        scores, size = Scores.LOGITS if from_logits else normal, x.itemsize
+        walk = native.choose(x.name, scores, smoothing > 0, classes, 1, (size, 0), CHUNK_BYTES)
+        kept = np.array([0 if ignored is None else ignored], np.int64)
+        steps = classes * size, size, 0
+        span = float(x.type(eps)), float(x.type(1 - eps))
+        formula = native.Formula(smoothing, *span, 1.0).laid()
+        call = native.Call(
+            walk.both() if gradient else walk.forward(), size == 8, classes, 1, 0, *steps,
+            gradient, *steps, False, native.lowering(y), 0, y.itemsize, kept.ctypes.data,
+            ignored is not None, 0, 0, 0, native.POSITIONS, 0, mean is None, mean is True,
+            formula.ctypes.data, code.address("carry"),
+        ).laid()  # fmt: skip
+        held = kept, call, formula
+        plan = _Plan(walk.chunk, native.small(), call.ctypes.data, held)
+    if len(_plans) > 1000:  # shapes that never come again
+        _plans.clear()
+    _plans[
+        x.num, y.num, classes, from_logits, normalize, smoothing, ignored, gradient, mean, eps
+    ] = plan
+    return plan

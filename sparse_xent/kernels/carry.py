@@ -13,64 +13,64 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from sparse_xent.kernels.simd import Room, stack
+from sparse_xent.kernels.native import (
+    BAD,
+    DATA,
+    DOUBLES,
+    INTEGERS,
+    ITEMS,
+    KEPT,
+    MISSING,
+    POSITIONS,
+    SIZES,
+    SUMS,
+    TOTAL,
+    WEIGHT,
+    Call,
+    Formula,
+)
+from sparse_xent.kernels.parts import part
+from sparse_xent.kernels.simd import Num, Room, fetch_factor, fetch_long, keep, minimum, stack, word
+
+_long, _double = types.int64, types.float64
+
+SIGNATURES: dict[str, tuple[types.Type, ...]] = {
+    # C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g; share, lo, hi; past
+    "walk": (types.void, *[_long] * INTEGERS, *[_double] * DOUBLES, _long),
+    "lowering": (_long, *[_long] * 7),  # labels, step, n, classes, ignored, many, to
+    "carry": (types.void, *[_long] * 3),
+    "small": (_long, *[_long] * 2),
+    "rank": (types.void, *[_long] * 10),
+}
+"""What each C function gives, and what it takes."""
 
 IGNORED, NO_CLASS = np.int32(-1), np.int32(-2)
 NA = float(-(2**31))  # R's integer NA
 
-# Positions of a chunk at most: its scratch of 28 bytes each (labels, losses, weights, factors) is
-# a small part of a core's second-level cache beside the scores themselves.
-POSITIONS = 2048
 
-# What a chunk leaves behind, float64 each.
-TOTAL, KEPT, WEIGHT, BAD, MISSING = range(5)
-SUMS = 5
-"""Columns of the sums: sum(l * w), labels kept, sum(w), labels that are no class, weights NA."""
+def _c_function(gives: types.Type, *takes: types.Type) -> Callable[..., Any]:
+    """What calls a C function of this signature, given its address and the tuple it takes."""
 
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-_inlined = njit(inline="always", **OPTIONS)
+    @intrinsic
+    def call(_typing, address, values):  # type: ignore[no-untyped-def]
+        def emit(context, builder, _sig, args):  # type: ignore[no-untyped-def]
+            of = context.get_value_type
+            function = ir.FunctionType(of(gives), [of(t) for t in takes])
+            pointer = builder.inttoptr(args[0], function.as_pointer())
+            called = builder.call(pointer, cgutils.unpack_tuple(builder, args[1]))
+            return context.get_dummy_value() if gives == types.void else called
 
-# A walk's C signature: C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g: integers;
-# share, lo, hi: doubles; past: whether the gradient is written past the caches.
-INTEGERS = 15
-SIGNATURE = types.void(*[types.int64] * INTEGERS, *[types.float64] * 3, types.int64)
+        return gives(address, values), emit
 
-
-# A lowering's: labels, step, n, classes, ignored, many, to; it returns how many are no class.
-LOWERING = types.int64(*[types.int64] * 7)
+    return call
 
 
-@intrinsic
-def _call_lowering(_typing, address, integers):  # type: ignore[no-untyped-def]
-    """Call the lowering at an address."""
-
-    def emit(_context, builder, _sig, args):  # type: ignore[no-untyped-def]
-        word = ir.IntType(64)
-        function = ir.FunctionType(word, [word] * 7)
-        pointer = builder.inttoptr(args[0], function.as_pointer())
-        return builder.call(pointer, [builder.extract_value(args[1], i) for i in range(7)])
-
-    return types.int64(types.int64, types.UniTuple(types.int64, 7)), emit
-
-
-@intrinsic
-def _call(_typing, address, integers, doubles, past):  # type: ignore[no-untyped-def]
-    """Call the walk at an address."""
-
-    def emit(_context, builder, _sig, args):  # type: ignore[no-untyped-def]
-        word, double = ir.IntType(64), ir.DoubleType()
-        function = ir.FunctionType(ir.VoidType(), [word] * INTEGERS + [double] * 3 + [word])
-        pointer = builder.inttoptr(args[0], function.as_pointer())
-        flat = [builder.extract_value(args[1], i) for i in range(INTEGERS)]
-        flat += [builder.extract_value(args[2], i) for i in range(3)]
-        builder.call(pointer, [*flat, args[3]])
-
-    of = types.UniTuple(types.int64, INTEGERS), types.UniTuple(types.float64, 3)
-    return types.void(types.int64, *of, types.int64), emit
+_call_walk = _c_function(*SIGNATURES["walk"])
+_call_lowering = _c_function(*SIGNATURES["lowering"])
+_call_carry = _c_function(*SIGNATURES["carry"])
 
 
 @intrinsic
@@ -87,7 +87,7 @@ def _at(_typing, typ, address):  # type: ignore[no-untyped-def]
 # Labels ----------------------------------------------------------------------------------------
 
 
-@_inlined
+@part
 def _mark(values, step, n, classes, ignored, many, y):  # type: ignore[no-untyped-def]
     """Every `step`-th of `values` into y; comparisons only, so that NaN and 1.7 are no class."""
     for i in range(n):
@@ -118,7 +118,7 @@ def lowering(typ: types.Type) -> Callable[..., Any]:
 # Weights and sums ------------------------------------------------------------------------------
 
 
-@_inlined
+@part
 def _weigh(weights, step, by_class, y, n, w):  # type: ignore[no-untyped-def]
     """The weight of each lowered label, 0 where ignored; returns how many that count are NA."""
     missing = 0
@@ -139,14 +139,17 @@ def _weigh(weights, step, by_class, y, n, w):  # type: ignore[no-untyped-def]
     return missing
 
 
-@_inlined
-def _weighted(l, w, n, to):  # type: ignore[no-untyped-def]
-    """l * w, exactly 0 where w is, even where l is inf or NaN."""
+@part
+def _settle(l, w, n, v, to, copied):  # type: ignore[no-untyped-def]
+    """v = l * w, exactly 0 where w is, even where l is inf or NaN; and its copy, if wanted."""
     for i in range(n):
-        to[i] = l[i] * w[i] if w[i] != 0 else 0.0
+        v[i] = l[i] * w[i] if w[i] != 0 else 0.0
+    if copied:
+        for i in range(n):
+            to[i] = v[i]
 
 
-@_inlined
+@part
 def _sum(v, n):  # type: ignore[no-untyped-def]
     """Eight sums side by side, in an order set by n alone."""
     a = b = c = d = e = f = g = h = 0.0  # float64, whatever v is
@@ -172,34 +175,40 @@ def _sum(v, n):  # type: ignore[no-untyped-def]
 _LABELS, _DOUBLES = Room(4 * POSITIONS), Room(8 * POSITIONS)
 
 
-def carry(walk, wide, scores, gradient, labels, weights, formula, chunks, sums, losses, divisor):
-    """Carry positions first .. last - 1, in chunks of `size`; `first` is a multiple of it.
+@word
+def _numbers(address: Num) -> tuple[Num, ...]:
+    """A `Call` as it lies in memory."""
+    return tuple(fetch_long(address + 8 * i) for i in range(len(Call._fields)))
+
+
+@word
+def _doubles(address: Num) -> tuple[Num, ...]:
+    """A `Formula` as it lies in memory."""
+    return tuple(fetch_factor(address + 8 * i) for i in range(len(Formula._fields)))
+
+
+def carry(call, first, last):  # type: ignore[no-untyped-def]
+    """Carry positions first .. last - 1 of a call, in chunks; `first` is where a chunk begins.
+
+    It stops at a chunk that has a label that is no class, or a weight that is NA.
 
     Args:
-        walk: address of the kernel; 0 to check and count labels and weights only.
-        wide: whether losses are float64, else float32.
-        scores: C, inner, and x with its steps in bytes along outer, classes and inner.
-        gradient: dx (0 for none) with its steps, and whether it is written past the caches.
-        labels: address of the lowering, of the labels, step, address of the ignored classes, how
-            many.
-        weights: address (0 for none), step, address of the class weights (0 for none).
-        formula: label smoothing and the clip's bounds.
-        chunks: first, last, size.
-        sums: address of the rows of sums, one a chunk from position 0 on.
-        losses: address of all losses, to be written times their weights; 0 for none.
-        divisor: of the gradient; 0 makes it 0.
+        call: address of a `Call`.
+        first: first position.
+        last: position after the last.
     """
-    classes, inner, x, xo, xc, xi = scores
-    dx, do, dc, di, past = gradient
-    lowering, y_from, y_step, ignored, many = labels
-    w_from, w_step, by_class = weights
-    first, last, size = chunks
+    (
+        walk, wide, classes, inner, x, xo, xc, xi, dx, do, dc, di, past,
+        lowering, y_from, y_step, ignored, many, w_from, w_step, by_class,
+        size, sums, losses, mean, formula, _,
+    ) = _numbers(call)  # fmt: skip
+    share, lo, hi, divisor = _doubles(formula)
     y_at, l_at, g_at = stack(_LABELS), stack(_DOUBLES), stack(_DOUBLES)
     w_at, v_at = stack(_DOUBLES), stack(_DOUBLES)
     y = _at(types.int32, y_at)
     w, v, g = _at(types.float64, w_at), _at(types.float64, v_at), _at(types.float64, g_at)
     for p in range(first, last, size):
-        n = min(size, last - p)
+        n = minimum(size, last - p)
         row = _at(types.float64, sums + 8 * SUMS * (p // size))
         here = (y_from + p * y_step, y_step, n, classes, ignored, many, y_at)
         row[BAD] = _call_lowering(lowering, here)
@@ -213,68 +222,54 @@ def carry(walk, wide, scores, gradient, labels, weights, formula, chunks, sums, 
         if not walk:
             continue
         if dx:
+            if mean:
+                divisor = float(kept)
             for i in range(n):
                 g[i] = w[i] / divisor if divisor != 0 else 0.0
-        _call(
-            walk,
-            (classes, inner, p, p + n, x, xo, xc, xi, y_at, l_at, dx, do, dc, di, g_at),
-            formula,
-            past,
-        )
+        rows = x, xo, xc, xi, y_at, l_at, dx, do, dc, di, g_at
+        _call_walk(walk, (classes, inner, p, p + n, *rows, share, lo, hi, past))
         if wide:
-            _weighted(_at(types.float64, l_at), w, n, v)
+            doubles = _at(types.float64, l_at), _at(types.float64, losses + 8 * p)
+            _settle(doubles[0], w, n, v, doubles[1], losses != 0)
         else:
-            _weighted(_at(types.float32, l_at), w, n, v)
+            floats = _at(types.float32, l_at), _at(types.float32, losses + 4 * p)
+            _settle(floats[0], w, n, v, floats[1], losses != 0)
         row[TOTAL] = _sum(v, n)
-        if losses:
-            if wide:
-                _copy(v, n, _at(types.float64, losses + 8 * p))
-            else:
-                _copy(v, n, _at(types.float32, losses + 4 * p))
 
 
-@_inlined
-def _copy(v, n, to):  # type: ignore[no-untyped-def]
-    for i in range(n):
-        to[i] = v[i]
+FIELDS = len(Call._fields)
+_CALL, _SPARE = Room(8 * FIELDS), Room(8 * SUMS)
+Y, X, LOSSES, DX, TO, CARRY = (
+    8 * Call._fields.index(f) for f in ("y", "x", "losses", "dx", "sums", "carry")
+)
 
 
-def small(walk, x, y, losses, dx, gradient, mean, ignored, many, share, lo, hi):
-    """One chunk of plain arrays: x[n, C], y[n], C order, no weights, one class ignored or none.
+def small(plan, arrays):  # type: ignore[no-untyped-def]
+    """Carry all positions of a call that is one chunk of arrays in C order.
 
     Args:
-        walk: address of the kernel.
-        x: scores.
-        y: labels.
-        losses: where they go, in the arithmetic's dtype.
-        dx: where the gradient goes, of x's shape and type.
-        gradient: whether it is wanted; else dx is not looked at.
-        mean: whether the gradient is that of the mean over labels kept, else of the sum.
-        ignored: the class that does not count.
-        many: how many there are, 0 or 1.
-        share: label smoothing.
-        lo: lower bound of the clip.
-        hi: upper bound.
+        plan: address of a `Call` whose arrays are still to come; dx and losses are 1 where wanted.
+        arrays: address of a tuple of array objects: labels [n], scores [n, C], losses [n],
+            gradient [n, C] and SUMS float64. What is not wanted may be anything; sums are written
+            where losses are not.
 
     Returns:
-        How many labels are no class (nothing is written then), sum(l), and how many are kept.
+        How many labels are no class.
     """
-    n, classes = x.shape
-    y_at, g_at = stack(_LABELS), stack(_DOUBLES)
-    lowered, g = _at(types.int32, y_at), _at(types.float64, g_at)
-    _mark(y, 1, n, classes, (ignored,), many, lowered)
-    bad = kept = 0
-    for i in range(n):
-        bad += lowered[i] == NO_CLASS
-        kept += lowered[i] >= 0
-    if bad:
-        return bad, 0.0, 0
-    row, size = x.strides
-    to = dx.ctypes.data if gradient else 0
-    if gradient:
-        factor = 1.0 / kept if mean and kept else 1.0
-        for i in range(n):
-            g[i] = factor if lowered[i] >= 0 else 0.0
-    places = (0, n, x.ctypes.data, row, size, 0, y_at, losses.ctypes.data, to, row, size, 0, g_at)
-    _call(walk, (classes, 1, *places), (share, lo, hi), 0)
-    return 0, _sum(losses, n), kept
+    call, spare = stack(_CALL), stack(_SPARE)
+    for i in range(FIELDS):
+        keep(call + 8 * i, fetch_long(plan + 8 * i))
+    items = arrays + ITEMS
+    scores = fetch_long(items + 8)
+    keep(call + Y, fetch_long(fetch_long(items) + DATA))
+    keep(call + X, fetch_long(scores + DATA))
+    to = spare
+    if fetch_long(plan + LOSSES):
+        keep(call + LOSSES, fetch_long(fetch_long(items + 16) + DATA))
+    else:
+        to = fetch_long(fetch_long(items + 32) + DATA)
+    if fetch_long(plan + DX):
+        keep(call + DX, fetch_long(fetch_long(items + 24) + DATA))
+    keep(call + TO, to)
+    _call_carry(fetch_long(plan + CARRY), (call, 0, fetch_long(fetch_long(scores + SIZES))))
+    return int(fetch_factor(to + 8 * BAD))

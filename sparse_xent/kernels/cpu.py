@@ -5,21 +5,14 @@ call stays on its caller's thread; whole losses are cut and carried by many in `
 labels and weights are lowered beside the very same kernels.
 """
 
-import ctypes
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sparse_xent.kernels import Scores, native
-from sparse_xent.kernels.algebra import Kind
-from sparse_xent.kernels.carry import INTEGERS
-from sparse_xent.kernels.ranks import rank as _rank
 
 Array = npt.NDArray[Any]
-
-# A walk as a C function; called so, it holds no GIL.
-_Walk = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * INTEGERS, *[ctypes.c_double] * 3, ctypes.c_int64)
 
 
 def nll(
@@ -112,9 +105,9 @@ def rank(x: Array, y: Array, *, out: Array | None = None) -> Array:
     """
     _, classes, inner = x.shape
     made, labels = np.empty(y.shape, np.int64), np.ascontiguousarray(y, np.int32)
-    kind = Kind(native.FORMATS[x.dtype.name], Scores.LOGITS, False)
     lines, ranks = labels.ctypes.data, made.ctypes.data
-    _rank(kind, classes, inner, 0, y.size, x.ctypes.data, *x.strides, lines, ranks)
+    ranked = native.rank(x.dtype.name)
+    ranked(classes, inner, 0, y.size, x.ctypes.data, *x.strides, lines, ranks)
     return _given(made, out)
 
 
@@ -139,9 +132,9 @@ def _carried(
     to: tuple[int, ...]
     scores_at = x.ctypes.data, *x.strides, labels.ctypes.data, made.ctypes.data
     if dx is None or factors is None:
-        call, to, past = _Walk(walk.forward()), (0,) * 5, False
+        call, to, past = native.walk(walk.forward()), (0,) * 5, False
     else:
-        call, to = _Walk(walk.both()), (dx.ctypes.data, *dx.strides, factors.ctypes.data)
+        call, to = native.walk(walk.both()), (dx.ctypes.data, *dx.strides, factors.ctypes.data)
         past = walk.past and dx.ctypes.data != x.ctypes.data
     call(classes, inner, 0, y.size, *scores_at, *to, smoothing, *span, past)
     return made

@@ -1,97 +1,70 @@
-"""Where compiled kernels are kept between processes: a folder named by a hash of all their sources.
+"""Where compiled kernels are kept between processes: one object file each.
 
-Numba's own cache looks at a function's file only, so that a kernel would stay stale after an edit
-of what it calls, or after an upgrade. Here every kernel source counts. Where no folder can be
-written there is no cache, and no error: kernels are then compiled in each process.
+The folder's name is a hash of all that the code depends on: every kernel source, the versions of
+Numba and LLVM, the processor. So nothing in it is ever stale, whatever is edited or upgraded. A
+file begins with the hash of the rest: one that a full disk cut short counts as absent. Where no
+folder can be written there is no cache, and no error: kernels are compiled in each process.
 """
 
 import hashlib
 import os
-from collections.abc import Callable
+import tempfile
 from contextlib import suppress
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, _CacheLocator
+ENTRY = "sparse_xent_entry"
+"""The C function's name in every object file."""
+
+_DIGEST = 32  # bytes of the hash at the head of a file
 
 
 @lru_cache(maxsize=1)
-def sources_hash() -> str:
-    """Hash of all kernel sources."""
+def stamp() -> str:
+    """Hash of all that compiled code depends on."""
+    import llvmlite.binding as llvm
+
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    processor = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
+    features = os.environ.get("NUMBA_CPU_FEATURES") or llvm.get_host_cpu_features().flatten()
+    rest = version("numba"), version("llvmlite"), llvm.get_process_triple(), processor, features
+    digest.update("\0".join(rest).encode())
     return digest.hexdigest()[:16]
 
 
 def folder() -> Path:
     """The folder of this version's kernels: in NUMBA_CACHE_DIR, else the user's cache folder."""
     base = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "sparse_xent" / sources_hash()
+    return (Path(base) if base else Path.home() / ".cache") / "sparse_xent" / stamp()
 
 
-class _Locator(_CacheLocator):  # type: ignore[misc]
-    """Says where; what is there is never stale, for the folder is named by its sources."""
-
-    def __init__(self, py_func: Callable[..., Any]) -> None:
-        self._line = py_func.__code__.co_firstlineno
-
-    def get_cache_path(self) -> str:
-        return str(folder())
-
-    def get_source_stamp(self) -> str:
-        return sources_hash()
-
-    def get_disambiguator(self) -> str:
-        return str(self._line)
-
-    @classmethod
-    def from_function(cls, py_func: Callable[..., Any], _py_file: str) -> "_Locator | None":
-        locator = cls(py_func)
-        try:
-            locator.ensure_cache_path()
-        except (OSError, RuntimeError):  # read-only, or a user without a home
-            return None
-        return locator
-
-
-class _Impl(CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = [_Locator]  # noqa: RUF012
-
-
-class _Cache(FunctionCache):  # type: ignore[misc]
-    """A cache whose entries are told apart by a name: closures of one function share its code."""
-
-    _impl_class = _Impl
-
-    def __init__(self, py_func: Callable[..., Any], entry: str) -> None:
-        super().__init__(py_func)
-        self._entry = entry
-
-    # A file that a full disk cut short fails in any way that a pickle can; the kernel is then
-    # compiled as if there was no file, and the index begun anew.
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        try:
-            return super().load_overload(sig, target_context)
-        except Exception:
-            return None
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        try:
-            super().save_overload(sig, data)
-        except Exception:
-            with suppress(OSError):
-                self.flush()
-
-    def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
-        return sig, codegen.magic_tuple(), self._entry
-
-
-def cache(py_func: Callable[..., Any], entry: str) -> Any:
-    """A cache for a function, by the name of what it is compiled for; an empty one if need be."""
+def load(name: tuple[object, ...]) -> bytes | None:
+    """The object file of this name, if it is there and whole."""
     try:
-        return _Cache(py_func, entry)
-    except (OSError, RuntimeError):  # nowhere to write, or nobody's home
-        return NullCache()
+        kept = _path(name).read_bytes()
+    except (OSError, RuntimeError):  # not there, not to be read, or a user without a home
+        return None
+    digest, image = kept[:_DIGEST], kept[_DIGEST:]
+    return image if hashlib.sha256(image).digest() == digest else None
+
+
+def save(name: tuple[object, ...], image: bytes) -> None:
+    """Keep an object file, if there is a place for it: all of it, or nothing."""
+    with suppress(OSError, RuntimeError):
+        path = _path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(image).digest() + image)
+            Path(draft).replace(path)
+        except BaseException:
+            Path(draft).unlink()
+            raise
+
+
+def _path(name: tuple[object, ...]) -> Path:
+    return folder() / ("-".join(str(part) for part in name) + ".o")

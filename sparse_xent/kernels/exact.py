@@ -6,12 +6,11 @@ It serves rows whose fast result is not finite: an inf or a NaN among the scores
 
 import math
 
-from numba import njit
-
+from sparse_xent.kernels.parts import aside
 from sparse_xent.kernels.simd import load_one, store_one
 
 
-@njit(nogil=True, error_model="numpy")
+@aside
 def exact_sums(kind, p, step, C, t, share):  # type: ignore[no-untyped-def]
     """Loss, maximum m, rest and hit (of exp(x_j - m)), and the number of classes not -inf."""
     m = -math.inf
@@ -39,7 +38,7 @@ def exact_sums(kind, p, step, C, t, share):  # type: ignore[no-untyped-def]
     return value + missed * (C / count), m, rest, hit, count
 
 
-@njit(nogil=True, error_model="numpy")
+@aside
 def exact_gradient(kind, p, step, to, to_step, C, t, m, rest, hit, count, share, g):  # type: ignore[no-untyped-def]
     """Write g times the row's gradient."""
     total = rest + hit

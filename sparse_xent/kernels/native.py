@@ -1,44 +1,100 @@
-"""Kernels as C functions: compiled when first wanted, kept on disk, known by their addresses.
+"""What the compiled kernels serve, and which of them serves what; this module needs no Numba.
 
-It decides what one compilation serves: a walk for one format of scores, one kind of scores, with
-or without smoothing and gradient; a lowering for one dtype of labels; and one `carry` for all.
+A kernel is a C function in an object file of its own: a walk for one format of scores, one kind of
+scores, with or without smoothing and gradient; a lowering for one dtype of labels; `rank` for one
+format; one `carry` and one `small` for all. `code` finds them on disk or has them compiled, and
+they are known by their addresses.
 """
 
+import ctypes
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
-from numba.core import types
-from numba.core.ccallback import CFunc
 
-from sparse_xent.kernels import Scores, disk, simd
-from sparse_xent.kernels import carry as _carry
-from sparse_xent.kernels.algebra import Kind
-from sparse_xent.kernels.carry import BAD, MISSING, POSITIONS, SUMS
-from sparse_xent.kernels.picked import picked
-from sparse_xent.kernels.rows import rows
-from sparse_xent.kernels.strided import strided
-from sparse_xent.kernels.tiles import MEDIUM, TILE, medium, tile
+from sparse_xent.kernels import Scores, code
 
-__all__ = ["BAD", "LABELS", "MISSING", "SUMS", "Walk", "carry", "choose", "lowering"]
+# The lines between the walks.
+TILE = 24  # classes at most; above, turning the rows costs more than walking along them
+MEDIUM = 512
+
+# Positions of a chunk at most: its scratch of 28 bytes each (labels, losses, weights, factors) is
+# a small part of a core's second-level cache beside the scores themselves.
+POSITIONS = 2048
+
+FORMATS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+"""Bytes of a score."""
 
 # What labels may be where they lie; others are converted beforehand. Bools are bytes of 0 and 1.
-LABELS = {
-    np.dtype(np.int64): types.int64,
-    np.dtype(np.int32): types.int32,
-    np.dtype(np.uint8): types.uint8,
-    np.dtype(np.float64): types.float64,
-    np.dtype(np.bool_): types.uint8,
-}
+LABELS = {np.dtype(name): name for name in ("int64", "int32", "uint8", "float64")}
+LABELS[np.dtype(np.bool_)] = "uint8"
+
+TOTAL, KEPT, WEIGHT, BAD, MISSING = range(5)
+SUMS = 5
+"""What a chunk leaves behind, float64 each: sum(l * w), labels kept, sum(w), labels that are no
+class, weights that are NA."""
 
 
-FORMATS = {f.name: f for f in (simd.FLOAT16, simd.BFLOAT16, simd.FLOAT32, simd.FLOAT64)}
+class Call(NamedTuple):
+    """What `carry` is told: integers of 64 bits in this order, addresses and steps in bytes."""
+
+    walk: int  # the kernel; 0 to check and count labels and weights only
+    wide: int  # whether losses are float64, else float32
+    classes: int
+    inner: int
+    x: int
+    xo: int
+    xc: int
+    xi: int
+    dx: int  # 0 for no gradient
+    do: int
+    dc: int
+    di: int
+    past: int  # whether the gradient is written past the caches
+    lowering: int
+    y: int
+    y_step: int
+    ignored: int  # int64, `many` of them
+    many: int
+    w: int  # float64; 0 for none
+    w_step: int
+    by_class: int  # float64, one a class; 0 for none
+    size: int  # positions of a chunk
+    sums: int  # SUMS float64 a chunk, from position 0 on
+    losses: int  # where all losses go, times their weights; 0 for none
+    mean: int  # whether the divisor is the number of labels kept (of a call that is one chunk)
+    formula: int  # a Formula
+    carry: int = 0  # what `small` calls
+
+    def laid(self) -> Any:
+        """The numbers in memory."""
+        return np.array(self, np.int64)
 
 
-_KERNELS = {"picked": picked, "tile": tile, "medium": medium, "rows": rows, "strided": strided}
+class Formula(NamedTuple):
+    """The rest of what `carry` is told: float64 in this order."""
+
+    share: float  # label smoothing
+    lo: float  # the clip's bounds
+    hi: float
+    divisor: float  # of the gradient; 0 makes it 0
+
+    def laid(self) -> Any:
+        """The numbers in memory."""
+        return np.array(self, np.float64)
+
+
+# Where CPython's tuples have their items, and NumPy's array objects the address of their data and
+# that of their sizes, in bytes. `small` reads them there: to ask NumPy for an address takes 2 us,
+# to hand another integer through ctypes 0.2 us, and all the rest of a small call 2 us.
+ITEMS, DATA, SIZES = 24, 16, 32
+
+INTEGERS, DOUBLES = 15, 3
+"""A walk takes C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g; share, lo, hi; and
+whether the gradient is written past the caches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +102,19 @@ class Walk:
     """What serves one geometry: a kernel, and how many positions a chunk has."""
 
     name: str
-    kind: Kind
+    format: str
+    scores: Scores
+    smooth: bool
     chunk: int
     past: bool  # whether gradients that are not in place go past the caches
 
     def forward(self) -> int:
         """Address of the losses' kernel."""
-        return _walk(self.name, self.kind, False)
+        return code.address(self.name, self.format, self.scores.name, self.smooth, False)
 
     def both(self) -> int:
         """Address of the kernel of losses and gradients."""
-        return _walk(self.name, self.kind, True)
+        return code.address(self.name, self.format, self.scores.name, self.smooth, True)
 
 
 def choose(
@@ -69,71 +127,66 @@ def choose(
     chunk_bytes: int,
 ) -> Walk:
     """The walk for scores with these steps in bytes along classes and inner."""
-    kind = Kind(FORMATS[format], scores, smooth)
-    size = kind.format.itemsize
+    size = FORMATS[format]
     if scores == Scores.NEVER and not smooth:
-        return Walk("picked", kind, POSITIONS, classes >= 4096)
-    if steps[0] != size and classes > 1:
-        return Walk("strided", kind, POSITIONS, False)
+        return Walk("picked", format, scores, smooth, POSITIONS, classes >= 4096)
+    if classes > 1 and steps[0] != size:
+        return Walk("strided", format, scores, smooth, POSITIONS, False)
     name = "tile" if classes <= TILE else "medium" if classes < MEDIUM else "rows"
     rows_of_a_chunk = max(1, min(POSITIONS, chunk_bytes // (size * classes)))
-    return Walk(name, kind, rows_of_a_chunk, classes >= 4096)
+    return Walk(name, format, scores, smooth, rows_of_a_chunk, classes >= 4096)
 
 
-@cache
-def _walk(name: str, kind: Kind, gradient: bool) -> int:
-    """Address of a walk's C function."""
-    kernel = _KERNELS[name]
-
-    def forward(  # type: ignore[no-untyped-def]
-        C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, lo, hi, past
-    ):
-        kernel(
-            kind, C, inner, first, last, x, xo, xc, xi, y, out,
-            None, 0, 0, 0, 0, share, (lo, hi), False,
-        )  # fmt: skip
-
-    def both(  # type: ignore[no-untyped-def]
-        C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, lo, hi, past
-    ):
-        kernel(
-            kind, C, inner, first, last, x, xo, xc, xi, y, out,
-            dx, do, dc, di, g, share, (lo, hi), past != 0,
-        )  # fmt: skip
-
-    function = both if gradient else forward
-    return _compiled(function, _carry.SIGNATURE, f"{name} {kind!r}")
-
-
-@cache
 def lowering(dtype: np.dtype[Any]) -> int:
     """Address of the C function that lowers labels of a dtype in LABELS."""
-    return _compiled(_carry.lowering(LABELS[dtype]), _carry.LOWERING, f"{dtype}")
+    return code.address("lowering", LABELS[dtype])
 
 
 @cache
-def carry() -> Callable[..., None]:
-    """`carry.carry`, compiled or found on disk at its first call."""
-    dispatcher = njit(_carry.carry, **_carry.OPTIONS)
-    dispatcher._cache = disk.cache(_carry.carry, "carry")
-    return dispatcher
+def carry() -> Callable[[int, int, int], None]:
+    """`carry.carry`: address of a Call, first position, the one after the last. Holds no GIL."""
+    return _function(code.address("carry"), None, *[ctypes.c_int64] * 3)
 
 
 @cache
-def small() -> Callable[..., tuple[int, float, int]]:
-    """`carry.small`, compiled or found on disk at its first call with each pair of dtypes."""
-    dispatcher = njit(_carry.small, **_carry.OPTIONS)
-    dispatcher._cache = disk.cache(_carry.small, "small")
-    return dispatcher
+def small() -> Callable[..., int]:
+    """`carry.small`: address of a Call, and of a tuple of array objects."""
+    return _function(code.address("small"), ctypes.c_int64, *[ctypes.c_int64] * 2)
 
 
-_alive: list[CFunc] = []  # code lives as long as its CFunc
+@cache
+def arrays_are_as_expected() -> bool:
+    """Whether tuples and array objects hold what `small` reads where it reads it."""
+    if sys.implementation.name != "cpython":
+        return False
+    array = np.zeros((2, 3))
+    both = (array, None)
+    if (ctypes.c_int64 * 2).from_address(id(both) + ITEMS)[:] != [id(array), id(None)]:
+        return False
+    data, sizes = (ctypes.c_int64.from_address(id(array) + at).value for at in (DATA, SIZES))
+    if data != array.ctypes.data:
+        return False
+    return (ctypes.c_int64 * 2).from_address(sizes)[:] == [2, 3]
 
 
-def _compiled(function: Callable[..., Any], signature: Any, entry: str) -> int:
-    options = {"nopython": True, "error_model": "numpy"}
-    made = CFunc(function, (signature.args, signature.return_type), {}, options)
-    made._cache = disk.cache(function, entry)
-    made.compile()
-    _alive.append(made)
-    return int(made.address)
+@cache
+def lower(dtype: np.dtype[Any]) -> Callable[..., int]:
+    """A lowering that Python can call."""
+    return _function(lowering(dtype), ctypes.c_int64, *[ctypes.c_int64] * 7)
+
+
+@cache
+def rank(format: str) -> Callable[..., None]:
+    """`ranks.rank` for one format of scores."""
+    return _function(code.address("rank", format), None, *[ctypes.c_int64] * 10)
+
+
+@cache
+def walk(address: int) -> Callable[..., None]:
+    """A walk that Python can call."""
+    takes = [ctypes.c_int64] * INTEGERS + [ctypes.c_double] * DOUBLES + [ctypes.c_int64]
+    return _function(address, None, *takes)
+
+
+def _function(address: int, gives: Any, *takes: Any) -> Callable[..., Any]:
+    return ctypes.CFUNCTYPE(gives, *takes)(address)

@@ -4,7 +4,8 @@ Serves every layout. What a gradient costs is the zeros around each target.
 """
 
 from sparse_xent.kernels.algebra import lines, loss
-from sparse_xent.kernels.rows import kernel, slot
+from sparse_xent.kernels.parts import part
+from sparse_xent.kernels.rows import slot
 from sparse_xent.kernels.simd import (
     LINE,
     Room,
@@ -21,6 +22,8 @@ from sparse_xent.kernels.simd import (
     keep_label,
     lanes,
     load_one,
+    maximum,
+    minimum,
     prefetch,
     rounded,
     select,
@@ -35,7 +38,7 @@ _ZEROS = Room(4096)
 _BLOCK = Room(BLOCK * 8)
 
 
-@kernel
+@part
 def picked(
     kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past
 ):  # type: ignore[no-untyped-def]
@@ -52,12 +55,15 @@ def picked(
             end, p, x_step = _run(inner, first, last, done, x, xo, xi)
             if dx is not None:
                 end, q, dx_step = _run(inner, first, last, done, dx, do, di)
-        n = min(BLOCK, end - done)
+        n = minimum(BLOCK, end - done)
         for r in range(n):
-            prefetch(p + r * x_step + max(fetch_label(y + 4 * (done + r)), 0) * xc)
+            prefetch(p + r * x_step + maximum(fetch_label(y + 4 * (done + r)), 0) * xc)
         for r in range(n):
             t = fetch_label(y + 4 * (done + r))
-            keep(targets + one * r, rounded(kind, load_one(kind, p + r * x_step + max(t, 0) * xc)))
+            keep(
+                targets + one * r,
+                rounded(kind, load_one(kind, p + r * x_step + maximum(t, 0) * xc)),
+            )
             keep_label(labels + 4 * r, t)
             if dx is not None:
                 keep(factors + 8 * r, fetch_factor(g + 8 * (done + r)))
@@ -76,7 +82,7 @@ def picked(
                 for r in range(n):
                     at, left = q + r * dx_step, C * size
                     while left > 0:
-                        some = min(left, 4096)
+                        some = minimum(left, 4096)
                         write(at, zeros, some, past)
                         at, left = at + some, left - some
             elif dx_step == size:

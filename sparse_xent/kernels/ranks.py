@@ -1,7 +1,7 @@
 """Ranks: how many classes stand above the label, which is all that accuracies ask of a row."""
 
 from sparse_xent.kernels.algebra import Kind
-from sparse_xent.kernels.rows import kernel
+from sparse_xent.kernels.parts import part
 from sparse_xent.kernels.simd import (
     Num,
     anywhere,
@@ -33,7 +33,7 @@ def _unordered(kind: Kind, x: Num, live: Num) -> Num:
     return anywhere((x != x) & (indices(kind) < live))
 
 
-@kernel
+@part
 def rank(kind, C, inner, first, last, x, xo, xc, xi, y, out):  # type: ignore[no-untyped-def]
     """Ranks of positions first .. last - 1 into int64 at `out`; C for NaN rows, -1 for y < 0."""
     w = lanes(kind)

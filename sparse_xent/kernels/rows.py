@@ -9,8 +9,6 @@ then multiplied by an exact power of two.
 
 import math
 
-from numba import njit
-
 from sparse_xent.kernels import Scores
 from sparse_xent.kernels.algebra import (
     Kind,
@@ -25,6 +23,7 @@ from sparse_xent.kernels.algebra import (
     whole_sum,
 )
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
+from sparse_xent.kernels.parts import part
 from sparse_xent.kernels.simd import (
     LINE,
     Num,
@@ -60,10 +59,6 @@ from sparse_xent.kernels.simd import (
     widen,
     word,
 )
-
-OPTIONS = {"nogil": True, "error_model": "numpy"}
-inlined = njit(**OPTIONS, forceinline=True)
-kernel = njit(**OPTIONS)
 
 CHUNK = 1024  # columns: 32 float32 additions a lane before float64 takes over
 CEILING = 64.0  # powers of two by which a term may exceed the reference
@@ -105,7 +100,7 @@ def _vector(
     return rest + select(here, 0.0, e), hit + select(here, e, 0.0), maximum(x, top)
 
 
-@inlined
+@part
 def _chunk(kind, p, n, t, m, span):  # type: ignore[no-untyped-def]
     """Sums of the n terms from p on, without and at the target, and the greatest score.
 
@@ -118,7 +113,7 @@ def _chunk(kind, p, n, t, m, span):  # type: ignore[no-untyped-def]
     groups = n // (2 * w)
     i, stop = 0, groups
     if t >= 0:
-        stop = min(t // (2 * w), groups)
+        stop = minimum(t // (2 * w), groups)
     while True:
         while i < stop:
             sums, top = _group(kind, p + i * 2 * w * size, m, span, sums, top)
@@ -128,7 +123,9 @@ def _chunk(kind, p, n, t, m, span):  # type: ignore[no-untyped-def]
             end = column + 2 * w
         a, b = sums
         while column < end:
-            at = min(column, n - w)  # the last vector begins early; what was counted is left out
+            at = minimum(
+                column, n - w
+            )  # the last vector begins early; what was counted is left out
             a, hit, top = _vector(kind, p + at * size, t - at, column - at, m, span, a, hit, top)
             column = at + w
         sums = a, b
@@ -161,7 +158,7 @@ def _ceiling(kind: Kind, m: Num) -> Num:
     return (m + CEILING) / log2e(kind) if kind.scores == Scores.LOGITS else like(m, math.inf)
 
 
-@inlined
+@part
 def _row_sums(kind, p, C, t, span):  # type: ignore[no-untyped-def]
     """rest, hit and the reference m of the row at p."""
     m = _reference(kind, load(kind, p))
@@ -194,7 +191,7 @@ def _gist_vector(
     return tuple(a + widen(select(live, v, 0.0)) for a, v in zip(sums, both, strict=True))
 
 
-@inlined
+@part
 def _row_gist(kind, p, C, m, s, span):  # type: ignore[no-untyped-def]
     """The sums of the second look at a row."""
     zero = widen(splat(kind, 0.0))
@@ -202,7 +199,7 @@ def _row_gist(kind, p, C, m, s, span):  # type: ignore[no-untyped-def]
     m, s = splat(kind, m), splat(kind, s)
     column = 0
     while column < C:
-        at = min(column, C - lanes(kind))
+        at = minimum(column, C - lanes(kind))
         sums = _gist_vector(kind, p + at * itemsize(kind), column - at, m, s, span, sums)
         column = at + lanes(kind)
     return total(sums[0]), total(sums[1])
@@ -224,7 +221,7 @@ def _slope_group(kind: Kind, p: Num, to: Num, m: Num, a: Num, b: Num, s: Num, sp
         store(kind, to + i * step, v)
 
 
-@inlined
+@part
 def _slopes(kind, p, to, n, m, a, b, s, span):  # type: ignore[no-untyped-def]
     """Gradients of the n classes from p on, as if none was the target; `to` may be p."""
     w, size = lanes(kind), itemsize(kind)
@@ -241,7 +238,7 @@ def _slopes(kind, p, to, n, m, a, b, s, span):  # type: ignore[no-untyped-def]
     store(kind, to + (n - w) * size, last)
 
 
-@inlined
+@part
 def stream(to, source, size):  # type: ignore[no-untyped-def]
     """Copy bytes past the caches; lines written in part go the ordinary way."""
     i = 0
@@ -256,14 +253,14 @@ def stream(to, source, size):  # type: ignore[no-untyped-def]
         i += 1
 
 
-@inlined
+@part
 def scatter(kind, to, step, source, n):  # type: ignore[no-untyped-def]
     """Scores that lie together, to where they are `step` bytes apart."""
     for j in range(n):
         store_one(kind, to + j * step, load_one(kind, source + j * itemsize(kind)))
 
 
-@inlined
+@part
 def _row_gradient(kind, p, dx, dc, C, t, m, a, b, aim, s, span, past):  # type: ignore[no-untyped-def]
     """Write the gradient of the row at p to dx, past the caches if so said."""
     size = itemsize(kind)
@@ -287,7 +284,7 @@ def _row_gradient(kind, p, dx, dc, C, t, m, a, b, aim, s, span, past):  # type: 
         column += n
 
 
-@inlined
+@part
 def clear(kind, p, step, C):  # type: ignore[no-untyped-def]
     """A row of exact zeros."""
     for j in range(C):
@@ -332,7 +329,7 @@ def slot(kind: Kind) -> int:
     return kind.format.element.bitwidth // 8
 
 
-@kernel
+@part
 def rows(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past):  # type: ignore[no-untyped-def]
     """C >= MEDIUM, and any C that has a whole vector."""
     o, i = first // inner, first % inner

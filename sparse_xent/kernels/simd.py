@@ -10,7 +10,7 @@ halves are widened by `load` and rounded to nearest even by `store`. Addresses a
 in bytes: they carry no strides and no writability, so that no layout compiles a kernel anew.
 
     memory       load store load_one store_one load_some store_some fetch fetch_one keep stack
-                 fetch_label fetch_labels keep_label fetch_factor fetch_factors
+                 fetch_label fetch_labels fetch_long keep_label fetch_factor fetch_factors
                  copy_line stream_line copy_byte prefetch fence
     lanes        splat rounded integers indices like lanes itemsize
     arithmetic   + - * /  fma mad maximum minimum floor
@@ -651,6 +651,12 @@ def fetch_label(address: Num) -> Num:
 def keep_label(address: Num, t: Num) -> None:
     """Write an integer as an int32."""
     _write(address, t.to(types.int32).value, 4)
+
+
+@word
+def fetch_long(address: Num) -> Num:
+    """One int64."""
+    return Num(types.int64, _read(address, _I64, 8))
 
 
 @word

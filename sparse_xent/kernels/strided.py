@@ -22,12 +22,12 @@ from sparse_xent.kernels.algebra import (
     whole_sum,
 )
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
+from sparse_xent.kernels.parts import part
 from sparse_xent.kernels.rows import (
     CEILING,
     fair,
     is_logits,
     is_smooth,
-    kernel,
     slot,
 )
 from sparse_xent.kernels.simd import (
@@ -141,7 +141,7 @@ def _gradient(
     return select(t < 0, 0.0, d)
 
 
-@kernel
+@part
 def strided(
     kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past
 ):  # type: ignore[no-untyped-def]
@@ -152,7 +152,7 @@ def strided(
     aa, bb, aims, ss = rests, losts, targets, stack(_STATE)  # take the places of what is done with
     block, held = BLOCK, 0
     if dx is not None:
-        block = min(BLOCK, (96 * 1024 // (C * size) // w - 1) * w)
+        block = minimum(BLOCK, (96 * 1024 // (C * size) // w - 1) * w)
         held = C
         if block < _REREAD:
             block, held = _REREAD, 0
@@ -163,7 +163,7 @@ def strided(
     k = 0
     while k < last - first:
         o, i = (first + k) // inner, (first + k) % inner
-        n = min(block, min(inner - i, last - first - k))
+        n = minimum(block, minimum(inner - i, last - first - k))
         p = x + o * xo + i * xi
         for v in range(0, n, w):
             keep(ms + v * one, splat(kind, -reach(kind)) if is_logits(kind) else zero)
@@ -207,7 +207,7 @@ def strided(
             c += 4 if four else 1
 
         for v in range(0, n, w):
-            count, at, q = min(w, n - v), v * one, p + v * xi
+            count, at, q = minimum(w, n - v), v * one, p + v * xi
             t, m = fetch_labels(kind, labels + 4 * v), fetch(kind, ms + at)
             rest, x_t = fetch(kind, rests + at), fetch(kind, targets + at)
             hit, y_t = term(kind, x_t, m, span), _target(kind, x_t, m)
@@ -275,7 +275,7 @@ def strided(
                 fits = 96 * 1024 // held_step
             c0 = 0
             while c0 < C:
-                c1 = min(C, c0 + fits)
+                c1 = minimum(C, c0 + fits)
                 if held == 0:
                     for c in range(c0, c1):
                         for v in range(0, n, w):

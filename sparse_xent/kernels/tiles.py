@@ -21,13 +21,13 @@ from sparse_xent.kernels.algebra import (
     whole_sum,
 )
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
+from sparse_xent.kernels.native import MEDIUM, TILE
+from sparse_xent.kernels.parts import part
 from sparse_xent.kernels.rows import (
     clear,
     fair,
-    inlined,
     is_logits,
     is_smooth,
-    kernel,
     scatter,
     slot,
     stream,
@@ -59,6 +59,7 @@ from sparse_xent.kernels.simd import (
     load,
     load_one,
     maximum,
+    minimum,
     rounded,
     row_maxima,
     row_totals,
@@ -71,8 +72,6 @@ from sparse_xent.kernels.simd import (
     word,
 )
 
-TILE = 24  # classes at most; above, turning the rows costs more than walking along them
-MEDIUM = 512
 _LINES = Room(LINE * 16)  # one number a row and class vector, for as many rows as there are lanes
 _TURNED = Room(LINE * (TILE + 8))
 _SQUARE = Room(LINE * 16)
@@ -103,13 +102,13 @@ def _mean(kind: Kind, sum_: Num, count: Num, classes: Num) -> Num:
     return sum_ / (count if kind.scores == Scores.LOGITS else like(sum_, classes))
 
 
-@inlined
+@part
 def _copy(to, source, size):  # type: ignore[no-untyped-def]
     for i in range(size):
         copy_byte(to + i, source + i)
 
 
-@kernel
+@part
 def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past):  # type: ignore[no-untyped-def]
     """C <= TILE."""
     w, size = lanes(kind), itemsize(kind)
@@ -125,7 +124,7 @@ def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
             end, p, x_step = _run(inner, first, last, done, x, xo, xi)
             if dx is not None:
                 end, q, dx_step = _run(inner, first, last, done, dx, do, di)
-        count = min(w, end - done)
+        count = minimum(w, end - done)
         next_p, step, labels, factors = p + count * x_step, x_step, y + 4 * done, 0
         if dx is not None:
             factors = g + 8 * done
@@ -218,16 +217,16 @@ def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
         fence()
 
 
-@inlined
+@part
 def _run(inner, first, last, done, x, xo, xi):  # type: ignore[no-untyped-def]
     """End of the run of positions that begins with first + done, its address and its step."""
     if inner == 1:
         return last - first, x + (first + done) * xo, xo
     o, i = (first + done) // inner, (first + done) % inner
-    return min(last - first, done + inner - i), x + o * xo + i * xi, xi
+    return minimum(last - first, done + inner - i), x + o * xo + i * xi, xi
 
 
-@inlined
+@part
 def _write_rows(kind, to, step, apart, source, count, C, past):  # type: ignore[no-untyped-def]
     """Rows that lie together, to where their classes are `apart`."""
     size = itemsize(kind)
@@ -281,7 +280,7 @@ def unusual(kind: Kind, value: Num) -> Num:
     return anywhere(select(fair(kind, value), like(value, 0.0), 1.0) > 0.0)
 
 
-@inlined
+@part
 def write(to, source, size, past):  # type: ignore[no-untyped-def]
     """Copy bytes, past the caches if so said."""
     if past:
@@ -332,7 +331,7 @@ def _slope_at(kind: Kind, p: Num, m: Num, a: Num, b: Num, s: Num, span: Span) ->
     return slope(kind, x, term(kind, x, m, span), a, b, s, span).to(kind.format.vector)
 
 
-@kernel
+@part
 def medium(
     kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past
 ):  # type: ignore[no-untyped-def]
@@ -352,12 +351,12 @@ def medium(
             end, p, x_step = _run(inner, first, last, done, x, xo, xi)
             if dx is not None:
                 end, qd, dx_step = _run(inner, first, last, done, dx, do, di)
-        rows = min(w, end - done)
+        rows = minimum(w, end - done)
         for r in range(w):
             label, score = -1, 0.0
             if r < rows:
                 label = fetch_label(y + 4 * (done + r))
-                score = float(load_one(kind, p + r * x_step + max(label, 0) * size))
+                score = float(load_one(kind, p + r * x_step + maximum(label, 0) * size))
                 if dx is not None:
                     keep(factors + 8 * r, fetch_factor(g + 8 * (done + r)))
             keep_label(labels + 4 * r, label)
@@ -384,7 +383,7 @@ def medium(
                 v = _sum_vector(kind, q + column * size, t - column, 0, mr, span, v)
                 column += w
             while column < C:
-                at = min(column, C - w)
+                at = minimum(column, C - w)
                 u = _sum_vector(kind, q + at * size, t - at, column - at, mr, span, u)
                 column = at + w
             keep(square + LINE * r, u + v)
@@ -399,7 +398,7 @@ def medium(
                 sums = splat(kind, 0.0), splat(kind, 0.0)
                 column = 0
                 while column < C:
-                    at = min(column, C - w)
+                    at = minimum(column, C - w)
                     sums = _gist_vector(kind, q + at * size, column - at, mr, sr, span, sums)
                     column = at + w
                 keep(square + LINE * r, sums[0])
@@ -446,7 +445,7 @@ def medium(
                     continue
                 column = 0
                 while column < C:
-                    at = min(column, C - w)
+                    at = minimum(column, C - w)
                     d = _slope_at(kind, q + at * size, mr, ar, br, sr, span)
                     store(kind, to + at * size, d)
                     column = at + w

@@ -1,0 +1,62 @@
+"""What is compiled under each name that `native` asks for. Importing this imports Numba."""
+
+from collections.abc import Callable
+from typing import Any
+
+from numba.core import types
+
+from sparse_xent.kernels import Scores, carry, parts, simd
+from sparse_xent.kernels.algebra import Kind
+from sparse_xent.kernels.picked import picked
+from sparse_xent.kernels.ranks import rank
+from sparse_xent.kernels.rows import rows
+from sparse_xent.kernels.strided import strided
+from sparse_xent.kernels.tiles import medium, tile
+
+_FORMATS = {f.name: f for f in (simd.FLOAT16, simd.BFLOAT16, simd.FLOAT32, simd.FLOAT64)}
+_WALKS = {walk.__name__: walk for walk in (picked, tile, medium, rows, strided)}
+
+
+def object_code(name: str, *of: Any) -> bytes:
+    """The object file of a kernel."""
+    function = _walk(name, *of) if name in _WALKS else _OTHERS[name](*of)
+    return parts.object_code(function, *carry.SIGNATURES["walk" if name in _WALKS else name])
+
+
+def _walk(name: str, format: str, scores: str, smooth: bool, gradient: bool) -> Callable[..., None]:
+    kernel, kind = _WALKS[name], Kind(_FORMATS[format], Scores[scores], smooth)
+
+    def forward(  # type: ignore[no-untyped-def]
+        C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, lo, hi, past
+    ):
+        kernel(
+            kind, C, inner, first, last, x, xo, xc, xi, y, out,
+            None, 0, 0, 0, 0, share, (lo, hi), False,
+        )  # fmt: skip
+
+    def both(  # type: ignore[no-untyped-def]
+        C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, lo, hi, past
+    ):
+        kernel(
+            kind, C, inner, first, last, x, xo, xc, xi, y, out,
+            dx, do, dc, di, g, share, (lo, hi), past != 0,
+        )  # fmt: skip
+
+    return both if gradient else forward
+
+
+def _rank(format: str) -> Callable[..., None]:
+    kind = Kind(_FORMATS[format], Scores.LOGITS, False)
+
+    def ranks(C, inner, first, last, x, xo, xc, xi, y, out):  # type: ignore[no-untyped-def]
+        rank(kind, C, inner, first, last, x, xo, xc, xi, y, out)
+
+    return ranks
+
+
+_OTHERS: dict[str, Callable[..., Callable[..., Any]]] = {
+    "rank": _rank,
+    "lowering": lambda dtype: carry.lowering(getattr(types, dtype)),
+    "carry": lambda: carry.carry,
+    "small": lambda: carry.small,
+}
