@@ -26,8 +26,10 @@ from sparse_xent.kernels import Scores
 from sparse_xent.kernels.simd import (
     Format,
     Num,
+    anywhere,
     as_float,
     bits,
+    fact,
     floor,
     fma,
     from_bits,
@@ -37,6 +39,7 @@ from sparse_xent.kernels.simd import (
     minimum,
     select,
     tag,
+    whole_power,
     word,
 )
 
@@ -123,8 +126,13 @@ def log2e(fmt: Any) -> float:
 def power(x: Num, m: Any) -> Num:
     """2^(x log2(e) - m), m whole: exactly 0 below 2^-126 (2^-1022), -inf too; NaN and inf: NaN.
 
-    Above 2^127 (2^1023) the result means nothing: the caller keeps m near the greatest y.
+    Above 2^127 (2^1023) the result means nothing: `lifted` says where that is so.
     """
+    return _power(x, m)[0]
+
+
+def _power(x: Num, m: Any) -> tuple[Num, Num]:
+    """2^y, and the bits that hold y's whole part."""
     scale, magic, lowest, shift, coefficients = (
         (LOG2E, MAGIC_64, LOWEST_64, 52, _POWER_64)
         if x.wide
@@ -134,7 +142,7 @@ def power(x: Num, m: Any) -> Num:
     x = maximum((like(x, m) + lowest) * (1 / scale), x)
     t = fma(x, scale, bias)
     fraction = fma(x, scale, bias - t)
-    return _polynomial(fraction, coefficients) * from_bits(bits(t) << shift)
+    return _polynomial(fraction, coefficients) * from_bits(bits(t) << shift), bits(t)
 
 
 @word
@@ -194,6 +202,40 @@ def term(kind: Kind, x: Num, m: Any, span: Span) -> Num:
     if kind.scores == Scores.LOGITS:
         return power(x, m)
     return clip(x, span) if kind.scores == Scores.AFTER else x
+
+
+@word
+def lifted(kind: Kind, x: Num, m: Any, span: Span) -> tuple[Num, Num]:
+    """The term, and its height: integers that are or-ed over many terms and given to `too_high`."""
+    if kind.scores == Scores.LOGITS:
+        return _power(x, m)
+    return term(kind, x, m, span), bits(like(x, 0.0))
+
+
+@word
+def too_high(kind: Kind, heights: Num) -> Num:
+    """Whether some term was above 2^128 (2^1024), or NaN: its reference must be raised.
+
+    Within the range, y's biased whole part takes the last 8 (11) bits, above those of MAGIC.
+    """
+    if kind.scores != Scores.LOGITS:
+        return fact(False)
+    usual = 0x4338000000000000 | 0x7FF if kind.format.wide else 0x4B400000 | 0xFF
+    return anywhere((heights & ~usual) != 0)
+
+
+@word
+def settled(kind: Kind, rest: Num, hit: Num, m: Num) -> tuple[Num, Num, Num]:
+    """rest, hit and m with the reference moved to the sum: rest + hit is then in [1, 2).
+
+    A reference far from the sum would make the loss a small difference of large numbers.
+    """
+    if kind.scores != Scores.LOGITS:
+        return rest, hit, m
+    shift, bias = (52, 1023) if rest.wide else (23, 127)
+    k = as_float((bits(rest + hit) >> shift) - bias)
+    scale = whole_power(0.0 - k)
+    return rest * scale, hit * scale, m + k
 
 
 @word

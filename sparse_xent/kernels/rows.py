@@ -14,12 +14,15 @@ from sparse_xent.kernels.algebra import (
     Kind,
     Span,
     gist,
+    lifted,
     lines,
     log2e,
     loss,
     reach,
+    settled,
     slope,
     term,
+    too_high,
     whole_sum,
 )
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
@@ -28,7 +31,6 @@ from sparse_xent.kernels.simd import (
     LINE,
     Num,
     Room,
-    anywhere,
     copy_byte,
     fact,
     fence,
@@ -38,6 +40,7 @@ from sparse_xent.kernels.simd import (
     fma,
     highest,
     indices,
+    integers,
     itemsize,
     keep,
     lanes,
@@ -61,7 +64,6 @@ from sparse_xent.kernels.simd import (
 )
 
 CHUNK = 1024  # columns: 32 float32 additions a lane before float64 takes over
-CEILING = 64.0  # powers of two by which a term may exceed the reference
 AHEAD = 4096  # bytes; nearer hides less of the memory's latency, farther gains nothing
 _BUFFER = Room(8 * (CHUNK + 128))
 
@@ -74,64 +76,76 @@ Sums = tuple[Num, Num]
 @word
 def _none(kind: Kind) -> tuple[Sums, Num, Num]:
     zero = splat(kind, 0.0)
-    return (zero, zero), zero, splat(kind, -math.inf)
+    return (zero, zero), zero, integers(kind, 0)
 
 
 @word
-def _group(kind: Kind, p: Num, m: Num, span: Span, sums: Sums, top: Num) -> tuple[Sums, Num]:
-    """Two vectors' terms onto two sums, and their greatest score."""
+def _group(kind: Kind, p: Num, m: Num, span: Span, sums: Sums, heights: Num) -> tuple[Sums, Num]:
+    """Two vectors' terms onto two sums."""
     step = kind.format.lanes * kind.format.itemsize
     for line in range(0, 2 * step, LINE):
         prefetch(p + (AHEAD + line))
-    x = [load(kind, p + i * step) for i in range(2)]
-    for v in x:
-        top = maximum(v, top)
-    return tuple(s + term(kind, v, m, span) for s, v in zip(sums, x, strict=True)), top
+    made = []
+    for i, s in enumerate(sums):
+        e, height = lifted(kind, load(kind, p + i * step), m, span)
+        heights = heights | height
+        made.append(s + e)
+    return tuple(made), heights
 
 
 @word
 def _vector(
-    kind: Kind, p: Num, t: Num, begin: Num, m: Num, span: Span, rest: Num, hit: Num, top: Num
+    kind: Kind, p: Num, t: Num, begin: Num, m: Num, span: Span, rest: Num, hit: Num, heights: Num
 ) -> tuple[Num, Num, Num]:
     """One vector's terms from lane `begin` on, the target's (lane t) to `hit`."""
-    x = load(kind, p)
-    e = select(indices(kind) >= begin, term(kind, x, m, span), 0.0)
+    e, height = lifted(kind, load(kind, p), m, span)
+    e = select(indices(kind) >= begin, e, 0.0)
     here = indices(kind) == t
-    return rest + select(here, 0.0, e), hit + select(here, e, 0.0), maximum(x, top)
+    return rest + select(here, 0.0, e), hit + select(here, e, 0.0), heights | height
 
 
 @part
 def _chunk(kind, p, n, t, m, span):  # type: ignore[no-untyped-def]
-    """Sums of the n terms from p on, without and at the target, and the greatest score.
+    """Sums of the n terms from p on, without and at the target, and their heights.
 
     The target is column t of them, or none of them. Its group of vectors is taken one by one, as
     the last few are, so that leaving it out costs the other groups nothing.
     """
     w, size = lanes(kind), itemsize(kind)
     m = splat(kind, m)
-    sums, hit, top = _none(kind)
+    sums, hit, heights = _none(kind)
     groups = n // (2 * w)
     i, stop = 0, groups
     if t >= 0:
         stop = minimum(t // (2 * w), groups)
     while True:
         while i < stop:
-            sums, top = _group(kind, p + i * 2 * w * size, m, span, sums, top)
+            sums, heights = _group(kind, p + i * 2 * w * size, m, span, sums, heights)
             i += 1
         column, end = i * 2 * w, n
         if i < groups:
             end = column + 2 * w
         a, b = sums
         while column < end:
-            at = minimum(
-                column, n - w
-            )  # the last vector begins early; what was counted is left out
-            a, hit, top = _vector(kind, p + at * size, t - at, column - at, m, span, a, hit, top)
+            at = minimum(column, n - w)  # the last begins early
+            a, hit, heights = _vector(
+                kind, p + at * size, t - at, column - at, m, span, a, hit, heights
+            )
             column = at + w
         sums = a, b
         if end == n:
-            return a + b, hit, top
+            return a + b, hit, heights
         i, stop = i + 1, groups
+
+
+@part
+def _highest(kind, p, n):  # type: ignore[no-untyped-def]
+    """The greatest of the n scores from p on."""
+    w, size = lanes(kind), itemsize(kind)
+    top = load(kind, p)
+    for column in range(w, n, w):
+        top = maximum(load(kind, p + minimum(column, n - w) * size), top)
+    return top
 
 
 # One row ---------------------------------------------------------------------------------------
@@ -152,12 +166,6 @@ def _reference(kind: Kind, top: Num) -> Num:
     return minimum(reach(kind), maximum(-reach(kind), m))
 
 
-@word
-def _ceiling(kind: Kind, m: Num) -> Num:
-    """The score above which the reference must be raised."""
-    return (m + CEILING) / log2e(kind) if kind.scores == Scores.LOGITS else like(m, math.inf)
-
-
 @part
 def _row_sums(kind, p, C, t, span):  # type: ignore[no-untyped-def]
     """rest, hit and the reference m of the row at p."""
@@ -167,9 +175,10 @@ def _row_sums(kind, p, C, t, span):  # type: ignore[no-untyped-def]
     column = 0
     while column < C:
         n = _cut(C - column)
-        more, here, top = _chunk(kind, p + column * itemsize(kind), n, t - column, m, span)
-        if anywhere(top > _ceiling(kind, m)):
-            raised = _reference(kind, top)
+        at = p + column * itemsize(kind)
+        more, here, heights = _chunk(kind, at, n, t - column, m, span)
+        if too_high(kind, heights):
+            raised = _reference(kind, _highest(kind, at, n))
             if raised <= m:
                 return math.nan, math.nan, m  # out of reach
             rest = rest * whole_power(m - raised)
@@ -341,6 +350,7 @@ def rows(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
             rest, hit, m = 0.0, 0.0, 0.0
             if reads_rows(kind):
                 rest, hit, m = _row_sums(kind, p, C, t, span)
+            rest, hit, m = settled(kind, rest, hit, m)
             at = target(kind, load_one(kind, p + t * itemsize(kind)), m)
             s = whole_sum(kind, rest, hit)
             mean, count = 0.0, 0.0

@@ -568,12 +568,46 @@ def _branches(condition: Num, usual: Callable[[], Any], other: Callable[[], Any]
     return joined
 
 
-def _each(count: Num, lanes: int, do: Callable[[int], None]) -> None:
-    """Do for 0, 1, ..., as far as there are `count` and lanes."""
+def _copier(size: int) -> Any:
+    """The function that copies `count` items of so many bytes: to, its step, from, its step.
+
+    It is never inlined: the addresses of all lanes, unrolled, would each become a variable of the
+    loop around, which then spends most of its time on adding to them.
+    """
+    module, name = _stage.builder.module, f"sparse_xent_copy_{size}"
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * 5), name)
+    function.linkage = "linkonce_odr"
+    function.attributes.add("noinline")
+    to, to_step, source, source_step, count = function.args
+    entry, body, done = (function.append_basic_block(n) for n in ("entry", "body", "done"))
+    b = ir.IRBuilder(entry)
+    b.cbranch(b.icmp_signed(">", count, _I64(0)), body, done)
+    b.position_at_end(body)
+    i = b.phi(_I64)
+    item = ir.IntType(8 * size)
+    at = [
+        b.inttoptr(b.add(start, b.mul(i, step)), item.as_pointer())
+        for start, step in ((source, source_step), (to, to_step))
+    ]
+    b.store(b.load(at[0], align=size, typ=item), at[1], align=size)
+    after = b.add(i, _I64(1))
+    i.add_incoming(_I64(0), entry)
+    i.add_incoming(after, body)
+    b.cbranch(b.icmp_signed("<", after, count), body, done)
+    b.position_at_end(done)
+    b.ret_void()
+    return function
+
+
+def _place(vector: ir.VectorType) -> Any:
+    """Room for a vector on the stack, and its address."""
     b = _stage.builder
-    for i in range(lanes):
-        with b.if_then((count > i).value):
-            do(i)
+    with b.goto_entry_block():
+        place = b.alloca(vector)
+        place.align = LINE
+    return place, b.ptrtoint(place, _I64)
 
 
 @word
@@ -584,18 +618,10 @@ def load_some(fmt: Any, address: Num, step: Num, count: Num) -> Num:
     vector = ir.VectorType(f.memory, f.lanes)
 
     def one_by_one() -> Any:
-        with b.goto_entry_block():
-            place = b.alloca(vector)
-            place.align = LINE
+        place, to = _place(vector)
         b.store(ir.Constant(vector, None), place, align=LINE)
-        to = Num(types.int64, b.ptrtoint(place, _I64))
-        _each(
-            count,
-            f.lanes,
-            lambda i: _write(
-                to + i * f.itemsize, _read(address + step * i, f.memory, f.itemsize), f.itemsize
-            ),
-        )
+        some = minimum(count, f.lanes)
+        b.call(_copier(f.itemsize), [to, _I64(f.itemsize), address.value, step.value, some.value])
         return b.load(place, align=LINE, typ=vector)
 
     usual = (count >= f.lanes) & (step == f.itemsize)
@@ -611,11 +637,13 @@ def store_some(fmt: Any, address: Num, step: Num, count: Num, value: Num) -> Non
     raw = _narrowed(f, value)
 
     def one_by_one() -> None:
-        def write(i: int) -> None:
-            lane = _stage.builder.extract_element(raw, ir.Constant(_I32, i))
-            _write(address + step * i, lane, f.itemsize)
-
-        _each(count, f.lanes, write)
+        b = _stage.builder
+        place, source = _place(raw.type)
+        b.store(raw, place, align=LINE)
+        some = minimum(count, f.lanes)
+        b.call(
+            _copier(f.itemsize), [address.value, step.value, source, _I64(f.itemsize), some.value]
+        )
 
     usual = (count >= f.lanes) & (step == f.itemsize)
     _branches(usual, lambda: _write(address, raw, f.itemsize) and None, one_by_one)

@@ -24,6 +24,7 @@ from sparse_xent.kernels.exact import exact_gradient, exact_sums
 from sparse_xent.kernels.native import MEDIUM, TILE
 from sparse_xent.kernels.parts import part
 from sparse_xent.kernels.rows import (
+    AHEAD,
     clear,
     fair,
     is_logits,
@@ -60,6 +61,7 @@ from sparse_xent.kernels.simd import (
     load_one,
     maximum,
     minimum,
+    prefetch,
     rounded,
     row_maxima,
     row_totals,
@@ -140,6 +142,8 @@ def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
                     keep_label(lent + 4 * r, -1)
             p, step, labels, factors = spare, row, lent, lent_g
         t = fetch_labels(kind, labels)
+        for line in range(0, w * row, LINE):
+            prefetch(p + (AHEAD + line))
         c = 0
         while c < C:
             gather_panel(kind, p + c * size, step, turned + LINE * c)
@@ -304,7 +308,10 @@ def _top_vector(kind: Kind, p: Num, top: Num) -> Num:
 
 
 @word
-def _sum_vector(kind: Kind, p: Num, t: Num, begin: Num, m: Num, span: Span, rest: Num) -> Num:
+def _sum_vector(
+    kind: Kind, p: Num, ahead: Num, t: Num, begin: Num, m: Num, span: Span, rest: Num
+) -> Num:
+    prefetch(p + ahead)
     e = term(kind, load(kind, p), m, span)
     lane = indices(kind)
     return rest + select((lane >= begin) & (lane != t), e, 0.0)
@@ -352,6 +359,7 @@ def medium(
             if dx is not None:
                 end, qd, dx_step = _run(inner, first, last, done, dx, do, di)
         rows = minimum(w, end - done)
+        ahead = rows * x_step
         for r in range(w):
             label, score = -1, 0.0
             if r < rows:
@@ -378,13 +386,13 @@ def medium(
             u, v = splat(kind, 0.0), splat(kind, 0.0)
             column = 0
             while column + 2 * w <= C:
-                u = _sum_vector(kind, q + column * size, t - column, 0, mr, span, u)
+                u = _sum_vector(kind, q + column * size, ahead, t - column, 0, mr, span, u)
                 column += w
-                v = _sum_vector(kind, q + column * size, t - column, 0, mr, span, v)
+                v = _sum_vector(kind, q + column * size, ahead, t - column, 0, mr, span, v)
                 column += w
             while column < C:
                 at = minimum(column, C - w)
-                u = _sum_vector(kind, q + at * size, t - at, column - at, mr, span, u)
+                u = _sum_vector(kind, q + at * size, ahead, t - at, column - at, mr, span, u)
                 column = at + w
             keep(square + LINE * r, u + v)
         rest, x_t, t = row_totals(kind, square), fetch(kind, targets), fetch_labels(kind, labels)
