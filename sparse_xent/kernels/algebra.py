@@ -185,6 +185,14 @@ def reference(fmt: Any, top: Num) -> Num:
 
 
 @word
+def first_reference(kind: Kind, x: Num) -> Num:
+    """The whole reference below a logit, held within reach; 0 for probabilities."""
+    if kind.scores != Scores.LOGITS:
+        return like(x, 0.0)
+    return minimum(maximum(floor(x * log2e(kind)), -reach(kind)), reach(kind))
+
+
+@word
 def clip(p: Num, span: Span) -> Num:
     """p held within the span, NaN kept."""
     return minimum(span[1].to(p.typ), maximum(span[0].to(p.typ), p))
@@ -214,14 +222,15 @@ def lifted(kind: Kind, x: Num, m: Any, span: Span) -> tuple[Num, Num]:
 
 @word
 def too_high(kind: Kind, heights: Num) -> Num:
-    """Whether some term was above 2^128 (2^1024), or NaN: its reference must be raised.
-
-    Within the range, y's biased whole part takes the last 8 (11) bits, above those of MAGIC.
-    """
+    """Whether some term was above 2^128 (2^1024), or NaN: its reference must be raised."""
     if kind.scores != Scores.LOGITS:
         return fact(False)
-    usual = 0x4338000000000000 | 0x7FF if kind.format.wide else 0x4B400000 | 0xFF
-    return anywhere((heights & ~usual) != 0)
+    return anywhere((heights & ~_usual(kind)) != 0)
+
+
+def _usual(kind: Kind) -> int:
+    """The bits of heights within the range: MAGIC's, and 8 (11) for y's biased whole part."""
+    return 0x4338000000000000 | 0x7FF if kind.format.wide else 0x4B400000 | 0xFF
 
 
 @word
@@ -236,6 +245,26 @@ def settled(kind: Kind, rest: Num, hit: Num, m: Num) -> tuple[Num, Num, Num]:
     k = as_float((bits(rest + hit) >> shift) - bias)
     scale = whole_power(0.0 - k)
     return rest * scale, hit * scale, m + k
+
+
+@word
+def checked(kind: Kind, rest: Num, heights: Num) -> Num:
+    """A vector's sums, NaN where a term is too high still: its reference is out of reach."""
+    if kind.scores != Scores.LOGITS:
+        return rest
+    return select((heights & ~_usual(kind)) != 0, math.nan, rest)
+
+
+@word
+def far(kind: Kind, first: Num, m: Num) -> Num:
+    """Whether terms under the reference `first` lose digits when they are scaled to m at once."""
+    return anywhere(m - first > 64.0) if kind.scores == Scores.LOGITS else fact(False)
+
+
+@word
+def rescaled(kind: Kind, a: Num, first: Num, m: Num) -> Num:
+    """The factor of terms under the reference `first` that is `a` under m, not far above."""
+    return a * whole_power(first - m) if kind.scores == Scores.LOGITS else a
 
 
 @word

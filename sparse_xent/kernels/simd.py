@@ -696,6 +696,25 @@ def fetch_labels(fmt: Any, address: Num) -> Num:
 
 
 @word
+def fetch_integers(fmt: Any, address: Num) -> Num:
+    """A vector of integers, as wide as the lanes, from any address."""
+    typ = fmt.format.integers
+    return Num(typ, _read(address, _llvm(typ), typ.element.bitwidth // 8))
+
+
+@word
+def integer_size(fmt: Any) -> int:
+    """Bytes of an integer as wide as a lane."""
+    return fmt.format.element.bitwidth // 8
+
+
+@word
+def mask_of(fmt: Any, truth: Num) -> Num:
+    """An integer as wide as a lane: all bits set, or none."""
+    return select(truth, constant(fmt.format.integers.element, -1), 0)
+
+
+@word
 def fetch_factor(address: Num) -> Num:
     """One float64."""
     return Num(types.float64, _read(address, ir.DoubleType(), 8))

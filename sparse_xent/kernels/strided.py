@@ -12,12 +12,14 @@ from sparse_xent.kernels import Scores
 from sparse_xent.kernels.algebra import (
     Kind,
     Span,
+    checked,
+    far,
+    first_reference,
     gist,
     lifted,
     lines,
-    log2e,
     loss,
-    reach,
+    rescaled,
     settled,
     slope,
     term,
@@ -31,7 +33,6 @@ from sparse_xent.kernels.simd import (
     LINE,
     Num,
     Room,
-    anywhere,
     bits,
     fact,
     fetch,
@@ -40,7 +41,6 @@ from sparse_xent.kernels.simd import (
     fetch_label,
     fetch_labels,
     fetch_one,
-    floor,
     from_bits,
     itemsize,
     keep,
@@ -80,15 +80,6 @@ def _four(kind: Kind, q: Num, apart: Num, step: Num, count: Num) -> tuple[Num, N
     return tuple(load_some(kind, q + apart * i, step, count) for i in range(4))
 
 
-@word
-def _first(kind: Kind, x: Num) -> Num:
-    """The reference to begin with: a position's first logit, held within reach."""
-    if kind.scores != Scores.LOGITS:
-        return splat(kind, 0.0)
-    m = floor(x * log2e(kind))
-    return minimum(maximum(m, -reach(kind)), reach(kind))
-
-
 @aside
 def _raise(kind, q, xc, xi, count, classes, m_at, rest_at, lost_at):  # type: ignore[no-untyped-def]
     """Give lanes with a higher score among these classes a new reference."""
@@ -96,7 +87,7 @@ def _raise(kind, q, xc, xi, count, classes, m_at, rest_at, lost_at):  # type: ig
     for c in range(1, classes):
         top = maximum(load_some(kind, q + c * xc, xi, count), top)
     m = fetch(kind, m_at)
-    to = maximum(m, _first(kind, top))
+    to = maximum(m, first_reference(kind, top))
     less = whole_power(m - to)
     keep(m_at, to)
     keep(rest_at, fetch(kind, rest_at) * less)
@@ -144,12 +135,6 @@ def _may_hold(kind: Kind) -> Num:
 
 
 @word
-def _far(kind: Kind, before: Num, after: Num) -> Num:
-    """Whether terms under the first reference are too large to be scaled to the second at once."""
-    return anywhere(after - before > 64.0)
-
-
-@word
 def _slope(
     kind: Kind, x: Num, e: Num, c: Num, t: Num, a: Num, b: Num, aim: Num, s: Num, span: Span
 ) -> Num:
@@ -163,7 +148,7 @@ def _gather(kind, C, n, p, xc, xi, ms, rests, losts, targets, labels, span, held
     w, size, one = lanes(kind), itemsize(kind), slot(kind)
     zero, stale = splat(kind, 0.0), False
     for v in range(0, n, w):
-        keep(ms + v * one, _first(kind, load_some(kind, p + v * xi, xi, n - v)))
+        keep(ms + v * one, first_reference(kind, load_some(kind, p + v * xi, xi, n - v)))
         keep(rests + v * one, zero)
         keep(losts + v * one, zero)
         keep(targets + v * one, zero)
@@ -189,7 +174,9 @@ def _gather(kind, C, n, p, xc, xi, ms, rests, losts, targets, labels, span, held
                 high = too_high(kind, heights)
                 if held:
                     _hold(kind, to, step, term1)
-            if high and not again:
+            if again:
+                state = checked(kind, state[0], heights), state[1], state[2]
+            elif high:
                 _raise(kind, q, xc, xi, n - v, 4 if four else 1, ms + at, rests + at, losts + at)
                 stale, again = stale or c > 0, True
                 continue
@@ -292,8 +279,8 @@ def strided(
                 y_t = _target(kind, x_t, m)
                 a, b, aim = lines(kind, rest, hit, y_t, alive, C, share, factor, span)
                 if held:  # the factor of terms as they are held takes the place of b, which is 0
-                    stale = stale or _far(kind, before, m)
-                    b = a * whole_power(before - m)
+                    stale = stale or far(kind, before, m)
+                    b = rescaled(kind, a, before, m)
                 keep(aa + at, a)
                 keep(bb + at, b)
                 keep(aims + at, aim)

@@ -11,13 +11,19 @@ from sparse_xent.kernels import Scores
 from sparse_xent.kernels.algebra import (
     Kind,
     Span,
+    checked,
+    far,
+    first_reference,
     gist,
+    lifted,
     lines,
     log2e,
     loss,
-    reference,
+    rescaled,
+    settled,
     slope,
     term,
+    too_high,
     whole_sum,
 )
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
@@ -27,7 +33,6 @@ from sparse_xent.kernels.rows import (
     AHEAD,
     clear,
     fair,
-    is_logits,
     is_smooth,
     scatter,
     slot,
@@ -38,6 +43,7 @@ from sparse_xent.kernels.simd import (
     Num,
     Room,
     anywhere,
+    bits,
     copy_byte,
     copy_line,
     fact,
@@ -45,12 +51,15 @@ from sparse_xent.kernels.simd import (
     fetch,
     fetch_factor,
     fetch_factors,
+    fetch_integers,
     fetch_label,
     fetch_labels,
     fetch_one,
     fma,
+    from_bits,
     gather_panel,
     indices,
+    integer_size,
     integers,
     itemsize,
     keep,
@@ -59,6 +68,7 @@ from sparse_xent.kernels.simd import (
     like,
     load,
     load_one,
+    mask_of,
     maximum,
     minimum,
     prefetch,
@@ -91,11 +101,6 @@ def _panel(kind: Kind) -> int:
 def _target(kind: Kind, x: Num, m: Num) -> Num:
     """y_t of a logit, p_t of a probability."""
     return fma(x, log2e(kind), 0.0 - m) if kind.scores == Scores.LOGITS else x
-
-
-@word
-def _tile_reference(kind: Kind, top: Num) -> Num:
-    return reference(kind, top) if kind.scores == Scores.LOGITS else splat(kind, 0.0)
 
 
 @word
@@ -148,18 +153,14 @@ def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
         while c < C:
             gather_panel(kind, p + c * size, step, turned + LINE * c)
             c += panel
-        m = splat(kind, 0.0)
-        if is_logits(kind):
-            m = splat(kind, -math.inf)
-            for c in range(C):
-                m = maximum(fetch(kind, turned + LINE * c), m)
-            m = reference(kind, m)
-        rest, x_t = splat(kind, 0.0), splat(kind, 0.0)
-        for c in range(C):
-            rest, x_t, e = _class(kind, turned, t, c, m, span, rest, x_t)
-            if dx is not None:
-                keep(terms + LINE * c, e)
-        hit, at = term(kind, x_t, m, span), _target(kind, x_t, m)
+        before = first_reference(kind, fetch(kind, turned))
+        rest, x_t, heights = _walk(kind, C, turned, terms, t, before, span, dx is not None)
+        if too_high(kind, heights):
+            before = first_reference(kind, _highest(kind, C, turned))
+            rest, x_t, heights = _walk(kind, C, turned, terms, t, before, span, dx is not None)
+            rest = checked(kind, rest, heights)
+        rest, hit, m = settled(kind, rest, term(kind, x_t, before, span), before)
+        at = _target(kind, x_t, m)
         s = whole_sum(kind, rest, hit)
         total, alive = splat(kind, 0.0), splat(kind, 0.0)
         if is_smooth(kind):
@@ -174,9 +175,13 @@ def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
         if dx is not None:
             factor = fetch_factors(kind, factors)
             a, b, aim = lines(kind, rest, hit, at, alive, C, share, factor, span)
+            if far(kind, before, m):
+                before = m
+                _walk(kind, C, turned, terms, t, before, span, True)
+            a = rescaled(kind, a, before, m)
             off = (t < integers(kind, 0)) | (factor == splat(kind, 0.0))
             for c in range(C):
-                _class_slope(kind, turned, terms, t, c, m, a, b, aim, off, s, span)
+                _class_slope(kind, turned, terms, t, c, a, b, aim, off, s, span)
             c = (C - 1) // panel * panel
             while c >= 0:  # what the last panel writes past its row's end, the others mend
                 scatter_panel(kind, turned + LINE * c, made + c * size, row)
@@ -244,15 +249,40 @@ def _write_rows(kind, to, step, apart, source, count, C, past):  # type: ignore[
             scatter(kind, to + r * step, apart, source + r * C * size, C)
 
 
+@part
+def _walk(kind, C, turned, terms, t, m, span, held):  # type: ignore[no-untyped-def]
+    """The sum of all rows' terms but the targets', the targets' scores, and all heights."""
+    rest, x_t, heights = splat(kind, 0.0), splat(kind, 0.0), integers(kind, 0)
+    for c in range(C):
+        rest, x_t, heights, e = _class(kind, turned, t, c, m, span, rest, x_t, heights)
+        if held:
+            keep(terms + LINE * c, e)
+    return rest, x_t, heights
+
+
+@part
+def _highest(kind, C, turned):  # type: ignore[no-untyped-def]
+    """Each row's greatest score."""
+    top = fetch(kind, turned)
+    for c in range(1, C):
+        top = maximum(fetch(kind, turned + LINE * c), top)
+    return top
+
+
 @word
 def _class(
-    kind: Kind, turned: Num, t: Num, c: Num, m: Num, span: Span, rest: Num, x_t: Num
-) -> tuple[Num, Num, Num]:
-    """One class of all rows: its terms, onto the sums but for the target's."""
+    kind: Kind, turned: Num, t: Num, c: Num, m: Num, span: Span, rest: Num, x_t: Num, heights: Num
+) -> tuple[Num, Num, Num, Num]:
+    """One class of all rows: its terms, onto the sums but for the target's.
+
+    The target's score is or-ed in among zeros: on most processors that leaves the multipliers
+    free, which a blend does not.
+    """
     x = fetch(kind, turned + c * LINE)
-    e = term(kind, x, m, span)
+    e, height = lifted(kind, x, m, span)
     here = t == c.to(t.typ)
-    return rest + select(here, 0.0, e), select(here, x, x_t), e
+    x_t = from_bits(bits(x_t) | bits(select(here, x, 0.0)))
+    return rest + select(here, 0.0, e), x_t, heights | height, e
 
 
 @word
@@ -262,7 +292,6 @@ def _class_slope(
     terms: Num,
     t: Num,
     c: Num,
-    m: Num,
     a: Num,
     b: Num,
     aim: Num,
@@ -274,6 +303,12 @@ def _class_slope(
     d = slope(kind, x, fetch(kind, terms + c * LINE), a, b, s, span)
     d = select(t == c.to(t.typ), aim, d)
     keep(turned + c * LINE, select(off, 0.0, d))
+
+
+@word
+def holds_terms(kind: Kind) -> Num:
+    """Whether terms are kept for the gradient: where they cost more than reading them back."""
+    return fact(kind.scores == Scores.LOGITS)
 
 
 @word
@@ -301,20 +336,43 @@ def write(to, source, size, past):  # type: ignore[no-untyped-def]
 
 # More classes ----------------------------------------------------------------------------------
 
+_REACH = MEDIUM + 16  # columns on either side of the target
+_WINDOW = Room(8 * (2 * _REACH + 16))
 
-@word
-def _top_vector(kind: Kind, p: Num, top: Num) -> Num:
-    return maximum(load(kind, p), top)
+
+@part
+def _window(kind):  # type: ignore[no-untyped-def]
+    """Address of masks of lanes: all bits set, but none for the one that is just there."""
+    masks, size = stack(_WINDOW), integer_size(kind)
+    for i in range(2 * _REACH + 16):
+        keep(masks + i * size, mask_of(kind, i != _REACH))
+    return masks + _REACH * size
 
 
 @word
 def _sum_vector(
-    kind: Kind, p: Num, ahead: Num, t: Num, begin: Num, m: Num, span: Span, rest: Num
-) -> Num:
+    kind: Kind, p: Num, ahead: Num, masks: Num, m: Num, span: Span, rest: Num, heights: Num
+) -> tuple[Num, Num, Num]:
+    """A vector's terms but the target's onto a sum; the heights; and all its terms."""
     prefetch(p + ahead)
-    e = term(kind, load(kind, p), m, span)
+    e, height = lifted(kind, load(kind, p), m, span)
+    kept = from_bits(bits(e) & fetch_integers(kind, masks))
+    return rest + kept, heights | height, e
+
+
+@word
+def _last_vector(
+    kind: Kind, p: Num, t: Num, begin: Num, m: Num, span: Span, rest: Num, heights: Num
+) -> tuple[Num, Num, Num]:
+    """The same of a row's last vector, whose first lanes were counted before."""
+    e, height = lifted(kind, load(kind, p), m, span)
     lane = indices(kind)
-    return rest + select((lane >= begin) & (lane != t), e, 0.0)
+    return rest + select((lane >= begin) & (lane != t), e, 0.0), heights | height, e
+
+
+@word
+def _top_vector(kind: Kind, p: Num, top: Num) -> Num:
+    return maximum(load(kind, p), top)
 
 
 @word
@@ -332,6 +390,74 @@ def _line(kind: Kind, address: Num, r: Num) -> Num:
     return splat(kind, fetch_one(kind, address + r * (kind.format.element.bitwidth // 8)))
 
 
+@part
+def _sums(kind, C, p, step, rows, ahead, labels, ms, masks, square, terms, span):  # type: ignore[no-untyped-def]
+    """Walk along the rows of a tile: their sums by lanes into `square`; returns all heights."""
+    w, size, one = lanes(kind), itemsize(kind), slot(kind)
+    heights, others = integers(kind, 0), integers(kind, 0)
+    for r in range(rows):
+        q, t, m = p + r * step, fetch_label(labels + 4 * r), _line(kind, ms, r)
+        to, mask = terms + r * C * one, masks - t * one
+        u, v = splat(kind, 0.0), splat(kind, 0.0)
+        column = 0
+        while column + 2 * w < C:
+            u, heights, e = _sum_vector(kind, q + column * size, ahead, mask, m, span, u, heights)
+            if terms:
+                keep(to + column * one, e)
+            column += w
+            v, others, e = _sum_vector(
+                kind, q + column * size, ahead, mask + LINE, m, span, v, others
+            )
+            if terms:
+                keep(to + column * one, e)
+            column += w
+            mask += 2 * LINE
+        while column < C:
+            at = minimum(column, C - w)
+            u, heights, e = _last_vector(
+                kind, q + at * size, t - at, column - at, m, span, u, heights
+            )
+            if terms:
+                keep(to + at * one, e)
+            column = at + w
+        keep(square + LINE * r, u + v)
+    return heights | others
+
+
+@part
+def _tops(kind, C, p, step, rows, square):  # type: ignore[no-untyped-def]
+    """Each row's greatest score."""
+    w, size = lanes(kind), itemsize(kind)
+    for r in range(rows):
+        q = p + r * step
+        top = load(kind, q + (C - w) * size)
+        for column in range(0, C - w, w):
+            top = _top_vector(kind, q + column * size, top)
+        keep(square + LINE * r, top)
+    return row_maxima(kind, square)
+
+
+@part
+def _gists(kind, C, p, step, rows, ms, ss, square, more, span):  # type: ignore[no-untyped-def]
+    """The sums of the second look at the rows of a tile, by lanes."""
+    w, size = lanes(kind), itemsize(kind)
+    for r in range(rows):
+        q, m, s = p + r * step, _line(kind, ms, r), _line(kind, ss, r)
+        sums = splat(kind, 0.0), splat(kind, 0.0)
+        column = 0
+        while column < C:
+            at = minimum(column, C - w)
+            sums = _gist_vector(kind, q + at * size, column - at, m, s, span, sums)
+            column = at + w
+        keep(square + LINE * r, sums[0])
+        keep(more + LINE * r, sums[1])
+
+
+@word
+def _slope_of(kind: Kind, p: Num, e: Num, a: Num, b: Num, s: Num, span: Span) -> Num:
+    return slope(kind, load(kind, p), e, a, b, s, span).to(kind.format.vector)
+
+
 @word
 def _slope_at(kind: Kind, p: Num, m: Num, a: Num, b: Num, s: Num, span: Span) -> Num:
     x = load(kind, p)
@@ -339,18 +465,41 @@ def _slope_at(kind: Kind, p: Num, m: Num, a: Num, b: Num, s: Num, span: Span) ->
 
 
 @part
+def _slopes(kind, C, q, terms, to, m, a, b, s, span):  # type: ignore[no-untyped-def]
+    """Gradients of a row's classes, as if none was the target; `to` may be where it lies."""
+    w, size, one = lanes(kind), itemsize(kind), slot(kind)
+    # The last vector, which may begin early, is made first: in place, its scores vanish.
+    last = C - w
+    if terms:
+        d = _slope_of(kind, q + last * size, fetch(kind, terms + last * one), a, b, s, span)
+        for column in range(0, last, w):
+            e = fetch(kind, terms + column * one)
+            store(kind, to + column * size, _slope_of(kind, q + column * size, e, a, b, s, span))
+        store(kind, to + last * size, d)
+    else:
+        d = _slope_at(kind, q + last * size, m, a, b, s, span)
+        for column in range(0, last, w):
+            store(kind, to + column * size, _slope_at(kind, q + column * size, m, a, b, s, span))
+        store(kind, to + last * size, d)
+
+
+@part
 def medium(
     kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past
 ):  # type: ignore[no-untyped-def]
     """TILE < C < MEDIUM."""
-    w, size = lanes(kind), itemsize(kind)
-    square, more = stack(_SQUARE), stack(_SQUARE)
+    w, size, one = lanes(kind), itemsize(kind), slot(kind)
+    square, more, masks = stack(_SQUARE), stack(_SQUARE), _window(kind)
     labels, factors, targets, values = stack(_LINES), stack(_LINES), stack(_LINES), stack(_LINES)
     ms, ss, aa, bb, aims = stack(_LINES), stack(_LINES), stack(_LINES), stack(_LINES), stack(_LINES)
-    made = stack(_STREAM)
-    one = slot(kind)
-    row = C * size
+    made, terms, direct = 0, 0, False
+    if dx is not None:
+        made, direct = stack(_STREAM), dc == size and not past
+        if holds_terms(kind):
+            terms = stack(_STREAM)
     keep(factors, splat(kind, 0.0))
+    for r in range(w):
+        keep(square + LINE * r, splat(kind, 0.0))
     done, end = 0, 0
     x_step, dx_step, p, qd = 0, 0, x, dx
     while done < last - first:
@@ -359,109 +508,82 @@ def medium(
             if dx is not None:
                 end, qd, dx_step = _run(inner, first, last, done, dx, do, di)
         rows = minimum(w, end - done)
-        ahead = rows * x_step
         for r in range(w):
-            label, score = -1, 0.0
+            label, score, begin = -1, 0.0, 0.0
             if r < rows:
-                label = fetch_label(y + 4 * (done + r))
-                score = float(load_one(kind, p + r * x_step + maximum(label, 0) * size))
+                q, label = p + r * x_step, fetch_label(y + 4 * (done + r))
+                begin = float(load_one(kind, q))
+                score = float(load_one(kind, q + maximum(label, 0) * size))
                 if dx is not None:
                     keep(factors + 8 * r, fetch_factor(g + 8 * (done + r)))
             keep_label(labels + 4 * r, label)
             keep(targets + one * r, rounded(kind, score))
-        m = splat(kind, 0.0)
-        if is_logits(kind):
-            for r in range(rows):
-                q = p + r * x_step
-                top = load(kind, q + (C - w) * size)
-                column = 0
-                while column + w < C:
-                    top = _top_vector(kind, q + column * size, top)
-                    column += w
-                keep(square + LINE * r, top)
-            m = reference(kind, row_maxima(kind, square))
+            keep(ms + one * r, rounded(kind, begin))
+        before, ahead = first_reference(kind, fetch(kind, ms)), rows * x_step
+        keep(ms, before)
+        heights = _sums(kind, C, p, x_step, rows, ahead, labels, ms, masks, square, terms, span)
+        lost = False
+        if too_high(kind, heights):
+            before = first_reference(kind, _tops(kind, C, p, x_step, rows, square))
+            keep(ms, before)
+            heights = _sums(kind, C, p, x_step, rows, 0, labels, ms, masks, square, terms, span)
+            lost = too_high(kind, heights)
+        x_t, t = fetch(kind, targets), fetch_labels(kind, labels)
+        rest, hit = row_totals(kind, square), term(kind, x_t, before, span)
+        if lost:  # some row is out of reach, and it is not known which
+            rest = splat(kind, math.nan)
+        rest, hit, m = settled(kind, rest, hit, before)
+        y_t, s = _target(kind, x_t, m), whole_sum(kind, rest, hit)
         keep(ms, m)
-        for r in range(rows):
-            q, t, mr = p + r * x_step, fetch_label(labels + 4 * r), _line(kind, ms, r)
-            u, v = splat(kind, 0.0), splat(kind, 0.0)
-            column = 0
-            while column + 2 * w <= C:
-                u = _sum_vector(kind, q + column * size, ahead, t - column, 0, mr, span, u)
-                column += w
-                v = _sum_vector(kind, q + column * size, ahead, t - column, 0, mr, span, v)
-                column += w
-            while column < C:
-                at = minimum(column, C - w)
-                u = _sum_vector(kind, q + at * size, ahead, t - at, column - at, mr, span, u)
-                column = at + w
-            keep(square + LINE * r, u + v)
-        rest, x_t, t = row_totals(kind, square), fetch(kind, targets), fetch_labels(kind, labels)
-        hit, at_ = term(kind, x_t, m, span), _target(kind, x_t, m)
-        s = whole_sum(kind, rest, hit)
         keep(ss, s)
         mean, alive = splat(kind, 0.0), splat(kind, 0.0)
         if is_smooth(kind):
-            for r in range(rows):
-                q, mr, sr = p + r * x_step, _line(kind, ms, r), _line(kind, ss, r)
-                sums = splat(kind, 0.0), splat(kind, 0.0)
-                column = 0
-                while column < C:
-                    at = minimum(column, C - w)
-                    sums = _gist_vector(kind, q + at * size, column - at, mr, sr, span, sums)
-                    column = at + w
-                keep(square + LINE * r, sums[0])
-                keep(more + LINE * r, sums[1])
+            _gists(kind, C, p, x_step, rows, ms, ss, square, more, span)
             mean, alive = row_totals(kind, square), row_totals(kind, more)
             mean = _mean(kind, mean, alive, C)
-        value = loss(kind, rest, hit, at_, mean, share, span)
+        value = loss(kind, rest, hit, y_t, mean, share, span)
         value = select(t < 0, splat(kind, 0.0), value)
         keep(values, value)
         odd = unusual(kind, select(t < 0, splat(kind, 1.0), value))
         if dx is not None:
-            factor = fetch_factors(kind, factors)
-            a, b, aim = lines(kind, rest, hit, at_, alive, C, share, factor, span)
+            a, b, aim = lines(
+                kind, rest, hit, y_t, alive, C, share, fetch_factors(kind, factors), span
+            )
+            if terms:
+                if far(kind, before, m):
+                    _sums(kind, C, p, x_step, rows, 0, labels, ms, masks, square, terms, span)
+                    before = m
+                a = rescaled(kind, a, before, m)
             keep(aa, a)
             keep(bb, b)
             keep(aims, aim)
             for r in range(rows):
-                q, mr, sr = p + r * x_step, _line(kind, ms, r), _line(kind, ss, r)
-                ar, br = _line(kind, aa, r), _line(kind, bb, r)
-                to = made + r * row
-                t1 = fetch_label(labels + 4 * r)
-                if t1 < 0 or fetch_factor(factors + 8 * r) == 0.0:
-                    clear(kind, to, size, C)
-                    continue
+                q, t1, factor = (
+                    p + r * x_step,
+                    fetch_label(labels + 4 * r),
+                    fetch_factor(factors + 8 * r),
+                )
+                to = qd + r * dx_step if direct else made + r * C * size
                 v = float(fetch_one(kind, values + r * one))
-                if odd and not fair(kind, v):
+                if t1 < 0 or factor == 0.0:
+                    clear(kind, to, size, C)
+                elif odd and not fair(kind, v):
                     v, mm, rr, hh, cc = exact_sums(kind, q, size, C, t1, share)
                     keep(values + r * one, rounded(kind, v))
-                    exact_gradient(
-                        kind,
-                        q,
-                        size,
-                        to,
-                        size,
-                        C,
-                        t1,
-                        mm,
-                        rr,
-                        hh,
-                        cc,
-                        share,
-                        fetch_factor(factors + 8 * r),
-                    )
-                    continue
-                column = 0
-                while column < C:
-                    at = minimum(column, C - w)
-                    d = _slope_at(kind, q + at * size, mr, ar, br, sr, span)
-                    store(kind, to + at * size, d)
-                    column = at + w
-                store_one(kind, to + t1 * size, fetch_one(kind, aims + r * one))
+                    exact_gradient(kind, q, size, to, size, C, t1, mm, rr, hh, cc, share, factor)
+                else:
+                    here = terms + r * C * one if terms else 0
+                    mr, ar, br = _line(kind, ms, r), _line(kind, aa, r), _line(kind, bb, r)
+                    _slopes(kind, C, q, here, to, mr, ar, br, _line(kind, ss, r), span)
+                    store_one(kind, to + t1 * size, fetch_one(kind, aims + r * one))
+            if not direct:
+                _write_rows(kind, qd, dx_step, dc, made, rows, C, past)
+            qd += rows * dx_step
         if odd:
             for r in range(rows):
                 v, t1 = float(fetch_one(kind, values + r * one)), fetch_label(labels + 4 * r)
-                if t1 >= 0 and not fair(kind, v):
+                missing = dx is None or fetch_factor(factors + 8 * r) == 0.0
+                if missing and t1 >= 0 and not fair(kind, v):
                     v, mm, rr, hh, cc = exact_sums(kind, p + r * x_step, size, C, t1, share)
                     keep(values + r * one, rounded(kind, v))
         if rows == w:
@@ -469,9 +591,6 @@ def medium(
         else:
             for r in range(rows):
                 keep(out + (done + r) * one, fetch_one(kind, values + r * one))
-        if dx is not None:
-            _write_rows(kind, qd, dx_step, dc, made, rows, C, past)
-            qd += rows * dx_step
         p += rows * x_step
         done += rows
     if dx is not None and past:
