@@ -10,6 +10,7 @@ where the object file is found on disk.)
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import njit
 from numba.core import types
@@ -37,6 +38,8 @@ from numba.core.untyped_passes import (
 
 from sparse_xent.kernels.disk import ENTRY
 
+LINE = 64  # bytes of a cache line, and of every vector of lanes
+
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
@@ -59,6 +62,18 @@ class _Part(_Library):
 
     def _optimize_final_module(self) -> None:
         pass
+
+
+class _Kernel(_Library):
+    """What becomes an object file, all of it within ENTRY."""
+
+    inside = ""  # the name that Numba gave to what ENTRY calls
+
+    def _optimize_final_module(self) -> None:
+        called = self._final_module.get_function(self.inside)
+        called.linkage = llvm.Linkage.internal
+        called.add_function_attribute("alwaysinline")
+        super()._optimize_final_module()
 
 
 class _Lowering(NativeLowering):  # type: ignore[misc]
@@ -88,7 +103,7 @@ class _PartLowering(_Lowering):
 
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _KernelLowering(_Lowering):
-    _name, library = "kernel_lowering", _Library
+    _name, library = "kernel_lowering", _Kernel
 
     def run_pass(self, state: Any) -> bool:
         super().run_pass(state)
@@ -105,12 +120,19 @@ class _KernelLowering(_Lowering):
             module, ir.FunctionType(context.get_value_type(called.restype), takes), ENTRY
         )
         builder = ir.IRBuilder(entry.append_basic_block())
+        # A vector that has to leave its register must not be cut by a line's end. LLVM sees to that
+        # where something on the stack, which nobody else may know, begins a line.
+        place = builder.alloca(ir.IntType(8))
+        place.align = LINE
+        takes_place = ir.FunctionType(ir.VoidType(), [place.type])
+        builder.asm(takes_place, "", "r", [place], side_effect=True)
         # Kernels raise nothing: the status is not looked at.
         _, result = convention.call_function(
             builder, made, called.restype, called.argtypes, entry.args
         )
         builder.ret(result)
         state.library.add_ir_module(module)
+        state.library.inside = called.llvm_func_name
         return True
 
 
@@ -156,5 +178,15 @@ def object_code(function: Callable[..., Any], gives: types.Type, *takes: types.T
     )
     library = compiler.compile(takes, gives).library
     library._ensure_finalized()
-    made: bytes = library._codegen._tm.emit_object(library._final_module)
+    codegen = library._codegen
+    # A file of its own has its constants and its code together, within reach of short addresses;
+    # Numba's model, in which they may lie anywhere, takes an instruction more for each constant.
+    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
+        cpu=codegen._get_host_cpu_name(),
+        features=codegen._tm_features,
+        opt=3,
+        codemodel="small",
+        reloc="pic",
+    )
+    made: bytes = machine.emit_object(library._final_module)
     return made

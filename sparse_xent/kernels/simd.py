@@ -50,7 +50,8 @@ from numba.extending import (
     unbox,
 )
 
-LINE = 64  # bytes of a cache line, and of every vector of lanes
+from sparse_xent.kernels.parts import LINE
+
 QUARTERS = 4  # a vector is four quarters of 128 bits; shuffles within a quarter are cheap
 
 _I1, _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
