@@ -68,6 +68,8 @@ LOG2E_32 = float(np.float32(LOG2E))
 MAGIC_32, LOWEST_32 = 1.5 * 2.0**23 + 127, -127.0
 MAGIC_64, LOWEST_64 = 1.5 * 2.0**52 + 1023, -1023.0
 
+FAR = 64.0  # powers of two by which terms may be scaled at once: all digits are left
+
 # Beyond this |m| the bound below which terms are 0 is no longer found to within half a power of
 # two. Rows out there (logits of 1.4e6 in float32, 3.9e14 in float64) go the exact way.
 REACH_32, REACH_64 = 2.0**21, 2.0**49
@@ -258,7 +260,7 @@ def checked(kind: Kind, rest: Num, heights: Num) -> Num:
 @word
 def far(kind: Kind, first: Num, m: Num) -> Num:
     """Whether terms under the reference `first` lose digits when they are scaled to m at once."""
-    return anywhere(m - first > 64.0) if kind.scores == Scores.LOGITS else fact(False)
+    return anywhere(m - first > FAR) if kind.scores == Scores.LOGITS else fact(False)
 
 
 @word

@@ -11,6 +11,7 @@ import math
 
 from sparse_xent.kernels import Scores
 from sparse_xent.kernels.algebra import (
+    FAR,
     Kind,
     Span,
     gist,
@@ -19,6 +20,7 @@ from sparse_xent.kernels.algebra import (
     log2e,
     loss,
     reach,
+    rescaled,
     settled,
     slope,
     term,
@@ -34,6 +36,7 @@ from sparse_xent.kernels.simd import (
     copy_byte,
     fact,
     fence,
+    fetch,
     fetch_factor,
     fetch_label,
     floor,
@@ -67,6 +70,11 @@ CHUNK = 1024  # columns: 32 float32 additions a lane before float64 takes over
 AHEAD = 4096  # bytes; nearer hides less of the memory's latency, farther gains nothing
 _BUFFER = Room(8 * (CHUNK + 128))
 
+# Terms of a row that are held, so that its gradient takes no second exponential: 128 KiB, a quarter
+# of a second-level cache (of 512 KiB: AMD's; most have more).
+HELD = 1 << 17  # bytes
+_TERMS = Room(HELD + 8 * (CHUNK + 128))
+
 
 # One vector, one group of four -----------------------------------------------------------------
 
@@ -80,8 +88,10 @@ def _none(kind: Kind) -> tuple[Sums, Num, Num]:
 
 
 @word
-def _group(kind: Kind, p: Num, m: Num, span: Span, sums: Sums, heights: Num) -> tuple[Sums, Num]:
-    """Two vectors' terms onto two sums."""
+def _group(
+    kind: Kind, p: Num, m: Num, span: Span, sums: Sums, heights: Num, held: Num | None
+) -> tuple[Sums, Num]:
+    """Two vectors' terms onto two sums, and to where they are held, if they are."""
     step = kind.format.lanes * kind.format.itemsize
     for line in range(0, 2 * step, LINE):
         prefetch(p + (AHEAD + line))
@@ -90,22 +100,47 @@ def _group(kind: Kind, p: Num, m: Num, span: Span, sums: Sums, heights: Num) -> 
         e, height = lifted(kind, load(kind, p + i * step), m, span)
         heights = heights | height
         made.append(s + e)
+        if held is not None and kind.scores == Scores.LOGITS:
+            keep(held + LINE * i, e)
     return tuple(made), heights
 
 
 @word
 def _vector(
-    kind: Kind, p: Num, t: Num, begin: Num, m: Num, span: Span, rest: Num, hit: Num, heights: Num
+    kind: Kind,
+    p: Num,
+    t: Num,
+    begin: Num,
+    m: Num,
+    span: Span,
+    rest: Num,
+    hit: Num,
+    heights: Num,
+    held: Num | None,
 ) -> tuple[Num, Num, Num]:
     """One vector's terms from lane `begin` on, the target's (lane t) to `hit`."""
     e, height = lifted(kind, load(kind, p), m, span)
+    if held is not None and kind.scores == Scores.LOGITS:
+        keep(held, e)
     e = select(indices(kind) >= begin, e, 0.0)
     here = indices(kind) == t
     return rest + select(here, 0.0, e), hit + select(here, e, 0.0), heights | height
 
 
+@word
+def room_for(dx: Num | None, room: Room) -> Num | None:
+    """Scratch that a kernel needs only where it makes gradients."""
+    return None if dx is None else stack(room)
+
+
+@word
+def shifted(address: Num | None, by: Num) -> Num | None:
+    """An address further on, if there is one."""
+    return None if address is None else address + by
+
+
 @part
-def _chunk(kind, p, n, t, m, span):  # type: ignore[no-untyped-def]
+def _chunk(kind, p, n, t, m, span, held):  # type: ignore[no-untyped-def]
     """Sums of the n terms from p on, without and at the target, and their heights.
 
     The target is column t of them, or none of them. Its group of vectors is taken one by one, as
@@ -120,7 +155,8 @@ def _chunk(kind, p, n, t, m, span):  # type: ignore[no-untyped-def]
         stop = minimum(t // (2 * w), groups)
     while True:
         while i < stop:
-            sums, heights = _group(kind, p + i * 2 * w * size, m, span, sums, heights)
+            here = p + i * 2 * w * size
+            sums, heights = _group(kind, here, m, span, sums, heights, shifted(held, i * 2 * LINE))
             i += 1
         column, end = i * 2 * w, n
         if i < groups:
@@ -128,8 +164,9 @@ def _chunk(kind, p, n, t, m, span):  # type: ignore[no-untyped-def]
         a, b = sums
         while column < end:
             at = minimum(column, n - w)  # the last begins early
+            here = shifted(held, at * slot(kind))
             a, hit, heights = _vector(
-                kind, p + at * size, t - at, column - at, m, span, a, hit, heights
+                kind, p + at * size, t - at, column - at, m, span, a, hit, heights, here
             )
             column = at + w
         sums = a, b
@@ -167,20 +204,22 @@ def _reference(kind: Kind, top: Num) -> Num:
 
 
 @part
-def _row_sums(kind, p, C, t, span):  # type: ignore[no-untyped-def]
-    """rest, hit and the reference m of the row at p."""
+def _row_sums(kind, p, C, t, span, held):  # type: ignore[no-untyped-def]
+    """rest, hit and the reference m of the row at p; and whether all terms are held under it."""
     m = _reference(kind, load(kind, p))
     rest = widen(splat(kind, 0.0))
     hit = rest
-    column = 0
+    column, whole = 0, C * slot(kind) <= HELD
     while column < C:
         n = _cut(C - column)
         at = p + column * itemsize(kind)
-        more, here, heights = _chunk(kind, at, n, t - column, m, span)
+        to = shifted(held, column * slot(kind) if whole else 0)
+        more, here, heights = _chunk(kind, at, n, t - column, m, span, to)
         if too_high(kind, heights):
             raised = _reference(kind, _highest(kind, at, n))
             if raised <= m:
-                return math.nan, math.nan, m  # out of reach
+                return math.nan, math.nan, m, False  # out of reach
+            whole = whole and column == 0
             rest = rest * whole_power(m - raised)
             hit = hit * whole_power(m - raised)
             m = raised
@@ -188,7 +227,7 @@ def _row_sums(kind, p, C, t, span):  # type: ignore[no-untyped-def]
         rest += widen(more)
         hit += widen(here)
         column += n
-    return total(rest), total(hit), m
+    return total(rest), total(hit), m, whole
 
 
 @word
@@ -218,6 +257,26 @@ def _row_gist(kind, p, C, m, s, span):  # type: ignore[no-untyped-def]
 def _slope_vector(kind: Kind, p: Num, m: Num, a: Num, b: Num, s: Num, span: Span) -> Num:
     x = load(kind, p)
     return slope(kind, x, term(kind, x, m, span), a, b, s, span).to(kind.format.vector)
+
+
+@word
+def _slope_of(kind: Kind, p: Num, held: Num, a: Num, b: Num, s: Num, span: Span) -> Num:
+    """The same from a term that is held; a score is looked at only where labels are smoothed."""
+    e = fetch(kind, held)
+    return slope(kind, load(kind, p), e, a, b, s, span).to(kind.format.vector)
+
+
+@part
+def _slopes_of(kind, p, held, to, n, a, b, s, span):  # type: ignore[no-untyped-def]
+    """Gradients of the n classes from p on, as `_slopes` makes them, from their terms."""
+    w, size, one = lanes(kind), itemsize(kind), slot(kind)
+    a, b, s = splat(kind, a), splat(kind, b), splat(kind, s)
+    end = n - w
+    last = _slope_of(kind, p + end * size, held + end * one, a, b, s, span)
+    for column in range(0, end, w):
+        d = _slope_of(kind, p + column * size, held + column * one, a, b, s, span)
+        store(kind, to + column * size, d)
+    store(kind, to + end * size, last)
 
 
 @word
@@ -270,11 +329,14 @@ def scatter(kind, to, step, source, n):  # type: ignore[no-untyped-def]
 
 
 @part
-def _row_gradient(kind, p, dx, dc, C, t, m, a, b, aim, s, span, past):  # type: ignore[no-untyped-def]
-    """Write the gradient of the row at p to dx, past the caches if so said."""
+def _row_gradient(kind, p, dx, dc, C, t, m, a, b, aim, s, span, past, held):  # type: ignore[no-untyped-def]
+    """Write a row's gradient to dx, past the caches if so said; `held` has its terms, or is 0."""
     size = itemsize(kind)
     if not past and dc == size:
-        _slopes(kind, p, dx, C, m, a, b, s, span)
+        if held:
+            _slopes_of(kind, p, held, dx, C, a, b, s, span)
+        else:
+            _slopes(kind, p, dx, C, m, a, b, s, span)
         store_one(kind, dx + t * size, aim)
         return
     buffer = stack(_BUFFER)
@@ -283,7 +345,11 @@ def _row_gradient(kind, p, dx, dc, C, t, m, a, b, aim, s, span, past):  # type: 
         n = C - column
         if n >= CHUNK + 64:  # end at a line's end, so that no line is written by two chunks
             n = CHUNK - ((dx + column * dc) & 63) // size
-        _slopes(kind, p + column * size, buffer, n, m, a, b, s, span)
+        if held:
+            here = held + column * slot(kind)
+            _slopes_of(kind, p + column * size, here, buffer, n, a, b, s, span)
+        else:
+            _slopes(kind, p + column * size, buffer, n, m, a, b, s, span)
         if 0 <= t - column < n:
             store_one(kind, buffer + (t - column) * size, aim)
         if dc == size:
@@ -314,6 +380,12 @@ def reads_rows(kind: Kind) -> Num:
 
 
 @word
+def holds_terms(kind: Kind) -> Num:
+    """Whether terms are kept for the gradient: where they cost more than reading them back."""
+    return fact(kind.scores == Scores.LOGITS)
+
+
+@word
 def is_smooth(kind: Kind) -> Num:
     """Whether labels are smoothed."""
     return fact(kind.smooth)
@@ -341,16 +413,17 @@ def slot(kind: Kind) -> int:
 @part
 def rows(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past):  # type: ignore[no-untyped-def]
     """C >= MEDIUM, and any C that has a whole vector."""
+    held = room_for(dx, _TERMS)
     o, i = first // inner, first % inner
     for k in range(last - first):
         t = fetch_label(y + 4 * k)
         p = x + o * xo + i * xi
         value = 0.0
         if t >= 0:
-            rest, hit, m = 0.0, 0.0, 0.0
+            rest, hit, before, whole = 0.0, 0.0, 0.0, False
             if reads_rows(kind):
-                rest, hit, m = _row_sums(kind, p, C, t, span)
-            rest, hit, m = settled(kind, rest, hit, m)
+                rest, hit, before, whole = _row_sums(kind, p, C, t, span, held)
+            rest, hit, m = settled(kind, rest, hit, before)
             at = target(kind, load_one(kind, p + t * itemsize(kind)), m)
             s = whole_sum(kind, rest, hit)
             mean, count = 0.0, 0.0
@@ -369,7 +442,10 @@ def rows(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
                 clear(kind, q, dc, C)
             elif usual:
                 a, b, aim = lines(kind, rest, hit, at, count, C, share, factor, span)
-                _row_gradient(kind, p, q, dc, C, t, m, a, b, aim, s, span, past)
+                terms = 0
+                if holds_terms(kind) and whole and m - before <= FAR:
+                    terms, a = held, rescaled(kind, a, before, m)
+                _row_gradient(kind, p, q, dc, C, t, m, a, b, aim, s, span, past, terms)
             else:
                 exact_gradient(kind, p, xc, q, dc, C, t, m, rest, hit, count, share, factor)
         i += 1

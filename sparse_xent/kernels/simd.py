@@ -375,7 +375,7 @@ class _scratch_builder:
 
 def _blank(typ: types.Type) -> Any:
     """Any value of the type, for the trial run; what a tuple's is does not matter."""
-    if isinstance(typ, Tag | types.BaseTuple):
+    if isinstance(typ, Tag | types.BaseTuple | types.NoneType):
         return None
     return ir.Constant(_llvm(typ), ir.Undefined)
 
@@ -384,6 +384,8 @@ def _entered(typ: types.Type, value: Any) -> Any:
     """What a word sees of a kernel's value."""
     if isinstance(typ, Tag):
         return typ.value
+    if isinstance(typ, types.NoneType):
+        return None
     if isinstance(typ, types.BaseTuple):
         b = _stage.builder
         parts = [

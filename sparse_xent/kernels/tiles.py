@@ -33,6 +33,7 @@ from sparse_xent.kernels.rows import (
     AHEAD,
     clear,
     fair,
+    holds_terms,
     is_smooth,
     scatter,
     slot,
@@ -303,12 +304,6 @@ def _class_slope(
     d = slope(kind, x, fetch(kind, terms + c * LINE), a, b, s, span)
     d = select(t == c.to(t.typ), aim, d)
     keep(turned + c * LINE, select(off, 0.0, d))
-
-
-@word
-def holds_terms(kind: Kind) -> Num:
-    """Whether terms are kept for the gradient: where they cost more than reading them back."""
-    return fact(kind.scores == Scores.LOGITS)
 
 
 @word
