@@ -157,7 +157,6 @@ def _find(
     """What serves calls of this kind, remembered; None where nothing does."""
     plan, normal = None, SCORES.get(normalize)
     served = x in _FLOATS and y in native.LABELS and native.arrays_are_as_expected()
-    served = served and not (from_logits and smoothing > 0)  # as in `carried`
     served = served and abs(ignored or 0) < 1 << 53  # exact among labels of any dtype
     if served and normal is not None and classes and 0 <= smoothing <= 1:
         scores, size = Scores.LOGITS if from_logits else normal, x.itemsize

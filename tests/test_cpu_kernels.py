@@ -124,6 +124,7 @@ ARITHMETIC = [
     pytest.param(np.float64, 0.1, marks=pytest.mark.slow),
     pytest.param(np.float64, 1.0, marks=pytest.mark.slow),
     pytest.param(np.float16, 0.0, marks=pytest.mark.slow),
+    pytest.param(np.float16, 0.1, marks=pytest.mark.slow),
 ]
 
 

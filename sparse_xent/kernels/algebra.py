@@ -250,17 +250,29 @@ def settled(kind: Kind, rest: Num, hit: Num, m: Num) -> tuple[Num, Num, Num]:
 
 
 @word
+def where_high(kind: Kind, heights: Num, a: Num, b: Num) -> Num:
+    """a in the lanes with a term that is too high; the others keep b, and their bits."""
+    if kind.scores != Scores.LOGITS:
+        return b
+    return select((heights & ~_usual(kind)) != 0, a, b)
+
+
+@word
 def checked(kind: Kind, rest: Num, heights: Num) -> Num:
     """A vector's sums, NaN where a term is too high still: its reference is out of reach."""
-    if kind.scores != Scores.LOGITS:
-        return rest
-    return select((heights & ~_usual(kind)) != 0, math.nan, rest)
+    return where_high(kind, heights, like(rest, math.nan), rest)
 
 
 @word
 def far(kind: Kind, first: Num, m: Num) -> Num:
     """Whether terms under the reference `first` lose digits when they are scaled to m at once."""
     return anywhere(m - first > FAR) if kind.scores == Scores.LOGITS else fact(False)
+
+
+@word
+def near_enough(first: Num, m: Num) -> Num:
+    """m in the lanes where `first` is too far from it."""
+    return select(m - first > FAR, m, first)
 
 
 @word
@@ -292,6 +304,17 @@ def gist(kind: Kind, x: Num, m: Any, s: Any, span: Span) -> tuple[Num, Num]:
     if kind.scores == Scores.BEFORE:
         return log(clip(x / s, span)), passed(x / s, span)
     return log(clip(x, span)), like(x, 0.0)
+
+
+@word
+def mean(kind: Kind, sum_: Num, count: Num, classes: Num, at: Num) -> Num:
+    """The mean over classes, or over those that are not -inf.
+
+    Of the target alone it is the target's y_t as the loss has it: their difference is then 0.
+    """
+    if kind.scores != Scores.LOGITS:
+        return sum_ / like(sum_, classes)
+    return select((count == 1.0) & (at > -math.inf), at, sum_ / count)
 
 
 # A row's loss ----------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from sparse_xent.kernels.algebra import (
     lines,
     log2e,
     loss,
+    mean,
     reach,
     rescaled,
     settled,
@@ -426,11 +427,11 @@ def rows(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
             rest, hit, m = settled(kind, rest, hit, before)
             at = target(kind, load_one(kind, p + t * itemsize(kind)), m)
             s = whole_sum(kind, rest, hit)
-            mean, count = 0.0, 0.0
+            flat, count = 0.0, 0.0
             if is_smooth(kind):
-                mean, count = _row_gist(kind, p, C, m, s, span)
-                mean = mean / (count if is_logits(kind) else C)
-            value = loss(kind, rest, hit, at, mean, share, span)
+                flat, count = _row_gist(kind, p, C, m, s, span)
+                flat = mean(kind, flat, count, C, at)
+            value = loss(kind, rest, hit, at, flat, share, span)
             usual = not is_logits(kind) or fair(kind, value)
             if not usual:
                 value, m, rest, hit, count = exact_sums(kind, p, xc, C, t, share)

@@ -19,11 +19,13 @@ from sparse_xent.kernels.algebra import (
     lifted,
     lines,
     loss,
+    mean,
     rescaled,
     settled,
     slope,
     term,
     too_high,
+    where_high,
     whole_sum,
 )
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
@@ -60,7 +62,7 @@ from sparse_xent.kernels.simd import (
     whole_power,
     word,
 )
-from sparse_xent.kernels.tiles import _mean, _target, unusual
+from sparse_xent.kernels.tiles import _target, unusual
 
 BLOCK = 512  # positions: what they gather is 8 KiB, beside four classes of 2 KiB each
 _STATE = Room(BLOCK * 8 + 5 * LINE)
@@ -81,13 +83,14 @@ def _four(kind: Kind, q: Num, apart: Num, step: Num, count: Num) -> tuple[Num, N
 
 
 @aside
-def _raise(kind, q, xc, xi, count, classes, m_at, rest_at, lost_at):  # type: ignore[no-untyped-def]
+def _raise(kind, q, xc, xi, count, classes, m_at, rest_at, lost_at, span):  # type: ignore[no-untyped-def]
     """Give lanes with a higher score among these classes a new reference."""
-    top = load_some(kind, q, xi, count)
+    m, top = fetch(kind, m_at), load_some(kind, q, xi, count)
+    heights = lifted(kind, top, m, span)[1]
     for c in range(1, classes):
-        top = maximum(load_some(kind, q + c * xc, xi, count), top)
-    m = fetch(kind, m_at)
-    to = maximum(m, first_reference(kind, top))
+        x = load_some(kind, q + c * xc, xi, count)
+        top, heights = maximum(x, top), heights | lifted(kind, x, m, span)[1]
+    to = where_high(kind, heights, maximum(m, first_reference(kind, top)), m)
     less = whole_power(m - to)
     keep(m_at, to)
     keep(rest_at, fetch(kind, rest_at) * less)
@@ -177,7 +180,9 @@ def _gather(kind, C, n, p, xc, xi, ms, rests, losts, targets, labels, span, held
             if again:
                 state = checked(kind, state[0], heights), state[1], state[2]
             elif high:
-                _raise(kind, q, xc, xi, n - v, 4 if four else 1, ms + at, rests + at, losts + at)
+                _raise(
+                    kind, q, xc, xi, n - v, 4 if four else 1, ms + at, rests + at, losts + at, span
+                )
                 stale, again = stale or c > 0, True
                 continue
             keep(rests + at, state[0])
@@ -189,15 +194,15 @@ def _gather(kind, C, n, p, xc, xi, ms, rests, losts, targets, labels, span, held
 
 
 @part
-def _missed(kind, C, p, xc, xi, count, m, s, share, span):  # type: ignore[no-untyped-def]
-    """The means that smoothing needs of as many positions as there are lanes, and the counts."""
+def _missed(kind, C, p, xc, xi, count, m, s, span):  # type: ignore[no-untyped-def]
+    """The sums of the second look at as many positions as there are lanes."""
     zero = splat(kind, 0.0)
     sum_, lost, alive = zero, zero, zero
     for c in range(C):
         both = gist(kind, load_some(kind, p + c * xc, xi, count), m, s, span)
         sum_, lost = _added(kind, both[0], sum_, lost)
         alive += both[1]
-    return _mean(kind, sum_, alive, C), alive
+    return sum_, alive
 
 
 @word
@@ -264,10 +269,11 @@ def strided(
                 kind, fetch(kind, rests + at), term(kind, x_t, before, span), before
             )
             s = whole_sum(kind, rest, hit)
-            mean, alive = splat(kind, 0.0), splat(kind, 0.0)
+            flat, alive = splat(kind, 0.0), splat(kind, 0.0)
             if is_smooth(kind):
-                mean, alive = _missed(kind, C, q, xc, xi, count, m, s, share, span)
-            value = loss(kind, rest, hit, _target(kind, x_t, m), mean, share, span)
+                flat, alive = _missed(kind, C, q, xc, xi, count, m, s, span)
+                flat = mean(kind, flat, alive, C, _target(kind, x_t, m))
+            value = loss(kind, rest, hit, _target(kind, x_t, m), flat, share, span)
             value = select(t < 0, splat(kind, 0.0), value)
             keep(values, value)
             if dx is not None:

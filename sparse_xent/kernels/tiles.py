@@ -19,11 +19,14 @@ from sparse_xent.kernels.algebra import (
     lines,
     log2e,
     loss,
+    mean,
+    near_enough,
     rescaled,
     settled,
     slope,
     term,
     too_high,
+    where_high,
     whole_sum,
 )
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
@@ -104,12 +107,6 @@ def _target(kind: Kind, x: Num, m: Num) -> Num:
     return fma(x, log2e(kind), 0.0 - m) if kind.scores == Scores.LOGITS else x
 
 
-@word
-def _mean(kind: Kind, sum_: Num, count: Num, classes: Num) -> Num:
-    """The mean over classes, or over those that are not -inf."""
-    return sum_ / (count if kind.scores == Scores.LOGITS else like(sum_, classes))
-
-
 @part
 def _copy(to, source, size):  # type: ignore[no-untyped-def]
     for i in range(size):
@@ -157,7 +154,9 @@ def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
         before = first_reference(kind, fetch(kind, turned))
         rest, x_t, heights = _walk(kind, C, turned, terms, t, before, span, dx is not None)
         if too_high(kind, heights):
-            before = first_reference(kind, _highest(kind, C, turned))
+            before = where_high(
+                kind, heights, first_reference(kind, _highest(kind, C, turned)), before
+            )
             rest, x_t, heights = _walk(kind, C, turned, terms, t, before, span, dx is not None)
             rest = checked(kind, rest, heights)
         rest, hit, m = settled(kind, rest, term(kind, x_t, before, span), before)
@@ -169,7 +168,7 @@ def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
                 more = gist(kind, fetch(kind, turned + LINE * c), m, s, span)
                 total += more[0]
                 alive += more[1]
-            total = _mean(kind, total, alive, C)
+            total = mean(kind, total, alive, C, at)
         value = loss(kind, rest, hit, at, total, share, span)
         value = select(t < 0, splat(kind, 0.0), value)
         odd = unusual(kind, select(t < 0, splat(kind, 1.0), value))
@@ -177,7 +176,7 @@ def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
             factor = fetch_factors(kind, factors)
             a, b, aim = lines(kind, rest, hit, at, alive, C, share, factor, span)
             if far(kind, before, m):
-                before = m
+                before = near_enough(before, m)
                 _walk(kind, C, turned, terms, t, before, span, True)
             a = rescaled(kind, a, before, m)
             off = (t < integers(kind, 0)) | (factor == splat(kind, 0.0))
@@ -386,11 +385,15 @@ def _line(kind: Kind, address: Num, r: Num) -> Num:
 
 
 @part
-def _sums(kind, C, p, step, rows, ahead, labels, ms, masks, square, terms, span):  # type: ignore[no-untyped-def]
-    """Walk along the rows of a tile: their sums by lanes into `square`; returns all heights."""
+def _sums(kind, C, p, step, rows, ahead, labels, ms, masks, square, highs, terms, span):  # type: ignore[no-untyped-def]
+    """Walk along the rows of a tile: their sums by lanes into `square`, their heights into `highs`.
+
+    Returns all heights.
+    """
     w, size, one = lanes(kind), itemsize(kind), slot(kind)
-    heights, others = integers(kind, 0), integers(kind, 0)
+    all_ = integers(kind, 0)
     for r in range(rows):
+        heights, others = integers(kind, 0), integers(kind, 0)
         q, t, m = p + r * step, fetch_label(labels + 4 * r), _line(kind, ms, r)
         to, mask = terms + r * C * one, masks - t * one
         u, v = splat(kind, 0.0), splat(kind, 0.0)
@@ -416,7 +419,9 @@ def _sums(kind, C, p, step, rows, ahead, labels, ms, masks, square, terms, span)
                 keep(to + at * one, e)
             column = at + w
         keep(square + LINE * r, u + v)
-    return heights | others
+        keep(highs + LINE * r, heights | others)
+        all_ = all_ | heights | others
+    return all_
 
 
 @part
@@ -485,7 +490,9 @@ def medium(
     """TILE < C < MEDIUM."""
     w, size, one = lanes(kind), itemsize(kind), slot(kind)
     square, more, masks = stack(_SQUARE), stack(_SQUARE), _window(kind)
+    highs = more  # looked at before `more` is needed
     labels, factors, targets, values = stack(_LINES), stack(_LINES), stack(_LINES), stack(_LINES)
+    judged = stack(_LINES)
     ms, ss, aa, bb, aims = stack(_LINES), stack(_LINES), stack(_LINES), stack(_LINES), stack(_LINES)
     made, terms, direct = 0, 0, False
     if dx is not None:
@@ -516,38 +523,55 @@ def medium(
             keep(ms + one * r, rounded(kind, begin))
         before, ahead = first_reference(kind, fetch(kind, ms)), rows * x_step
         keep(ms, before)
-        heights = _sums(kind, C, p, x_step, rows, ahead, labels, ms, masks, square, terms, span)
-        lost = False
+        heights = _sums(
+            kind, C, p, x_step, rows, ahead, labels, ms, masks, square, highs, terms, span
+        )
+        lost = splat(kind, 0.0)
         if too_high(kind, heights):
-            before = first_reference(kind, _tops(kind, C, p, x_step, rows, square))
-            keep(ms, before)
-            heights = _sums(kind, C, p, x_step, rows, 0, labels, ms, masks, square, terms, span)
-            lost = too_high(kind, heights)
+            keep(values, first_reference(kind, _tops(kind, C, p, x_step, rows, square)))
+            for r in range(rows):
+                if too_high(kind, fetch_integers(kind, highs + LINE * r)):
+                    keep(ms + one * r, fetch_one(kind, values + one * r))
+            before = fetch(kind, ms)
+            _sums(kind, C, p, x_step, rows, 0, labels, ms, masks, square, highs, terms, span)
+            for r in range(rows):
+                odd = too_high(kind, fetch_integers(kind, highs + LINE * r))
+                keep(values + one * r, rounded(kind, math.nan if odd else 0.0))
+            lost = fetch(kind, values)
         x_t, t = fetch(kind, targets), fetch_labels(kind, labels)
-        rest, hit = row_totals(kind, square), term(kind, x_t, before, span)
-        if lost:  # some row is out of reach, and it is not known which
-            rest = splat(kind, math.nan)
+        rest, hit = row_totals(kind, square) + lost, term(kind, x_t, before, span)
         rest, hit, m = settled(kind, rest, hit, before)
         y_t, s = _target(kind, x_t, m), whole_sum(kind, rest, hit)
         keep(ms, m)
         keep(ss, s)
-        mean, alive = splat(kind, 0.0), splat(kind, 0.0)
+        flat, alive = splat(kind, 0.0), splat(kind, 0.0)
         if is_smooth(kind):
             _gists(kind, C, p, x_step, rows, ms, ss, square, more, span)
-            mean, alive = row_totals(kind, square), row_totals(kind, more)
-            mean = _mean(kind, mean, alive, C)
-        value = loss(kind, rest, hit, y_t, mean, share, span)
+            flat, alive = row_totals(kind, square), row_totals(kind, more)
+            flat = mean(kind, flat, alive, C, y_t)
+        value = loss(kind, rest, hit, y_t, flat, share, span)
         value = select(t < 0, splat(kind, 0.0), value)
         keep(values, value)
         odd = unusual(kind, select(t < 0, splat(kind, 1.0), value))
+        if odd:  # before any gradient is written, which may be where the scores are
+            keep(judged, value)
+            for r in range(rows):
+                v, t1 = float(fetch_one(kind, values + r * one)), fetch_label(labels + 4 * r)
+                if t1 >= 0 and not fair(kind, v):
+                    v, mm, rr, hh, cc = exact_sums(kind, p + r * x_step, size, C, t1, share)
+                    keep(values + r * one, rounded(kind, v))
         if dx is not None:
             a, b, aim = lines(
                 kind, rest, hit, y_t, alive, C, share, fetch_factors(kind, factors), span
             )
             if terms:
                 if far(kind, before, m):
-                    _sums(kind, C, p, x_step, rows, 0, labels, ms, masks, square, terms, span)
-                    before = m
+                    before = near_enough(before, m)
+                    keep(ms, before)
+                    _sums(
+                        kind, C, p, x_step, rows, 0, labels, ms, masks, square, highs, terms, span
+                    )
+                    keep(ms, m)
                 a = rescaled(kind, a, before, m)
             keep(aa, a)
             keep(bb, b)
@@ -559,12 +583,10 @@ def medium(
                     fetch_factor(factors + 8 * r),
                 )
                 to = qd + r * dx_step if direct else made + r * C * size
-                v = float(fetch_one(kind, values + r * one))
                 if t1 < 0 or factor == 0.0:
                     clear(kind, to, size, C)
-                elif odd and not fair(kind, v):
+                elif odd and not fair(kind, float(fetch_one(kind, judged + r * one))):
                     v, mm, rr, hh, cc = exact_sums(kind, q, size, C, t1, share)
-                    keep(values + r * one, rounded(kind, v))
                     exact_gradient(kind, q, size, to, size, C, t1, mm, rr, hh, cc, share, factor)
                 else:
                     here = terms + r * C * one if terms else 0
@@ -574,13 +596,6 @@ def medium(
             if not direct:
                 _write_rows(kind, qd, dx_step, dc, made, rows, C, past)
             qd += rows * dx_step
-        if odd:
-            for r in range(rows):
-                v, t1 = float(fetch_one(kind, values + r * one)), fetch_label(labels + 4 * r)
-                missing = dx is None or fetch_factor(factors + 8 * r) == 0.0
-                if missing and t1 >= 0 and not fair(kind, v):
-                    v, mm, rr, hh, cc = exact_sums(kind, p + r * x_step, size, C, t1, share)
-                    keep(values + r * one, rounded(kind, v))
         if rows == w:
             keep(out + done * one, fetch(kind, values))
         else:
