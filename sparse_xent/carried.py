@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from sparse_xent import config, sweep
 from sparse_xent.kernels import native, pool
+from sparse_xent.labels import Labels
 from sparse_xent.options import Options
 
 Array = npt.NDArray[Any]
@@ -27,6 +28,10 @@ SERIAL_BYTES = 1 << 20
 TASK_BYTES = 1 << 21
 # A chunk of whole rows: with its losses it stays in a core's second-level cache.
 CHUNK_BYTES = 1 << 18
+# Labels that are lowered by array operations, some 40 bytes each, at once.
+LABELS_AT_ONCE = 1 << 13
+
+EXACT = 1 << 53  # ignored classes that compare exactly with labels of any dtype
 
 
 def read(
@@ -86,18 +91,22 @@ class CarriedCall(sweep.Call):
         slab, lines = outer * inner, self._lines()
         flat, bad = np.empty(self.layout.count, np.int64), []
         places = [x.ctypes.data + _offset(i, [*x.strides[:-3]]) for i in np.ndindex(*rest)]
-        rank, lower = native.rank(self.x.dtype.name), native.lower(lines.y.dtype)
+        rank = native.rank(self.x.dtype.name)
+        lower = None if lines.apart else native.lower(lines.y.dtype)
         chunks = -(-slab // size)  # of one slab
 
         def task(k: int) -> None:
             number, part = divmod(k, chunks)
             first, last = part * size, min(slab, (part + 1) * size)
             start = number * slab + first
-            y = np.empty(last - first, np.int32)
-            _, at, step, ignored, many, *_ = lines.at(start)
-            if lower(at, step, y.size, classes, ignored, many, y.ctypes.data):
-                bad.append(k)
-                return
+            y = np.empty(last - first, _LOWERED)
+            if lower is None:
+                y[...] = self.labels.lower(np.asarray(lines.y[start : start + y.size]))
+            else:
+                _, at, step, ignored, many, *_ = lines.at(start)
+                if lower(at, step, y.size, classes, ignored, many, y.ctypes.data):
+                    bad.append(k)
+                    return
             to = flat[start:].ctypes.data
             rank(classes, inner, first, last, places[number], *x.strides[-3:], y.ctypes.data, to)
 
@@ -113,9 +122,14 @@ class CarriedCall(sweep.Call):
         largest, least = 1.0 / abs(divisor), 1.0 / abs(divisor)
         for weights in (self.weights.sample, self.weights.by_class):
             if weights is not None and weights.size:
-                sizes = np.abs(weights.astype(np.float64))
-                largest *= float(sizes.max())
-                least *= float(sizes.min(where=sizes > 0, initial=1.0))
+                most, few = 0.0, 1.0
+                for block in np.nditer(
+                    weights, ["external_loop", "buffered"], op_dtypes=[np.float64], casting="unsafe"
+                ):
+                    sizes = np.abs(block)
+                    most = max(most, float(sizes.max()))
+                    few = min(few, float(sizes.min(where=sizes > 0, initial=1.0)))
+                largest, least = largest * most, least * few
         return largest > 1e30 or least < 1e-30
 
     def _carry(
@@ -137,30 +151,43 @@ class CarriedCall(sweep.Call):
         sums = np.zeros((math.prod(rest), chunks, native.SUMS))
         per_task = max(1, TASK_BYTES // (size * classes * self.x.itemsize))
         tasks = -(-chunks // per_task)
-        wide = self.arithmetic == np.float64
-        own = np.dtype(np.float64 if wide else np.float32)
-        made = losses if losses is None or losses.dtype == own else np.empty(losses.shape, own)
+        own = np.dtype(np.float64 if self.arithmetic == np.float64 else np.float32)
+        direct = losses is not None and losses.dtype == own
+        to = losses.ctypes.data if losses is not None and direct else 0
         x_at, dx_at = x.ctypes.data, 0 if dx is None else dx.ctypes.data
-        to = 0 if made is None else made.ctypes.data
         formula = native.Formula(*self._span(), divisor).laid()
         calls = []
         for number, index in enumerate(np.ndindex(*rest)):
             before = number * slab  # positions of the slabs that came before
             call = native.Call(
-                walk, wide, classes, inner, x_at + _offset(index, xr), xo, xc, xi,
+                walk, own == np.float64, classes, inner, x_at + _offset(index, xr), xo, xc, xi,
                 dx_at + _offset(index, gr) if dx_at else 0, go, gc, gi, past,
                 *lines.at(before),
                 size, sums[number].ctypes.data, to + before * own.itemsize if to else 0, False,
                 formula.ctypes.data,
             )  # fmt: skip
-            calls.append(call.laid())
-        places = [call.ctypes.data for call in calls]
-        carry = native.carry()
+            calls.append(call)
+        held = [call.laid() for call in calls]
+        places, carry = [call.ctypes.data for call in held], native.carry()
+        here = not lines.apart and (losses is None or direct)  # nothing is made beside
 
         def task(k: int) -> None:
             number, part = divmod(k, tasks)
             first = part * per_task * size
-            carry(places[number], first, min(slab, first + per_task * size))
+            last = min(slab, first + per_task * size)
+            if here:
+                carry(places[number], first, last)
+                return
+            start, stop = number * slab + first, number * slab + last
+            fields, kept = lines.beside(start, stop, first) if lines.apart else ({}, ())
+            if losses is not None and not direct:
+                made = np.empty(stop - start, own)
+                fields["losses"] = made.ctypes.data - first * own.itemsize
+            call = calls[number]._replace(**fields).laid()
+            carry(call.ctypes.data, first, last)
+            if losses is not None and not direct:
+                losses[start:stop] = made
+            del kept
 
         pool.run(task, len(calls) * tasks, self._threads())
         sums = sums.reshape(-1, native.SUMS)
@@ -168,21 +195,23 @@ class CarriedCall(sweep.Call):
             self.labels.refuse()
         if sums[:, native.MISSING].any():
             self.weights.refuse(self.labels.lower(self.labels.y))
-        if made is not losses and made is not None and losses is not None:
-            losses[...] = made
         return sums
 
     def _threads(self) -> int:
         return config.config_threads() if self.x.nbytes >= SERIAL_BYTES else 1
 
     def _lines(self) -> "_Lines":
-        y, ignored = self.layout.positions(self.labels.y), self.labels.ignored
-        if not isinstance(y, np.ndarray) or y.dtype not in native.LABELS or not y.flags.aligned:
-            y, ignored = self.labels.lower(np.asarray(y[:])), (-1,)
-        w = self.weights.sample
-        if w is not None:
-            w = np.asarray(self.layout.positions(w)[:], np.float64)
-        return _Lines(y, np.array(ignored, np.int64), w, self.weights.by_class)
+        y, w = self.layout.positions(self.labels.y), self.weights.sample
+        weights = None if w is None else self.layout.positions(w)
+        ignored = np.array([c for c in self.labels.ignored if abs(c) <= EXACT], np.int64)
+        straight = isinstance(y, np.ndarray) and y.dtype in native.LABELS and y.flags.aligned
+        straight = straight and len(ignored) == len(self.labels.ignored)
+        if isinstance(weights, np.ndarray):
+            straight = straight and weights.dtype == np.float64 and weights.dtype.isnative
+            straight = straight and weights.flags.aligned
+        elif weights is not None:
+            straight = False
+        return _Lines(self.labels, y, ignored, weights, self.weights.by_class, not straight)
 
     def _span(self) -> tuple[float, float, float]:
         """Label smoothing, and the clip's bounds rounded to the arithmetic's dtype."""
@@ -213,22 +242,54 @@ def _walk(call: sweep.Call) -> native.Walk | None:
 
 @dataclass(frozen=True, slots=True)
 class _Lines:
-    """Labels, ignored classes and weights, each as one run of numbers in memory."""
+    """Labels, ignored classes and weights, in the order of positions."""
 
-    y: Array
+    labels: Labels
+    y: Any  # an array that steps through memory, or a .flat iterator
     ignored: Array
-    w: Array | None
+    w: Any
     by_class: Array | None
+    apart: bool  # whether the kernels cannot read them where they lie
 
-    def at(self, position: int) -> tuple[int, ...]:
+    def at(self, position: int) -> tuple[int, int, int, int, int, int, int, int]:
         """What a `native.Call` says of them, for positions counted from this one."""
+        by_class = 0 if self.by_class is None else self.by_class.ctypes.data
+        if self.apart:
+            return (
+                native.lowering(_LOWERED),
+                0,
+                _LOWERED.itemsize,
+                _NONE.ctypes.data,
+                1,
+                0,
+                8,
+                by_class,
+            )
         (step,) = self.y.strides
         y = native.lowering(self.y.dtype), self.y.ctypes.data + position * step, step
         w = (0, 0)
         if self.w is not None:
             w = self.w.ctypes.data + position * self.w.strides[0], self.w.strides[0]
-        by_class = 0 if self.by_class is None else self.by_class.ctypes.data
         return *y, self.ignored.ctypes.data, self.ignored.size, *w, by_class
+
+    def beside(self, start: int, stop: int, first: int) -> tuple[dict[str, int], tuple[Array, ...]]:
+        """Copies of some positions as a kernel reads them, counted from `first`: addresses, arrays.
+
+        Labels that are neither class nor ignored are refused here.
+        """
+        y = np.empty(stop - start, _LOWERED)
+        for at in range(start, stop, LABELS_AT_ONCE):
+            end = min(stop, at + LABELS_AT_ONCE)
+            y[at - start : end - start] = self.labels.lower(np.asarray(self.y[at:end]))
+        fields = {"y": y.ctypes.data - first * y.itemsize}
+        if self.w is None:
+            return fields, (y,)
+        w = np.asarray(self.w[start:stop], np.float64)
+        w = np.ascontiguousarray(w)
+        return {**fields, "w": w.ctypes.data - first * 8}, (y, w)
+
+
+_LOWERED, _NONE = np.dtype(np.int32), np.array([-1], np.int64)
 
 
 def _offset(index: tuple[int, ...], steps: list[int]) -> int:

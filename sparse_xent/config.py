@@ -14,8 +14,21 @@ from sparse_xent.options import FLOATS, describe, float_name, number, whole_numb
 
 _floatx = "float32"
 _epsilon = 1e-7
-_compiled = os.environ.get("SPARSE_XENT_ENGINE") != "plain"
+
 _threads: int | None = None  # None: as many as the machine gives, see config_threads()
+
+
+def _asked_for() -> str:
+    """The engine that the environment asks for."""
+    engine = os.environ.get("SPARSE_XENT_ENGINE", "compiled")
+    if engine not in ("compiled", "plain"):
+        raise ValueError(
+            f'SPARSE_XENT_ENGINE in the environment must be "compiled" or "plain", got {engine!r}'
+        )
+    return engine
+
+
+_compiled = _asked_for() == "compiled"
 
 
 def config_floatx() -> str:

@@ -405,8 +405,14 @@ PEAK = """
             return loss(y, x)
         return loss.value_and_grad(y, x, out=out)
     # a small call first: what is imported or made once is not this call's memory
-    small = np.full([min(n, 4) for n in shape], 0.5, dtype)
-    call(np.zeros([n for k, n in enumerate(small.shape) if k != axis % small.ndim], "int32"), small)
+    for most in (4, 2**22 // shape[axis]):  # the second is large enough for threads
+        few = list(shape)
+        for k in sorted((k for k in range(len(shape)) if k != axis % len(shape)), reverse=True):
+            few[k] = min(few[k], most)
+            most = -(-most // few[k]) if most > 4 else most
+        small = np.full([few[k] for k in axes], 0.5, dtype).transpose(np.argsort(axes))
+        labels = np.zeros([n for k, n in enumerate(few) if k != axis % len(few)], "int32")
+        call(labels, small, small if verb == "in place" else None)
     if source == "file":
         x = np.load(sys.argv[2], mmap_mode="r")
     else:
@@ -469,12 +475,12 @@ NEVER_OUT = {"read-only", "big-endian", "memory-mapped"}
     ],
 )
 def test_y_pred_is_not_copied(name: str, verb: str, tmp_path: Path) -> None:
-    """The peak grows by less than 2 MiB, the result, and what the plain engine says it takes."""
+    """The peak grows by less than 1 MiB and the result; the plain engine's by what it declares."""
     shape, axes, dtype, axis, kind, source = CASES[name]
     file = tmp_path / "x.npy"
     mapped_bytes = 0
     if source == "file":  # the pages of the file that are read count as resident, once
-        mapped_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        mapped_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize + MIB  # and its page tables
         np.lib.format.open_memmap(file, "w+", dtype, shape)[...] = 0.5
     normalize = "after" if kind == "logits" else kind
     case = [shape, axes, dtype, axis, verb, kind == "logits", normalize, source]
@@ -487,5 +493,7 @@ def test_y_pred_is_not_copied(name: str, verb: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
-    spare = 2 * MIB + seen["result"] + seen["declared"] + mapped_bytes
+    spare = MIB + seen["result"] + mapped_bytes
+    if dtype == ">f4":
+        spare += MIB + seen["declared"]
     assert seen["grown"] < spare, {k: f"{v / MIB:.1f} MiB" for k, v in seen.items()}

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import sparse_xent as sx
-from sparse_xent import config
 
 RNG = np.random.default_rng(7)
 #: Above what one thread does alone, with a part of a chunk at the end; rows, tiles and strided.
@@ -44,13 +43,6 @@ def everything(name):
     return losses.tobytes(), value.tobytes(), gradient.tobytes()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _engine():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "_compiled", True)
-        yield
-
-
 @pytest.fixture(autouse=True)
 def _threads():
     yield
@@ -58,7 +50,7 @@ def _threads():
 
 
 @pytest.fixture(scope="module")
-def alone(_engine):
+def alone():
     """What one thread makes of every case."""
     sx.config_set_threads(1)
     results = {name: everything(name) for name in CASES}
@@ -178,7 +170,6 @@ def test_in_a_process_of_its_own(script, tmp_path):
         env={
             "PATH": "/usr/bin:/bin",
             "NUMBA_CACHE_DIR": str(tmp_path),
-            "SPARSE_XENT_ENGINE": "compiled",
         },
         check=False,
     )

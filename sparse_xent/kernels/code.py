@@ -10,12 +10,12 @@ from typing import Any
 
 from sparse_xent.kernels import disk
 
-_addresses: dict[tuple[object, ...], int] = {}
+_addresses: dict[tuple[Any, ...], int] = {}
 _linked: list[Any] = []  # code lives as long as what linked it
 _lock = threading.RLock()  # two threads that want one kernel compile it once
 _linker: Any = None
 
-compiled: list[tuple[object, ...]] = []
+compiled: list[tuple[Any, ...]] = []
 """What this process did not find on disk."""
 
 
@@ -30,7 +30,7 @@ def address(*name: object) -> int:
         return _addresses[name]
 
 
-def _found(name: tuple[object, ...]) -> int | None:
+def _found(name: tuple[Any, ...]) -> int | None:
     """From the disk; None where it is not there, or is no longer what was written."""
     image = disk.load(name)
     if image is None:
@@ -41,7 +41,7 @@ def _found(name: tuple[object, ...]) -> int | None:
         return None
 
 
-def _made(name: tuple[object, ...]) -> int:
+def _made(name: tuple[Any, ...]) -> int:
     from sparse_xent.kernels import build
 
     image = build.object_code(*name)
@@ -50,7 +50,7 @@ def _made(name: tuple[object, ...]) -> int:
     return _link(name, image)
 
 
-def _link(name: tuple[object, ...], image: bytes) -> int:
+def _link(name: tuple[Any, ...], image: bytes) -> int:
     global _linker
     import llvmlite.binding as llvm
 

@@ -29,10 +29,9 @@ from sparse_xent.kernels.algebra import (
     whole_sum,
 )
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
-from sparse_xent.kernels.parts import aside, part
+from sparse_xent.kernels.parts import LINE, aside, part
 from sparse_xent.kernels.rows import fair, is_smooth, slot
 from sparse_xent.kernels.simd import (
-    LINE,
     Num,
     Room,
     bits,

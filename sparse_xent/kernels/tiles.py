@@ -31,7 +31,7 @@ from sparse_xent.kernels.algebra import (
 )
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
 from sparse_xent.kernels.native import MEDIUM, TILE
-from sparse_xent.kernels.parts import part
+from sparse_xent.kernels.parts import LINE, part
 from sparse_xent.kernels.rows import (
     AHEAD,
     clear,
@@ -43,7 +43,6 @@ from sparse_xent.kernels.rows import (
     stream,
 )
 from sparse_xent.kernels.simd import (
-    LINE,
     Num,
     Room,
     anywhere,
