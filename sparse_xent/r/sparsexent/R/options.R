@@ -1,0 +1,123 @@
+# What the user typed: names in full, axes from 1, no NA. Everything else about an option is
+# Python's to judge.
+
+# R completes the names of arguments that stand before `...`: from = TRUE would be from_logits.
+refuse_partial_names <- function(call, definition, frame, this) {
+  given <- names(call)
+  if ("..." %in% as.character(as.list(call)[-1L][vapply(as.list(call)[-1L], is.symbol, NA)])) {
+    given <- c(given, names(eval(quote(substitute(list(...))), frame)))
+  }
+  known <- names(formals(definition))
+  for (name in setdiff(given[nzchar(given)], known)) {
+    near <- known[startsWith(known, name)]
+    if (length(near)) {
+      fail(
+        sQuote(name, FALSE), " is not an argument of ", this, if (this != "a loss") "()",
+        ": did you mean ", sQuote(near[[1L]], FALSE), "?"
+      )
+    }
+  }
+}
+
+options_of <- function(this, options) {
+  if (!all(nzchar(names(options)))) {
+    fail("the arguments of ", this, "() after axis must be named")
+  }
+  for (name in setdiff(names(options), c("ignore_class", "class_weight"))) {
+    value <- options[[name]]
+    if (is.atomic(value) && length(value) == 1L && is.na(value)) {
+      fail(name, " must not be NA")
+    }
+  }
+  options$axis <- checked_axis(options$axis)
+  options
+}
+
+checked_axis <- function(axis) {
+  if (!is.numeric(axis) || length(axis) != 1L || axis != trunc(axis)) {
+    fail(
+      "axis must be one whole number, 1 for the first dimension or -1 for the last, got ",
+      paste(deparse(axis), collapse = " ")
+    )
+  }
+  if (axis == 0) {
+    fail(
+      "axis must not be 0: R counts dimensions from 1, and from the last with -1; Python's axis 0 ",
+      "is axis = 1L"
+    )
+  }
+  as.integer(axis)
+}
+
+# The options as Python takes them, without those at their default: each costs a conversion.
+python_options <- function(options) {
+  if (options$axis > 0L) options$axis <- options$axis - 1L
+  if (!is.null(options$ignore_class)) {
+    options$ignore_class <- python_classes(options$ignore_class)
+  }
+  if (!is.null(options$class_weight)) {
+    options$class_weight <- python_class_weight(options$class_weight)
+  }
+  at_default <- vapply(names(options), function(name) {
+    identical(options[[name]], DEFAULTS[[name]])
+  }, NA)
+  nothing_asked <- vapply(names(options), function(name) {
+    is.null(options[[name]]) && name != "reduction"
+  }, NA)
+  options[!at_default & !nothing_asked]
+}
+
+DEFAULTS <- list(from_logits = FALSE, axis = -1L, reduction = "sum_over_batch_size")
+
+# NA among the ignored classes is the whole number by which Python knows R's NA_integer_.
+python_classes <- function(classes) {
+  if (is.numeric(classes) || is.logical(classes) && all(is.na(classes))) {
+    classes <- as.numeric(classes)
+    classes[is.na(classes)] <- NA_CLASS
+  }
+  if (length(classes) == 1L) classes else as.list(classes)
+}
+
+# By position, or by class where the weights are named: c("2" = 3) or list("2" = 3).
+python_class_weight <- function(weights) {
+  if (is.numeric(weights)) {
+    if (is.null(names(weights))) array(weights) else as.list(weights)
+  } else {
+    weights
+  }
+}
+
+# ---- data ----------------------------------------------------------------------------------------
+
+has_data <- function(y_true, y_pred, this) {
+  without <- c(y_true = missing(y_true) || is.null(y_true), y_pred = missing(y_pred) || is.null(y_pred))
+  if (sum(without) == 1L) {
+    fail(
+      names(which(without)), " is missing, ", names(which(!without)), " was given: ",
+      if (this == "a loss") {
+        "a loss takes both"
+      } else {
+        paste0(this, "() takes both (one loss per label) or neither (an object that reduces)")
+      }
+    )
+  }
+  !any(without)
+}
+
+# y_true and y_pred as Python is to see them.
+sent_of <- function(this, y_true, y_pred, axis, ignore_class) {
+  x <- numbers_of(y_pred, "y_pred")
+  dims <- length(dim(x))
+  if (!is_python(x) && abs(axis) > dims) {
+    fail(
+      "axis must be from 1 to ", dims, ", or -1 for the last, for y_pred of ",
+      paste(dim(x), collapse = " x "), ", got ", axis, " (R counts dimensions from 1)"
+    )
+  }
+  y <- if (this == "loss_sparse_categorical_crossentropy") {
+    labels_of(y_true, x, axis, !is.null(ignore_class) && anyNA(ignore_class))
+  } else {
+    numbers_of(y_true, "y_true")
+  }
+  list(y, x)
+}
