@@ -26,7 +26,9 @@ ROOT = Path(__file__).parent.parent
 def dist(tmp_path_factory):
     """The folder with the wheel and the source distribution, built from a copy of the checkout."""
     checkout = tmp_path_factory.mktemp("checkout") / "sparse_xent"
-    made = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "dist")
+    made = shutil.ignore_patterns(
+        ".git", ".venv*", "__pycache__", ".*_cache", ".hypothesis", "dist"
+    )
     shutil.copytree(ROOT, checkout, ignore=made)
     (checkout / ".venv").mkdir()  # what git ignores must not travel
     (checkout / ".venv/big").touch()

@@ -79,7 +79,7 @@ evaluated <- function(held, verb, y_true, y_pred, sample_weight) {
   if (verb == "call") {
     return(result)
   }
-  names(result) <- c("value", "gradient")
+  result <- list(value = without_one_dim(result[[1L]]), gradient = without_one_dim(result[[2L]]))
   dimnames(result$gradient) <- dimnames(sent[[2L]])
   result
 }

@@ -37,9 +37,12 @@ asked <- function(call) {
 # "numpy.ndarray": 0.6 ms a call.
 plain <- function(result) {
   if (inherits(result, "numpy.ndarray")) class(result) <- "python.builtin.object"
-  result <- py_to_r(result)
-  if (length(dim(result)) == 1L) dim(result) <- NULL
-  result
+  without_one_dim(py_to_r(result))
+}
+
+without_one_dim <- function(x) {
+  if (length(dim(x)) == 1L) dim(x) <- NULL
+  x
 }
 
 fail <- function(...) stop(..., call. = FALSE)
