@@ -34,7 +34,7 @@ labels_of <- function(y, y_pred, axis, missing_class) {
     y <- codes_of(y, y_pred, axis)
   } else if (is.character(y)) {
     fail(
-      "y_true must hold whole numbers, got ", dQuote(y[1L], FALSE), " (character): send the ",
+      "y_true must hold whole numbers, got ", encodeString(y[1L], quote = "\""), " (character): send the ",
       "classes' positions less 1, match(y_true, classes) - 1L, or a factor"
     )
   } else if (is.data.frame(y)) {
