@@ -4,11 +4,16 @@
 # R completes the names of arguments that stand before `...`: from = TRUE would be from_logits.
 refuse_partial_names <- function(call, definition, frame, this) {
   given <- names(call)
-  if ("..." %in% as.character(as.list(call)[-1L][vapply(as.list(call)[-1L], is.symbol, NA)])) {
-    given <- c(given, names(eval(quote(substitute(list(...))), frame)))
+  for (i in seq_along(call)[-1L]) {
+    if (identical(call[[i]], quote(...))) {
+      given <- c(given, names(eval(quote(substitute(list(...))), frame)))
+    }
+  }
+  if (is.null(given)) {
+    return()
   }
   known <- names(formals(definition))
-  for (name in setdiff(given[nzchar(given)], known)) {
+  for (name in given[nzchar(given) & !given %in% known]) {
     near <- known[startsWith(known, name)]
     if (length(near)) {
       fail(
@@ -23,9 +28,9 @@ options_of <- function(this, options) {
   if (!all(nzchar(names(options)))) {
     fail("the arguments of ", this, "() after axis must be named")
   }
-  for (name in setdiff(names(options), c("ignore_class", "class_weight"))) {
+  for (name in names(options)) {
     value <- options[[name]]
-    if (is.atomic(value) && length(value) == 1L && is.na(value)) {
+    if (length(value) == 1L && is.atomic(value) && is.na(value) && name != "ignore_class") {
       fail(name, " must not be NA")
     }
   }
@@ -58,16 +63,19 @@ python_options <- function(options) {
   if (!is.null(options$class_weight)) {
     options$class_weight <- python_class_weight(options$class_weight)
   }
-  at_default <- vapply(names(options), function(name) {
-    identical(options[[name]], DEFAULTS[[name]])
-  }, NA)
-  nothing_asked <- vapply(names(options), function(name) {
-    is.null(options[[name]]) && name != "reduction"
-  }, NA)
-  options[!at_default & !nothing_asked]
+  for (name in names(options)) {
+    value <- options[[name]]
+    if (identical(value, DEFAULTS[[name]]) && (name != "reduction" || !is.null(value))) {
+      options[[name]] <- NULL
+    }
+  }
+  options
 }
 
-DEFAULTS <- list(from_logits = FALSE, axis = -1L, reduction = "sum_over_batch_size")
+DEFAULTS <- list(
+  from_logits = FALSE, ignore_class = NULL, axis = -1L, reduction = "sum_over_batch_size",
+  dtype = NULL
+)
 
 # NA among the ignored classes is the whole number by which Python knows R's NA_integer_.
 python_classes <- function(classes) {
@@ -90,10 +98,11 @@ python_class_weight <- function(weights) {
 # ---- data ----------------------------------------------------------------------------------------
 
 has_data <- function(y_true, y_pred, this) {
-  without <- c(y_true = missing(y_true) || is.null(y_true), y_pred = missing(y_pred) || is.null(y_pred))
-  if (sum(without) == 1L) {
+  labels <- !missing(y_true) && !is.null(y_true)
+  scores <- !missing(y_pred) && !is.null(y_pred)
+  if (labels != scores) {
     fail(
-      names(which(without)), " is missing, ", names(which(!without)), " was given: ",
+      if (labels) "y_pred is missing, y_true was given: " else "y_true is missing, y_pred was given: ",
       if (this == "a loss") {
         "a loss takes both"
       } else {
@@ -101,7 +110,7 @@ has_data <- function(y_true, y_pred, this) {
       }
     )
   }
-  !any(without)
+  labels && scores
 }
 
 # y_true and y_pred as Python is to see them.
