@@ -3,6 +3,9 @@
 
 # Scores (or anything of numbers): a matrix or array, the same memory unless it must be converted.
 numbers_of <- function(x, argument) {
+  if (is.double(x) && !is.object(x)) { # the usual case, asked first: small calls are a matter of us
+    return(with_dim(x))
+  }
   if (is_python(x)) {
     return(x)
   }
@@ -27,6 +30,9 @@ numbers_of <- function(x, argument) {
 
 # Labels: 0 for the first class. `missing_class` says that NA is among the ignored classes.
 labels_of <- function(y, y_pred, axis, missing_class) {
+  if (is.double(y) && !is.object(y) && !missing_class) {
+    return(with_dim(y))
+  }
   if (is_python(y)) {
     return(y)
   }
@@ -111,7 +117,14 @@ is_python <- function(x) inherits(x, "python.builtin.object")
 is_number <- function(x) (is.numeric(x) || is.logical(x)) && !inherits(x, "integer64")
 
 with_dim <- function(x) {
-  if (is.null(dim(x))) array(x) else if (is.object(x)) unclass(x) else x
+  if (is.null(dim(x))) {
+    dim(x) <- length(x)
+    x
+  } else if (is.object(x)) {
+    unclass(x)
+  } else {
+    x
+  }
 }
 
 kind <- function(x) {

@@ -47,7 +47,7 @@ value_and_grad <- function(loss, y_true, y_pred, sample_weight = NULL) {
 per_label <- function(this, y_true, y_pred, options) {
   sent <- sent_of(this, y_true, y_pred, options$axis, options$ignore_class)
   python <- python_function(this)
-  plain(asked(do.call(python, c(sent, python_options(options)))))
+  plain(asked(do.call(python, c(sent, python_options(this, options)))))
 }
 
 # ---- the object ----------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ python_object <- function(held) {
   found <- session$objects[[held$key]]
   if (is.null(found) || !identical(found$options, held$options)) {
     if (length(session$objects) > 1000L) rm(list = ls(session$objects), envir = session$objects)
-    object <- asked(do.call(python_function(held$this), python_options(held$options)))
+    object <- asked(do.call(python_function(held$this), python_options(held$this, held$options)))
     found <- list(
       options = held$options, object = object, call = object$`__call__`,
       value_and_grad = object$value_and_grad, dtype = object$dtype

@@ -54,8 +54,9 @@ checked_axis <- function(axis) {
   as.integer(axis)
 }
 
-# The options as Python takes them, without those at their default: each costs a conversion.
-python_options <- function(options) {
+# The options as Python takes them, without those at their default: each costs a conversion, and
+# Python has a short way for calls that ask for nothing.
+python_options <- function(this, options) {
   if (options$axis > 0L) options$axis <- options$axis - 1L
   if (!is.null(options$ignore_class)) {
     options$ignore_class <- python_classes(options$ignore_class)
@@ -65,17 +66,22 @@ python_options <- function(options) {
   }
   for (name in names(options)) {
     value <- options[[name]]
-    if (identical(value, DEFAULTS[[name]]) && (name != "reduction" || !is.null(value))) {
+    if (identical(value, DEFAULTS[[this]][[name]]) && (name != "reduction" || !is.null(value))) {
       options[[name]] <- NULL
     }
   }
   options
 }
 
-DEFAULTS <- list(
-  from_logits = FALSE, ignore_class = NULL, axis = -1L, reduction = "sum_over_batch_size",
-  dtype = NULL
-)
+DEFAULTS <- lapply(c(
+  loss_sparse_categorical_crossentropy = "sparse_categorical_crossentropy",
+  loss_categorical_crossentropy = "categorical_crossentropy"
+), function(name) {
+  list(
+    from_logits = FALSE, axis = -1L, label_smoothing = 0, reduction = "sum_over_batch_size",
+    name = name
+  )
+})
 
 # NA among the ignored classes is the whole number by which Python knows R's NA_integer_.
 python_classes <- function(classes) {
@@ -117,7 +123,7 @@ has_data <- function(y_true, y_pred, this) {
 sent_of <- function(this, y_true, y_pred, axis, ignore_class) {
   x <- numbers_of(y_pred, "y_pred")
   dims <- length(dim(x))
-  if (!is_python(x) && abs(axis) > dims) {
+  if (abs(axis) > dims && !is_python(x)) {
     fail(
       "axis must be from 1 to ", dims, ", or -1 for the last, for y_pred of ",
       paste(dim(x), collapse = " x "), ", got ", axis, " (R counts dimensions from 1)"

@@ -29,7 +29,7 @@ python_function <- function(name) {
 
 # The value of a call of Python, or its refusal in R's words.
 asked <- function(call) {
-  tryCatch(call, error = function(e) fail(in_r_words(conditionMessage(e))))
+  withCallingHandlers(call, error = function(e) fail(in_r_words(conditionMessage(e))))
 }
 
 # What Python returned, as R has it: numbers, vectors and arrays, never an array of one dimension.
