@@ -1,23 +1,28 @@
-# Every target does its own set-up inside this checkout (.venv, made by scripts/setup.sh the first time
-# and when pyproject.toml changes) and needs Python >= 3.11 with venv, and a network for pip.
+# Every target does its own set-up inside this checkout (.venv and .venv-r, made by scripts/setup.sh and
+# setup-r.sh the first time and when pyproject.toml changes) and needs Python >= 3.11 with venv, and a
+# network for pip.
 #
 #   make test ARGS="-m 'not slow'"     what pytest is to do
 #   make test PEERS=1                  also install what the tests compare with: Keras with TensorFlow,
 #                                      torch, JAX (gigabytes). Unasked, the tests use those that are in
 #                                      .venv and name the others at the end; CI=true asks.
 #   make setup PYTHON=python3.12       the Python that .venv is made with
+#   make setup-r                       R by apt-get, as root or with `sudo -n`. `make test` does it unasked
+#                                      as root on Debian and Ubuntu; without R, it skips what R calls and
+#                                      its last line says so. PYTHON_R= is the Python for .venv-r.
 
 PYTHON ?=
 PEERS ?= $(filter true,$(CI))
 ARGS ?=
 
 export PYTHON
-unexport PYTHONHOME PYTHONPATH
+unexport PYTHONHOME PYTHONPATH RETICULATE_PYTHON
 python := .venv/bin/python
 setup := @sh scripts/setup.sh
+setup_r := @sh scripts/setup-r.sh $(if $(filter-out 0 no,$(PEERS)),peers)
 test_extras := test $(if $(filter-out 0 no,$(PEERS)),peers)
 
-.PHONY: help demo test check bench setup clean
+.PHONY: help demo test check bench setup setup-r clean
 .NOTPARALLEL:
 
 help:
@@ -26,6 +31,7 @@ help:
 	@echo 'make check   formatting, lint, types'
 	@echo 'make bench   measure speed'
 	@echo 'make setup   all that the above need, installed beforehand'
+	@echo 'make setup-r R, with the Python that it calls (apt-get: as root or with sudo -n)'
 	@echo 'make clean   take away all that make has made'
 
 demo:
@@ -34,6 +40,7 @@ demo:
 
 test:
 	$(setup) $(test_extras)
+	$(setup_r) auto
 	@$(python) -m pytest $(ARGS)
 
 check:
@@ -49,6 +56,9 @@ bench:
 setup:
 	$(setup) $(test_extras) dev
 
+setup-r:
+	$(setup_r)
+
 clean:
-	rm -rf .venv dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-r dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,9 +2,10 @@
 
 A loss of two rows takes a kernel some 50 ns; reading options, judging layouts and waking threads
 would take a thousand times as long. Here a call is looked at just far enough to see that nothing
-about it is unusual (C order, the last of two axes, no weights); whatever else it is, and every
+about it is unusual (dense, the last of two axes, no weights); whatever else it is, and every
 mistake in it, is left to `sweep`. A loss has the same bits either way, and so have sums and
-gradients.
+gradients. Scores in Fortran order, as every matrix of R's is, have a plan for each number of rows,
+for their steps depend on it.
 """
 
 from collections.abc import Callable
@@ -118,16 +119,23 @@ def _planned(
     if len(shape) != 2 or y_true.shape != shape[:1]:
         return None
     x, y, eps = y_pred.dtype, y_true.dtype, config._epsilon
+    flags, others = y_pred.flags, y_true.flags
+    if flags.c_contiguous:
+        inner = 1
+    elif flags.f_contiguous:
+        inner = shape[0]
+    else:
+        return None
     key = (
         x.num, y.num, shape[1], from_logits, normalize, smoothing, ignored, gradient, mean, eps,
+        inner,
     )  # fmt: skip
     plan = _plans.get(key, _UNKNOWN)
     if plan is _UNKNOWN:
         plan = _find(x, y, *key[2:])
     if plan is None or not 0 < shape[0] <= plan.rows:
         return None
-    flags, others = y_pred.flags, y_true.flags
-    plain = flags.c_contiguous and others.c_contiguous and flags.aligned and others.aligned
+    plain = others.c_contiguous and flags.aligned and others.aligned
     return plan if plain and x.isnative and y.isnative else None
 
 
@@ -136,7 +144,7 @@ def _fits(out: Any, y_pred: Any, y_true: Any) -> bool:
     if out.__class__ is not _Array or out.shape != y_pred.shape or out.dtype != y_pred.dtype:
         return False
     flags = out.flags
-    if not (flags.c_contiguous and flags.writeable and flags.aligned):
+    if not (flags.writeable and flags.aligned) or out.strides != y_pred.strides:
         return False
     apart = out is y_pred or not np.may_share_memory(out, y_pred)
     return apart and not np.may_share_memory(out, y_true)
@@ -153,20 +161,24 @@ def _find(
     gradient: bool,
     mean: bool | None,
     eps: float,
+    inner: int,
 ) -> _Plan | None:
-    """What serves calls of this kind, remembered; None where nothing does."""
+    """What serves calls of this kind, remembered; None where nothing does.
+
+    `inner` is 1 for C order, else the number of rows: they are then the axis behind the classes.
+    """
     plan, normal = None, SCORES.get(normalize)
     served = x in _FLOATS and y in native.LABELS and native.arrays_are_as_expected()
     served = served and abs(ignored or 0) < 1 << 53  # exact among labels of any dtype
     if served and normal is not None and classes and 0 <= smoothing <= 1:
         scores, size = Scores.LOGITS if from_logits else normal, x.itemsize
-        walk = native.choose(x.name, scores, smoothing > 0, classes, 1, (size, 0), CHUNK_BYTES)
+        steps = (classes * size, size, 0) if inner == 1 else (0, inner * size, size)
+        walk = native.choose(x.name, scores, smoothing > 0, classes, inner, steps[1:], CHUNK_BYTES)
         kept = np.array([0 if ignored is None else ignored], np.int64)
-        steps = classes * size, size, 0
         span = float(x.type(eps)), float(x.type(1 - eps))
         formula = native.Formula(smoothing, *span, 1.0).laid()
         call = native.Call(
-            walk.both() if gradient else walk.forward(), size == 8, classes, 1, 0, *steps,
+            walk.both() if gradient else walk.forward(), size == 8, classes, inner, 0, *steps,
             gradient, *steps, False, native.lowering(y), 0, y.itemsize, kept.ctypes.data,
             ignored is not None, 0, 0, 0, native.POSITIONS, 0, mean is None, mean is True,
             formula.ctypes.data, code.address("carry"),
@@ -176,6 +188,16 @@ def _find(
     if len(_plans) > 1000:  # shapes that never come again
         _plans.clear()
     _plans[
-        x.num, y.num, classes, from_logits, normalize, smoothing, ignored, gradient, mean, eps
+        x.num,
+        y.num,
+        classes,
+        from_logits,
+        normalize,
+        smoothing,
+        ignored,
+        gradient,
+        mean,
+        eps,
+        inner,
     ] = plan
     return plan

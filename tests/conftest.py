@@ -1,14 +1,16 @@
 """What every test runs under: no silent skip, no endless test, peers by name, a count of each part.
 
 Under CI=true a skip (an expected failure too) is a failure unless its reason stands in
-``allowed_skips.txt``. Elsewhere a peer that is absent skips what compares with it, and the last
-lines of the run name it.
+``allowed_skips.txt``. Elsewhere a peer that is absent skips what compares with it, and without R
+what calls from R is skipped; the last lines of the run name them.
 """
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import warnings
 from collections import Counter, defaultdict
@@ -20,6 +22,7 @@ from types import FrameType, ModuleType
 import pytest
 from hypothesis import HealthCheck, settings
 
+ROOT = Path(__file__).parent.parent
 CI = os.environ.get("CI") == "true"
 
 #: What the results are compared with: module -> the distributions that may bring it.
@@ -69,6 +72,21 @@ def require_peer(name: str) -> ModuleType:
 def peer() -> Callable[[str], ModuleType]:
     """`peer("torch")` is the module, or skips the test."""
     return require_peer
+
+
+def r_python() -> Path:
+    """The Python that R is to call: scripts/setup-r.sh makes it, unless one is named."""
+    return Path(os.environ.get("RETICULATE_PYTHON") or ROOT / ".venv-r/bin/python")
+
+
+@functools.cache
+def why_no_r() -> str | None:
+    """Why nothing can be called from R, in a sentence; None where R and its Python are there."""
+    if shutil.which("Rscript") is None:
+        return "R is not installed"
+    if not r_python().exists():
+        return "R has no Python to call: .venv-r is not there"
+    return None
 
 
 # --- no silent skip ------------------------------------------------------------------------------
@@ -183,3 +201,18 @@ def pytest_terminal_summary(
             f"peers absent: {', '.join(absent)} (what compares with them was skipped; "
             "`make test PEERS=1` installs them)"
         )
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # after pytest's last line of all
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """Say that R is absent, and how to get it, where tests wanted it."""
+    result = yield
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    wanted = any(item.path.name == "test_r.py" for item in getattr(session, "items", []))
+    if terminal is not None and wanted and (reason := why_no_r()):
+        terminal.ensure_newline()
+        terminal.line(
+            f"{reason}, and what calls from R was skipped: `make setup-r` installs it "
+            "(Debian, Ubuntu; as root, or where sudo asks for no password)"
+        )
+    return result

@@ -87,6 +87,36 @@ def test_small_calls_have_the_bits_of_large_ones(engines):
     assert batch.tobytes() == np.tile(alone, 200).tobytes()
 
 
+@pytest.mark.parametrize("normalize", ["after", "before", "never"])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_small_calls_in_fortran_order_have_the_bits_of_large_ones(
+    dtype, normalize, engines, monkeypatch
+):
+    compiled, _ = engines
+    y, x, _, _ = case("Fortran order", dtype, "probabilities")
+    y[3] = 0
+    f = sx.loss_sparse_categorical_crossentropy
+    many = np.asarray(np.tile(x, (20, 1)), order="F")
+    batch = compiled(f, np.tile(y, 20), many, normalize=normalize)  # more than one chunk
+    few = [np.asarray(x[i : i + 4], order="F") for i in range(0, 300, 4)]
+    parts = [
+        compiled(f, y[i : i + 4], part, normalize=normalize)
+        for i, part in zip(range(0, 300, 4), few, strict=True)
+    ]
+    assert batch.tobytes() == np.tile(np.concatenate(parts), 20).tobytes()
+
+    loss = f(normalize=normalize, dtype=dtype)
+    out = np.empty_like(x)
+    small = [compiled(loss.value_and_grad, y, x), compiled(loss.value_and_grad, y, x, out=out)]
+    assert small[1][1] is out
+    monkeypatch.setattr(tiny, "_planned", lambda *call: None)
+    value, gradient = compiled(loss.value_and_grad, y, x)
+    for v, g in small:
+        assert v == value
+        assert g.flags.f_contiguous
+        np.testing.assert_array_equal(g, gradient)
+
+
 def test_what_is_unusual_is_left_to_the_plain_engine(engines):
     compiled, _ = engines
     options = sx.SparseCategoricalCrossentropy()._options

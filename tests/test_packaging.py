@@ -26,7 +26,9 @@ ROOT = Path(__file__).parent.parent
 def dist(tmp_path_factory):
     """The folder with the wheel and the source distribution, built from a copy of the checkout."""
     checkout = tmp_path_factory.mktemp("checkout") / "sparse_xent"
-    made = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "dist")
+    made = shutil.ignore_patterns(
+        ".git", ".venv*", "__pycache__", ".*_cache", ".hypothesis", "dist"
+    )
     shutil.copytree(ROOT, checkout, ignore=made)
     (checkout / ".venv").mkdir()  # what git ignores must not travel
     (checkout / ".venv/big").touch()
@@ -272,3 +274,17 @@ def test_set_up_passes_over_pythons_that_cannot_serve(checkout, pythons):
     assert code == 1  # the stand-in makes no .venv, and says so
     assert said.startswith("setup: making .venv with Python 3.11.9")
     assert said.endswith("setup: python3.11 could not make .venv: its own words are above\n")
+
+
+@pytest.mark.parametrize(("mode", "status"), [(["auto"], 0), ([], 1)])
+def test_set_up_of_r_says_what_is_missing(checkout, pythons, mode, status):
+    shutil.copy(ROOT / "scripts/setup-r.sh", checkout / "scripts")
+    result = subprocess.run(
+        ["/bin/sh", str(checkout / "scripts/setup-r.sh"), *mode],
+        env={"PATH": str(pythons)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == status
+    assert result.stderr.startswith("setup-r: R with reticulate and testthat is not here")
+    assert result.stderr.count("\n") == 1

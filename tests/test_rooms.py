@@ -20,7 +20,7 @@ NO_CACHES = shutil.ignore_patterns("__pycache__")
 #: The house from the roof down. A room (a module, or a folder with all that is in it) may import
 #: itself and what stands on a lower floor; "" is the public face, `sparse_xent` itself.
 FLOORS = [
-    ["__main__"],
+    ["__main__", "r"],
     ["demo"],
     ["evaluate"],
     [""],

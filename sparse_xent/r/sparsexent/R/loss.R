@@ -1,0 +1,132 @@
+# keras3's two losses: with data one loss a label, without data an object that reduces.
+
+loss_sparse_categorical_crossentropy <- function(
+    y_true, y_pred, from_logits = FALSE, ignore_class = NULL, axis = -1L, ...,
+    reduction = "sum_over_batch_size", name = "sparse_categorical_crossentropy", dtype = NULL) {
+  this <- "loss_sparse_categorical_crossentropy"
+  refuse_partial_names(sys.call(), sys.function(), parent.frame(), this)
+  options <- options_of(this, list(
+    from_logits = from_logits, ignore_class = ignore_class, axis = axis, ...,
+    reduction = reduction, name = name, dtype = dtype
+  ))
+  if (has_data(y_true, y_pred, this)) {
+    per_label(this, y_true, y_pred, options)
+  } else {
+    new_loss(this, options)
+  }
+}
+
+loss_categorical_crossentropy <- function(
+    y_true, y_pred, from_logits = FALSE, label_smoothing = 0, axis = -1L, ...,
+    reduction = "sum_over_batch_size", name = "categorical_crossentropy", dtype = NULL) {
+  this <- "loss_categorical_crossentropy"
+  refuse_partial_names(sys.call(), sys.function(), parent.frame(), this)
+  options <- options_of(this, list(
+    from_logits = from_logits, label_smoothing = label_smoothing, axis = axis, ...,
+    reduction = reduction, name = name, dtype = dtype
+  ))
+  if (has_data(y_true, y_pred, this)) {
+    per_label(this, y_true, y_pred, options)
+  } else {
+    new_loss(this, options)
+  }
+}
+
+value_and_grad <- function(loss, y_true, y_pred, sample_weight = NULL) {
+  if (!inherits(loss, "sparsexent_loss")) {
+    fail(
+      "loss must be an object that loss_sparse_categorical_crossentropy() or ",
+      "loss_categorical_crossentropy() returned, got ", kind(loss)
+    )
+  }
+  evaluated(environment(loss), "value_and_grad", y_true, y_pred, sample_weight)
+}
+
+# ---- the form with data --------------------------------------------------------------------------
+
+per_label <- function(this, y_true, y_pred, options) {
+  sent <- sent_of(this, y_true, y_pred, options$axis, options$ignore_class)
+  python <- python_function(this)
+  plain(asked(do.call(python, c(sent, python_options(this, options)))))
+}
+
+# ---- the object ----------------------------------------------------------------------------------
+
+# A function that remembers its options, and nothing that could not be saved: see `session`.
+new_loss <- function(this, options) {
+  held <- new.env(parent = environment(new_loss))
+  held$this <- this
+  held$options <- options
+  held$key <- basename(tempfile(""))
+  # Python's object is made now, so that a wrong option is refused here and not at the first call;
+  # and its dtype is kept, config_floatx() as it is now, wherever and whenever the loss is called.
+  held$options$dtype <- plain(python_object(held)$dtype)
+  loss <- function(y_true, y_pred, sample_weight = NULL) {
+    refuse_partial_names(sys.call(), sys.function(), parent.frame(), "a loss")
+    evaluated(parent.env(environment()), "call", y_true, y_pred, sample_weight)
+  }
+  environment(loss) <- held
+  structure(loss, class = c("sparsexent_loss", "function"))
+}
+
+evaluated <- function(held, verb, y_true, y_pred, sample_weight) {
+  if (!has_data(y_true, y_pred, "a loss")) {
+    fail("y_true and y_pred are missing: a loss takes loss(y_true, y_pred, sample_weight = NULL)")
+  }
+  sent <- sent_of(held$this, y_true, y_pred, held$options$axis, held$options$ignore_class)
+  python <- python_object(held)[[verb]]
+  result <- plain(asked(python(sent[[1L]], sent[[2L]], weights_of(sample_weight))))
+  if (verb == "call") {
+    return(result)
+  }
+  result <- list(value = without_one_dim(result[[1L]]), gradient = without_one_dim(result[[2L]]))
+  dimnames(result$gradient) <- dimnames(sent[[2L]])
+  result
+}
+
+# Python's object of a loss: made when it is first needed in this session. The options are compared,
+# for a loss that was read from a file could have the key of another.
+python_object <- function(held) {
+  found <- session$objects[[held$key]]
+  if (is.null(found) || !identical(found$options, held$options)) {
+    if (length(session$objects) > 1000L) rm(list = ls(session$objects), envir = session$objects)
+    object <- asked(do.call(python_function(held$this), python_options(held$this, held$options)))
+    found <- list(
+      options = held$options, object = object, call = object$`__call__`,
+      value_and_grad = object$value_and_grad, dtype = object$dtype
+    )
+    found$options$dtype <- plain(found$dtype)
+    session$objects[[held$key]] <- found
+  }
+  found
+}
+
+print.sparsexent_loss <- function(x, ...) {
+  held <- environment(x)
+  defaults <- formals(held$this)
+  given <- held$options[!mapply(function(value, name) {
+    name %in% names(defaults) && identical(value, eval(defaults[[name]]))
+  }, held$options, names(held$options))]
+  if (identical(given$dtype, config_floatx())) given$dtype <- NULL
+  shown <- vapply(given, function(value) paste(deparse(value), collapse = " "), "")
+  arguments <- paste(names(given), shown, sep = " = ", collapse = ", ", recycle0 = TRUE)
+  cat("<", held$this, "(", arguments, ")>\n", sep = "")
+  invisible(x)
+}
+
+# The members that Python's object has, so that what was written for the one runs with the other.
+`$.sparsexent_loss` <- function(x, name) {
+  held <- environment(x)
+  switch(name,
+    name = , reduction = , dtype = held$options[[name]],
+    get_config = function() held$options,
+    value_and_grad = function(y_true, y_pred, sample_weight = NULL) {
+      evaluated(held, "value_and_grad", y_true, y_pred, sample_weight)
+    },
+    fail("a loss has no ", dQuote(name, FALSE), ": it has name, reduction, dtype, get_config() ",
+      "and value_and_grad()")
+  )
+}
+
+# A model's compile() gets Python's own object.
+r_to_py.sparsexent_loss <- function(x, convert = FALSE) python_object(environment(x))$object

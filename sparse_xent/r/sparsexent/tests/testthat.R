@@ -1,0 +1,4 @@
+library(testthat)
+library(sparsexent)
+
+test_check("sparsexent")

@@ -1,0 +1,2 @@
+model %>% compile(optimizer = 'sgd',
+                  loss = loss_sparse_categorical_crossentropy())
