@@ -17,7 +17,7 @@ python := .venv/bin/python
 setup := @sh scripts/setup.sh
 test_extras := test $(if $(filter-out 0 no,$(PEERS)),peers)
 
-.PHONY: help demo test check bench setup clean
+.PHONY: help demo test check bench man vignettes setup clean
 .NOTPARALLEL:
 
 help:
@@ -25,6 +25,8 @@ help:
 	@echo 'make test    run the tests (PEERS=1: compare with Keras, TensorFlow, torch and JAX too)'
 	@echo 'make check   formatting, lint, types'
 	@echo 'make bench   measure speed'
+	@echo 'make man     write man/, the pages of R'"'"'s manual (ARGS=--run: run their examples in R first)'
+	@echo 'make vignettes   render vignettes/ (needs R with reticulate and knitr)'
 	@echo 'make setup   all that the above need, installed beforehand'
 	@echo 'make clean   take away all that make has made'
 
@@ -45,6 +47,14 @@ check:
 bench:
 	$(setup) $(test_extras)
 	@$(python) -m benchmarks $(ARGS)
+
+man:
+	$(setup)
+	@$(python) man/make.py $(ARGS)
+
+# Its Python is RETICULATE_PYTHON, else that of .venv-r, with matplotlib beside NumPy.
+vignettes:
+	@Rscript vignettes/make.R $(ARGS)
 
 setup:
 	$(setup) $(test_extras) dev
