@@ -44,6 +44,20 @@ made_by <- function() {
   )
 }
 
+#' Lines of Markdown, with blocks of the same language made one where nothing stands between them.
+joined <- function(lines) {
+  fences <- grep("^```", lines)
+  closing <- fences[c(FALSE, TRUE)]
+  language <- lines[fences[c(TRUE, FALSE)]]
+  for (i in rev(seq_along(closing)[-1])) {
+    from <- closing[i - 1]
+    to <- fences[2 * i - 1]
+    bare <- !any(nzchar(lines[seq_len(to - from - 1) + from]))
+    if (bare && language[i] == language[i - 1] && language[i] != "```") lines <- lines[-(from:to)]
+  }
+  lines
+}
+
 render <- function(name) {
   source <- file.path(here, paste0(name, ".Rmd"))
   opts_chunk$set(fig.path = file.path("figures", paste0(name, "-")))
@@ -54,7 +68,7 @@ render <- function(name) {
   text <- knit(
     text = readLines(source, encoding = "UTF-8"), envir = new.env(parent = globalenv()), quiet = TRUE
   )
-  lines <- strsplit(paste(text, collapse = "\n"), "\n")[[1]]
+  lines <- joined(strsplit(paste(text, collapse = "\n"), "\n")[[1]])
   header <- which(lines == "---")[1:2]
   title <- sub('^title: "(.*)"$', "\\1", grep("^title:", lines[header[1]:header[2]], value = TRUE))
   body <- lines[-seq_len(header[2])]
