@@ -1,4 +1,4 @@
-"""The vignettes: rendered from the sources that stand beside them, and their numbers come out again.
+"""The vignettes: rendered from the sources beside them, and their numbers come out again.
 
 Without R the Python chunks are run and what they print is held against the page; with R the whole
 is rendered anew. What a machine measures differs from run to run, and is not compared.
