@@ -10,6 +10,7 @@ import io
 import math
 import re
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import rscript
@@ -87,7 +88,7 @@ def test_links_lead_somewhere_and_no_path_of_a_machine_is_shown(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_python_chunks_print_what_the_page_shows(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where the chunks leave their figures
-    monkeypatch.setenv("MPLBACKEND", "agg")
+    plt.switch_backend("agg")
     (tmp_path / "figures").mkdir()
     blocks = outputs(page(name))
     assert blocks
@@ -98,6 +99,7 @@ def test_python_chunks_print_what_the_page_shows(name, tmp_path, monkeypatch):
             with contextlib.redirect_stdout(printed):
                 exec(compile(code, f"{name}.md", "exec"), names)
             assert alike(printed.getvalue(), shown), f"{code}\n{printed.getvalue()}"
+    plt.close("all")
 
 
 def measured(name):
