@@ -22,7 +22,7 @@ setup := @sh scripts/setup.sh
 setup_r := @sh scripts/setup-r.sh $(if $(filter-out 0 no,$(PEERS)),peers)
 test_extras := test $(if $(filter-out 0 no,$(PEERS)),peers)
 
-.PHONY: help demo test check bench setup setup-r clean
+.PHONY: help demo test check bench man vignettes setup setup-r clean
 .NOTPARALLEL:
 
 help:
@@ -30,6 +30,8 @@ help:
 	@echo 'make test    run the tests (PEERS=1: compare with Keras, TensorFlow, torch and JAX too)'
 	@echo 'make check   formatting, lint, types'
 	@echo 'make bench   measure speed'
+	@echo 'make man     write man/, the pages of R'"'"'s manual (ARGS=--run: run their examples in R first)'
+	@echo 'make vignettes   render vignettes/ (needs R with reticulate and knitr)'
 	@echo 'make setup   all that the above need, installed beforehand'
 	@echo 'make setup-r R, with the Python that it calls (apt-get: as root or with sudo -n)'
 	@echo 'make clean   take away all that make has made'
@@ -52,6 +54,14 @@ check:
 bench:
 	$(setup) $(test_extras)
 	@$(python) -m benchmarks $(ARGS)
+
+man:
+	$(setup)
+	@$(python) man/make.py $(ARGS)
+
+# Its Python is RETICULATE_PYTHON, else that of .venv-r, with matplotlib beside NumPy.
+vignettes:
+	@Rscript vignettes/make.R $(ARGS)
 
 setup:
 	$(setup) $(test_extras) dev

@@ -1,0 +1,2 @@
+config_epsilon()
+#> [1] 1e-07

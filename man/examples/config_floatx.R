@@ -1,0 +1,2 @@
+config_floatx()
+#> [1] "float32"

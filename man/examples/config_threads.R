@@ -1,0 +1,2 @@
+config_threads() >= 1
+#> [1] TRUE

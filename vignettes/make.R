@@ -1,0 +1,89 @@
+# Renders the vignettes: every chunk is run anew, R's and Python's, and nothing is cached.
+#
+#     Rscript vignettes/make.R [FOLDER]      into vignettes/, or into another folder (`make vignettes`)
+#
+# Python is RETICULATE_PYTHON's, else that of .venv-r. NAME.Rmd gives NAME.md and figures/NAME-*.png. The
+# last lines of NAME.md name the versions that made it and the sum (MD5) of NAME.Rmd, so that a test can
+# tell whether it is current. What a machine measures (chunks with `measured = TRUE`, and the versions)
+# stands between comments, <!-- measured --> and <!-- /measured -->: it differs from run to run.
+
+script <- sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE))
+here <- dirname(normalizePath(script))
+root <- dirname(here)
+folder <- normalizePath(c(commandArgs(TRUE), here)[1])
+dir.create(file.path(folder, "figures"), showWarnings = FALSE)
+if (!nzchar(Sys.getenv("RETICULATE_PYTHON")) && file.exists(file.path(root, ".venv-r/bin/python")))
+  Sys.setenv(RETICULATE_PYTHON = file.path(root, ".venv-r/bin/python"))
+Sys.setenv(PYTHONPATH = root, MPLBACKEND = "agg")
+
+suppressPackageStartupMessages(library(knitr))
+invisible(reticulate::import("sparse_xent"))
+
+render_markdown()
+opts_knit$set(progress = FALSE, verbose = FALSE, root.dir = folder)
+opts_chunk$set(
+  collapse = FALSE, comment = "", cache = FALSE, error = FALSE,
+  dev = "png", dev.args = list(type = "cairo"), dpi = 96, fig.width = 6.6, fig.height = 3.3
+)
+options(width = 84, digits = 7)
+knit_hooks$set(
+  measured = function(before, options) {
+    if (before) "<!-- measured -->\n" else "\n<!-- /measured -->"
+  },
+  plot = function(x, options) sprintf("\n![%s](%s)\n", options$fig.alt, x)
+)
+
+#' The versions that made a page, on one line.
+made_by <- function() {
+  version <- function(module) reticulate::import(module)$`__version__`
+  sprintf(
+    "R %s, knitr %s, reticulate %s, Python %s, NumPy %s, Matplotlib %s, sparse_xent %s",
+    getRversion(), packageVersion("knitr"), packageVersion("reticulate"),
+    reticulate::import("platform")$python_version(), version("numpy"), version("matplotlib"),
+    version("sparse_xent")
+  )
+}
+
+#' Lines of Markdown, with blocks of the same language made one where nothing stands between them.
+joined <- function(lines) {
+  fences <- grep("^```", lines)
+  closing <- fences[c(FALSE, TRUE)]
+  language <- lines[fences[c(TRUE, FALSE)]]
+  for (i in rev(seq_along(closing)[-1])) {
+    from <- closing[i - 1]
+    to <- fences[2 * i - 1]
+    bare <- !any(nzchar(lines[seq_len(to - from - 1) + from]))
+    if (bare && language[i] == language[i - 1] && language[i] != "```") lines <- lines[-(from:to)]
+  }
+  lines
+}
+
+render <- function(name) {
+  source <- file.path(here, paste0(name, ".Rmd"))
+  opts_chunk$set(fig.path = file.path("figures", paste0(name, "-")))
+  # Each vignette starts bare, in R as in Python.
+  reticulate::py_run_string(
+    "for _ in [n for n in globals() if n[0] != '_' and n not in ('r', 'R')]: del globals()[_]"
+  )
+  text <- knit(
+    text = readLines(source, encoding = "UTF-8"), envir = new.env(parent = globalenv()), quiet = TRUE
+  )
+  lines <- joined(strsplit(paste(text, collapse = "\n"), "\n")[[1]])
+  header <- which(lines == "---")[1:2]
+  title <- sub('^title: "(.*)"$', "\\1", grep("^title:", lines[header[1]:header[2]], value = TRUE))
+  body <- lines[-seq_len(header[2])]
+  foot <- c(
+    "", "---", "", "<!-- measured -->", paste0("Made with ", made_by(), "."), "<!-- /measured -->", "",
+    sprintf("<!-- of %s.Rmd, MD5 %s -->", name, tools::md5sum(source))
+  )
+  page <- c(paste("#", title), body, foot)
+  writeLines(page, file.path(folder, paste0(name, ".md")), useBytes = TRUE)
+}
+
+for (source in sort(Sys.glob(file.path(here, "*.Rmd")))) {
+  name <- sub("[.]Rmd$", "", basename(source))
+  unlink(Sys.glob(file.path(folder, "figures", paste0(name, "-*.png"))))
+  setwd(folder)
+  render(name)
+  cat("vignettes:", name, "\n")
+}
