@@ -1,13 +1,14 @@
 """Where compiled kernels are kept between processes: one object file each.
 
 The folder's name is a hash of all that the code depends on: every kernel source, the versions of
-Numba and LLVM, the processor. So nothing in it is ever stale, whatever is edited or upgraded. A
-file begins with the hash of the rest: one that a full disk cut short counts as absent. Where no
-folder can be written there is no cache, and no error: kernels are compiled in each process.
+Numba, LLVM and Python, the processor. So nothing in it is ever stale, whatever is edited or
+upgraded. A file begins with the hash of the rest: one that a full disk cut short counts as absent.
+Where no folder can be written there is no cache, and no error: each process compiles for itself.
 """
 
 import hashlib
 import os
+import sys
 import tempfile
 from contextlib import suppress
 from functools import lru_cache
@@ -30,7 +31,11 @@ def stamp() -> str:
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     processor = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
     features = os.environ.get("NUMBA_CPU_FEATURES") or llvm.get_host_cpu_features().flatten()
-    rest = version("numba"), version("llvmlite"), llvm.get_process_triple(), processor, features
+    python = sys.implementation.cache_tag or sys.version
+    rest = (
+        *(version("numba"), version("llvmlite"), python),
+        *(llvm.get_process_triple(), processor, features),
+    )
     digest.update("\0".join(rest).encode())
     return digest.hexdigest()[:16]
 

@@ -90,7 +90,8 @@ class Formula(NamedTuple):
 # Where CPython's tuples have their items, and NumPy's array objects the address of their data and
 # that of their sizes, in bytes. `small` reads them there: to ask NumPy for an address takes 2 us,
 # to hand another integer through ctypes 0.2 us, and all the rest of a small call 2 us.
-ITEMS, DATA, SIZES = 24, 16, 32
+ITEMS, DATA = tuple.__basicsize__, object.__basicsize__
+SIZES = DATA + 16  # behind the data's address and the number of dimensions
 
 INTEGERS, DOUBLES = 15, 3
 """A walk takes C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g; share, lo, hi; and
