@@ -123,3 +123,37 @@ def test_what_is_unusual_is_left_to_the_plain_engine(engines):
     for x in (np.ones((2, 3), np.int64), np.ones((2, 3), ">f8"), np.ones((2, 3), np.longdouble)):
         assert type(compiled(carried.read, [0, 1], x, None, options)) is not carried.CarriedCall
         assert compiled(tiny.reduced, np.array([0, 1]), x, options, gradient=False) is None
+
+
+@pytest.mark.parametrize("labels", [np.int64, np.float32], ids=["as they lie", "lowered"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_both_engines_rank_alike(layout, labels, engines):
+    y, x, axis, _ = case(layout, "float32", "logits")
+    x[..., 0] = np.round(x[..., 0])  # some classes stand level
+    x.flat[7] = np.nan
+    options = sx.SparseCategoricalCrossentropy(axis=axis, ignore_class=255)._options
+    mine, reference = (
+        run(lambda: carried.read(y.astype(labels), x, None, options).ranks()) for run in engines
+    )
+    np.testing.assert_array_equal(mine, reference)
+
+
+def test_an_ignored_class_that_no_kernel_knows_is_ignored(engines):
+    compiled, plain = engines
+    f, x = sx.loss_sparse_categorical_crossentropy, np.zeros((3, 4))
+    y = np.array([0.0, 2.0**70, 3.0])
+    for run in (compiled, plain):
+        assert run(f, y, x, ignore_class=2**70).tolist() == [np.log(4), 0, np.log(4)]
+
+
+def test_labels_and_weights_in_any_order_cost_the_same(engines):
+    """What the kernels cannot read where it lies is lowered beside, task by task."""
+    compiled, _ = engines
+    y, x, axis, w = case("channels first", "float32", "logits")
+    loss = sx.SparseCategoricalCrossentropy(from_logits=True, axis=axis, ignore_class=255)
+    usual = compiled(loss.value_and_grad, y, x, w)
+    odd = compiled(loss.value_and_grad, np.asfortranarray(y), x, np.asfortranarray(w))
+    wide = compiled(loss.value_and_grad, y.astype(np.uint16), x, w.astype(">f8"))
+    for made in (odd, wide):
+        assert made[0] == usual[0]
+        np.testing.assert_array_equal(made[1], usual[1])
