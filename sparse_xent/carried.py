@@ -149,7 +149,8 @@ class CarriedCall(sweep.Call):
         slab, size = outer * inner, self.walk.chunk
         chunks = -(-slab // size)  # of one slab
         sums = np.zeros((math.prod(rest), chunks, native.SUMS))
-        per_task = max(1, TASK_BYTES // (size * classes * self.x.itemsize))
+        taken = self.walk.reads if dx is None else classes * self.x.itemsize
+        per_task = max(1, TASK_BYTES // (size * taken))
         tasks = -(-chunks // per_task)
         own = np.dtype(np.float64 if self.arithmetic == np.float64 else np.float32)
         direct = losses is not None and losses.dtype == own

@@ -17,6 +17,8 @@ import numpy as np
 
 from sparse_xent.kernels import Scores, code
 
+LINE = 64  # bytes of a cache line, and of every vector of lanes
+
 # The lines between the walks.
 TILE = 24  # classes at most; above, turning the rows costs more than walking along them
 MEDIUM = 512
@@ -108,6 +110,7 @@ class Walk:
     smooth: bool
     chunk: int
     past: bool  # whether gradients that are not in place go past the caches
+    reads: int  # bytes that the loss of one position takes from memory
 
     def forward(self) -> int:
         """Address of the losses' kernel."""
@@ -130,12 +133,12 @@ def choose(
     """The walk for scores with these steps in bytes along classes and inner."""
     size = FORMATS[format]
     if scores == Scores.NEVER and not smooth:
-        return Walk("picked", format, scores, smooth, POSITIONS, classes >= 4096)
+        return Walk("picked", format, scores, smooth, POSITIONS, classes >= 4096, LINE)
     if classes > 1 and steps[0] != size:
-        return Walk("strided", format, scores, smooth, POSITIONS, False)
+        return Walk("strided", format, scores, smooth, POSITIONS, False, size * classes)
     name = "tile" if classes <= TILE else "medium" if classes < MEDIUM else "rows"
     rows_of_a_chunk = max(1, min(POSITIONS, chunk_bytes // (size * classes)))
-    return Walk(name, format, scores, smooth, rows_of_a_chunk, classes >= 4096)
+    return Walk(name, format, scores, smooth, rows_of_a_chunk, classes >= 4096, size * classes)
 
 
 def lowering(dtype: np.dtype[Any]) -> int:

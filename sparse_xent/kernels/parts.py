@@ -37,8 +37,7 @@ from numba.core.untyped_passes import (
 )
 
 from sparse_xent.kernels.disk import ENTRY
-
-LINE = 64  # bytes of a cache line, and of every vector of lanes
+from sparse_xent.kernels.native import LINE
 
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 

@@ -4,7 +4,8 @@ Serves every layout. What a gradient costs is the zeros around each target.
 """
 
 from sparse_xent.kernels.algebra import lines, loss
-from sparse_xent.kernels.parts import LINE, part
+from sparse_xent.kernels.native import LINE
+from sparse_xent.kernels.parts import part
 from sparse_xent.kernels.rows import slot
 from sparse_xent.kernels.simd import (
     Room,

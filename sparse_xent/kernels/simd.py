@@ -50,7 +50,7 @@ from numba.extending import (
     unbox,
 )
 
-from sparse_xent.kernels.parts import LINE
+from sparse_xent.kernels.native import LINE
 
 QUARTERS = 4  # a vector is four quarters of 128 bits; shuffles within a quarter are cheap
 

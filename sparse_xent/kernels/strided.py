@@ -29,7 +29,8 @@ from sparse_xent.kernels.algebra import (
     whole_sum,
 )
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
-from sparse_xent.kernels.parts import LINE, aside, part
+from sparse_xent.kernels.native import LINE
+from sparse_xent.kernels.parts import aside, part
 from sparse_xent.kernels.rows import fair, is_smooth, slot
 from sparse_xent.kernels.simd import (
     Num,
