@@ -287,7 +287,9 @@ def test_ctrl_c_is_status_130_and_leaves_nothing_behind():
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "sparse-xent: interrupted\n")
+    # To a shell 130 is both: Python ends by the signal itself where it was heard while compiling.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert (out, err) == ("", "sparse-xent: interrupted\n")
     assert Path("l.npy").read_text() == "old"
     assert sorted(os.listdir()) == before
 
@@ -325,18 +327,20 @@ def at_a_terminal(*arguments, until="", **changes):
 
 
 def test_a_terminal_is_shown_bold_and_dim_unless_no_color_is_set():
-    status, shown = at_a_terminal("evaluate", "y.npy", "p.npy")
-    assert (status, shown) == (0, as_text(evaluate("y.npy", "p.npy"), colour=True) + "\n")
+    # First here: a kernel may have to be compiled, so long that a progress bar would show.
+    bold = as_text(evaluate("y.npy", "p.npy"), colour=True) + "\n"
+    assert at_a_terminal("evaluate", "y.npy", "p.npy") == (0, bold)
     plain = as_text(evaluate("y.npy", "p.npy")) + "\n"
     assert at_a_terminal("evaluate", "y.npy", "p.npy", NO_COLOR="1") == (0, plain)
     assert at_a_terminal("evaluate", "y.npy", "p.npy", TERM="dumb") == (0, plain)
 
 
 def test_a_terminal_without_unicode_gets_ascii():
+    expected = as_text(evaluate("y.npy", "p.npy"), blocks=False) + "\n"
     status, shown = at_a_terminal(
         "evaluate", "y.npy", "p.npy", NO_COLOR="1", PYTHONUTF8="0", PYTHONIOENCODING="ascii"
     )
-    assert (status, shown) == (0, as_text(evaluate("y.npy", "p.npy"), blocks=False) + "\n")
+    assert (status, shown) == (0, expected)
     assert "###" in shown
 
 
