@@ -157,3 +157,22 @@ def test_labels_and_weights_in_any_order_cost_the_same(engines):
     for made in (odd, wide):
         assert made[0] == usual[0]
         np.testing.assert_array_equal(made[1], usual[1])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("classes", [10, 100, 600])
+def test_no_place_of_a_nan_or_an_inf_keeps_a_kernel_from_ending(classes, order, bad, engines):
+    """Whichever lane holds it, the first vector's last too: its row alone is not finite."""
+    compiled, _ = engines
+    places = [at for at in range(33) if at < classes] + [classes - 1]
+    x = np.zeros((len(places), classes), np.float32, order)
+    for row, at in enumerate(places):
+        x[row, at] = bad
+    y = (np.array(places) + 1) % classes
+    losses = compiled(sx.loss_sparse_categorical_crossentropy, y, x, True)
+    assert not np.isfinite(losses).any()
+    x[:] = 0
+    x[3, places[3]] = bad
+    losses = compiled(sx.loss_sparse_categorical_crossentropy, y, x, True)
+    assert np.isfinite(np.delete(losses, 3)).all()

@@ -14,13 +14,13 @@ from sparse_xent.kernels.algebra import (
     FAR,
     Kind,
     Span,
+    first_reference,
     gist,
     lifted,
     lines,
     log2e,
     loss,
     mean,
-    reach,
     rescaled,
     settled,
     slope,
@@ -40,7 +40,6 @@ from sparse_xent.kernels.simd import (
     fetch,
     fetch_factor,
     fetch_label,
-    floor,
     fma,
     highest,
     indices,
@@ -48,7 +47,6 @@ from sparse_xent.kernels.simd import (
     itemsize,
     keep,
     lanes,
-    like,
     load,
     load_one,
     maximum,
@@ -197,11 +195,8 @@ def _cut(left: Num) -> Num:
 
 @word
 def _reference(kind: Kind, top: Num) -> Num:
-    """A reference below the scores of a vector, within reach; 0 where there is none."""
-    if kind.scores != Scores.LOGITS:
-        return like(highest(widen(top)), 0.0)
-    m = floor(highest(widen(top)) * log2e(kind))
-    return minimum(reach(kind), maximum(-reach(kind), m))
+    """A reference below the scores of a vector; 0 where there is none."""
+    return first_reference(kind, highest(widen(top)))
 
 
 @part
@@ -218,7 +213,7 @@ def _row_sums(kind, p, C, t, span, held):  # type: ignore[no-untyped-def]
         more, here, heights = _chunk(kind, at, n, t - column, m, span, to)
         if too_high(kind, heights):
             raised = _reference(kind, _highest(kind, at, n))
-            if raised <= m:
+            if not raised > m:
                 return math.nan, math.nan, m, False  # out of reach
             whole = whole and column == 0
             rest = rest * whole_power(m - raised)
