@@ -132,7 +132,9 @@ def _planned(
     )  # fmt: skip
     plan = _plans.get(key, _UNKNOWN)
     if plan is _UNKNOWN:
-        plan = _find(x, y, *key[2:])
+        if len(_plans) > 1000:  # shapes that never come again
+            _plans.clear()
+        plan = _plans[key] = _find(x, y, *key[2:])
     if plan is None or not 0 < shape[0] <= plan.rows:
         return None
     plain = others.c_contiguous and flags.aligned and others.aligned
@@ -163,7 +165,7 @@ def _find(
     eps: float,
     inner: int,
 ) -> _Plan | None:
-    """What serves calls of this kind, remembered; None where nothing does.
+    """What serves calls of this kind; None where nothing does.
 
     `inner` is 1 for C order, else the number of rows: they are then the axis behind the classes.
     """
@@ -185,19 +187,4 @@ def _find(
         ).laid()  # fmt: skip
         held = kept, call, formula
         plan = _Plan(walk.chunk, native.small(), call.ctypes.data, held)
-    if len(_plans) > 1000:  # shapes that never come again
-        _plans.clear()
-    _plans[
-        x.num,
-        y.num,
-        classes,
-        from_logits,
-        normalize,
-        smoothing,
-        ignored,
-        gradient,
-        mean,
-        eps,
-        inner,
-    ] = plan
     return plan
