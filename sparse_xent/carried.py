@@ -6,6 +6,7 @@ with the plain engine. Positions are cut into chunks by shape and layout alone, 
 leaves its own sums, so that neither the number of threads nor their pace can be seen in a result.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -80,18 +81,17 @@ class CarriedCall(sweep.Call):
         assert self.out is not None
         if self._beyond_float32(divisor):  # the kernels hold a row's factor in its arithmetic
             return sweep.Call.descend(self, divisor, losses)
-        dx = self.layout.scores(self.out)
-        sums = self._carry(self.walk.both(), losses=losses, dx=dx, divisor=divisor)
+        sums = self._carry(self.walk.both(), losses=losses, dx=self.out, divisor=divisor)
         return _summed(sums)[0], self.out
 
     def ranks(self) -> npt.NDArray[np.int64]:
         """How many classes stand above each label."""
-        x, size = self.layout.scores(self.x), self.walk.chunk
-        *rest, outer, classes, inner = x.shape
+        size = self.walk.chunk
+        (*rest, outer, classes, inner), (*xr, xo, xc, xi) = self.layout.steps(self.x)
         slab, lines = outer * inner, self._lines()
         flat, bad = np.empty(self.layout.count, np.int64), []
-        places = [x.ctypes.data + _offset(i, [*x.strides[:-3]]) for i in np.ndindex(*rest)]
-        rank = native.rank(self.x.dtype.name)
+        places = [self.x.ctypes.data + before for before in _offsets(rest, xr)]
+        rank = native.rank(native.format_of(self.x.dtype))
         lower = None if lines.apart else native.lower(lines.y.dtype)
         chunks = -(-slab // size)  # of one slab
 
@@ -108,7 +108,7 @@ class CarriedCall(sweep.Call):
                     bad.append(k)
                     return
             to = flat[start:].ctypes.data
-            rank(classes, inner, first, last, places[number], *x.strides[-3:], y.ctypes.data, to)
+            rank(classes, inner, first, last, places[number], xo, xc, xi, y.ctypes.data, to)
 
         pool.run(task, len(places) * chunks, self._threads())
         if bad:
@@ -140,29 +140,29 @@ class CarriedCall(sweep.Call):
         divisor: float = 1.0,
     ) -> Array:
         """Carry every chunk; returns their sums, one row a chunk."""
-        x = self.layout.scores(self.x)
-        *rest, outer, classes, inner = x.shape
-        *xr, xo, xc, xi = x.strides
-        *gr, go, gc, gi = dx.strides if dx is not None else (0,) * x.ndim
-        past = dx is not None and self.walk.past and dx.ctypes.data != x.ctypes.data
+        (*rest, outer, classes, inner), (*xr, xo, xc, xi) = self.layout.steps(self.x)
+        *gr, go, gc, gi = (0,) * (len(rest) + 3) if dx is None else self.layout.steps(dx)[1]
+        x_at, dx_at = self.x.ctypes.data, 0 if dx is None else dx.ctypes.data
+        past = self.walk.past and dx_at not in (0, x_at)
         lines = self._lines()
         slab, size = outer * inner, self.walk.chunk
         chunks = -(-slab // size)  # of one slab
-        sums = np.zeros((math.prod(rest), chunks, native.SUMS))
+        sums: Array = np.zeros((math.prod(rest), chunks, native.SUMS))
         taken = self.walk.reads if dx is None else classes * self.x.itemsize
         per_task = max(1, TASK_BYTES // (size * taken))
         tasks = -(-chunks // per_task)
         own = np.dtype(np.float64 if self.arithmetic == np.float64 else np.float32)
         direct = losses is not None and losses.dtype == own
         to = losses.ctypes.data if losses is not None and direct else 0
-        x_at, dx_at = x.ctypes.data, 0 if dx is None else dx.ctypes.data
         formula = native.Formula(*self._span(), divisor).laid()
         calls = []
-        for number, index in enumerate(np.ndindex(*rest)):
+        for number, (x_by, dx_by) in enumerate(
+            zip(_offsets(rest, xr), _offsets(rest, gr), strict=True)
+        ):
             before = number * slab  # positions of the slabs that came before
             call = native.Call(
-                walk, own == np.float64, classes, inner, x_at + _offset(index, xr), xo, xc, xi,
-                dx_at + _offset(index, gr) if dx_at else 0, go, gc, gi, past,
+                walk, own == np.float64, classes, inner, x_at + x_by, xo, xc, xi,
+                dx_at + dx_by if dx_at else 0, go, gc, gi, past,
                 *lines.at(before),
                 size, sums[number].ctypes.data, to + before * own.itemsize if to else 0, False,
                 formula.ctypes.data,
@@ -192,9 +192,9 @@ class CarriedCall(sweep.Call):
 
         pool.run(task, len(calls) * tasks, self._threads())
         sums = sums.reshape(-1, native.SUMS)
-        if sums[:, native.BAD].any():
-            self.labels.refuse()
-        if sums[:, native.MISSING].any():
+        if sums[:, _FAULTS].any():
+            if sums[:, native.BAD].any():
+                self.labels.refuse()
             self.weights.refuse(self.labels.lower(self.labels.y))
         return sums
 
@@ -229,14 +229,14 @@ def _walk(call: sweep.Call) -> native.Walk | None:
     own = np.float64 if x.dtype == np.float64 else np.float32
     if call.arithmetic != own:
         return None
-    view = call.layout.scores(x)
+    (*_, classes, inner), (*_, xc, xi) = call.layout.steps(x)
     return native.choose(
-        x.dtype.name,
+        native.format_of(x.dtype),
         call.formula["scores"],
         call.formula["smoothing"] > 0,
-        view.shape[-2],
-        view.shape[-1],
-        view.strides[-2:],
+        classes,
+        inner,
+        (xc, xi),
         CHUNK_BYTES,
     )
 
@@ -290,13 +290,21 @@ class _Lines:
         return {**fields, "w": w.ctypes.data - first * 8}, (y, w)
 
 
+_FAULTS = [native.BAD, native.MISSING]
 _LOWERED, _NONE = np.dtype(np.int32), np.array([-1], np.int64)
 
 
-def _offset(index: tuple[int, ...], steps: list[int]) -> int:
-    return sum(i * step for i, step in zip(index, steps, strict=True))
+def _offsets(shape: list[int], steps: list[int]) -> list[int]:
+    """Where each slab begins, in bytes behind the first."""
+    return [
+        sum(i * step for i, step in zip(index, steps, strict=True))
+        for index in itertools.product(*map(range, shape))
+    ]
 
 
 def _summed(sums: Array) -> tuple[float, int, float]:
-    total, kept, weight = (float(np.sum(column)) for column in np.ascontiguousarray(sums.T[:3]))
+    if len(sums) == 1:
+        total, kept, weight = sums[0, :3].tolist()
+    else:
+        total, kept, weight = np.sum(np.ascontiguousarray(sums.T[:3]), axis=1).tolist()
     return total, int(kept), weight

@@ -66,11 +66,15 @@ class Layout:
         """How many positions, and losses, there are."""
         return math.prod(self.losses)
 
-    def scores(self, array: Array) -> Array:
-        """View of an array of y_pred's shape as [*rest, outer, C, inner]."""
+    def steps(self, array: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shape and strides of an array of y_pred's shape as [*rest, outer, C, inner]."""
         *before, inner = [_fused(array, group) for group in self.groups]
         axes = [*before, (self.classes, array.strides[self.axis]), inner]
-        return as_strided(array, [n for n, _ in axes], [step for _, step in axes])
+        return tuple(n for n, _ in axes), tuple(step for _, step in axes)
+
+    def scores(self, array: Array) -> Array:
+        """View of an array of y_pred's shape as [*rest, outer, C, inner]."""
+        return as_strided(array, *self.steps(array))
 
     def positions(self, array: Array) -> "Array | np.flatiter[Array]":
         """An array of the losses' shape as one run of positions: a view, or its .flat iterator."""
@@ -155,11 +159,15 @@ def _fused(array: Array, group: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _steps_as_one(array: Array) -> bool:
+    if array.ndim == 1:
+        return True
     walked = [(n, s) for n, s in zip(array.shape, array.strides, strict=True) if n > 1]
     return all(a[1] == b[0] * b[1] for a, b in pairwise(walked))
 
 
 def _line(array: Array) -> Array:
+    if array.flags.c_contiguous:
+        return array.reshape(-1)
     step = next(
         (s for n, s in zip(array.shape[::-1], array.strides[::-1], strict=True) if n > 1), 0
     )

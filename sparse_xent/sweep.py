@@ -221,7 +221,7 @@ def parts(
 ) -> dict[str, Any]:
     """The fields of a `Call`, settled."""
     effective = arrays.effective(x.dtype)
-    wide = "float64" in (effective.name, options.dtype)
+    wide = effective == np.float64 or options.dtype == "float64"
     return {
         "x": x,
         "out": None,

@@ -30,6 +30,9 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 _Array, _empty = np.ndarray, np.empty
 
+# Labels in a list are made an array here while that costs no more than the rest of the call.
+_LISTED = 64
+
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
@@ -61,6 +64,8 @@ def losses(
         return None
     if ignore_class is not None and ignore_class.__class__ is not int:
         return None
+    if y_true.__class__ is list:
+        y_true = _listed(y_true)
     plan = _planned(y_true, y_pred, from_logits, normalize, smoothing, ignore_class, False, None)
     if plan is None:
         return None
@@ -81,6 +86,8 @@ def reduced(
     ignored = options.ignore_class
     if options.class_weight is not None or len(ignored) > 1:
         return None
+    if y_true.__class__ is list:
+        y_true = _listed(y_true)
     plan = _planned(
         y_true, y_pred, options.from_logits, options.normalize, options.label_smoothing,
         ignored[0] if ignored else None, gradient, mean,
@@ -100,6 +107,13 @@ def reduced(
     if bad or value > _LARGEST:  # what rounds to inf is rounded where no warning is heard
         return None
     return result(value), dx
+
+
+def _listed(labels: list[Any]) -> Any:
+    """A short list of plain numbers as an array; any other as it is, which no plan serves."""
+    if len(labels) > _LISTED or not all(n.__class__ in (int, float) for n in labels):
+        return labels
+    return np.array(labels)
 
 
 def _planned(

@@ -125,6 +125,24 @@ def test_what_is_unusual_is_left_to_the_plain_engine(engines):
         assert compiled(tiny.reduced, np.array([0, 1]), x, options, gradient=False) is None
 
 
+@pytest.mark.parametrize("labels", [[0, 2], [0.0, 2.0], [0, 2.0]])
+def test_a_short_list_of_labels_is_a_small_call(labels, engines):
+    compiled, _ = engines
+    x = np.array([[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]])
+    options = sx.SparseCategoricalCrossentropy()._options
+    listed = compiled(tiny.reduced, labels, x, options, gradient=True)
+    value, gradient = compiled(tiny.reduced, np.array(labels), x, options, gradient=True)
+    assert listed[0] == value
+    np.testing.assert_array_equal(listed[1], gradient)
+
+
+@pytest.mark.parametrize("labels", [[0, True], [0, None], ["0", "2"], [[0], [2]], [0, 2**70]])
+def test_other_lists_are_not(labels, engines):
+    compiled, _ = engines
+    options = sx.SparseCategoricalCrossentropy()._options
+    assert compiled(tiny.reduced, labels, np.ones((2, 3)), options, gradient=False) is None
+
+
 @pytest.mark.parametrize("labels", [np.int64, np.float32], ids=["as they lie", "lowered"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_both_engines_rank_alike(layout, labels, engines):

@@ -49,7 +49,7 @@ def effective(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def is_float(dtype: np.dtype[Any]) -> bool:
     """Whether dtype is a real float, ml_dtypes' bfloat16 (kind "V") among them."""
-    return dtype.kind == "f" or dtype.name == "bfloat16"
+    return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")
 
 
 def as_array(value: object, argument: str) -> Array:

@@ -141,6 +141,12 @@ def choose(
     return Walk(name, format, scores, smooth, rows_of_a_chunk, classes >= 4096, size * classes)
 
 
+@cache
+def format_of(dtype: np.dtype[Any]) -> str:
+    """The name of a dtype of scores; NumPy spells it out anew each time, in 5 us."""
+    return dtype.name
+
+
 def lowering(dtype: np.dtype[Any]) -> int:
     """Address of the C function that lowers labels of a dtype in LABELS."""
     return code.address("lowering", LABELS[dtype])
