@@ -245,7 +245,7 @@ Y, X, LOSSES, DX, TO, CARRY = (
 
 
 def small(plan, arrays):  # type: ignore[no-untyped-def]
-    """Carry all positions of a call that is one chunk of arrays in C order.
+    """Carry all positions of a call that is one chunk.
 
     Args:
         plan: address of a `Call` whose arrays are still to come; dx and losses are 1 where wanted.

@@ -75,7 +75,7 @@ HELD = 1 << 17  # bytes
 _TERMS = Room(HELD + 8 * (CHUNK + 128))
 
 
-# One vector, one group of four -----------------------------------------------------------------
+# One vector, one group of two ------------------------------------------------------------------
 
 Sums = tuple[Num, Num]
 
@@ -263,8 +263,8 @@ def _slope_of(kind: Kind, p: Num, held: Num, a: Num, b: Num, s: Num, span: Span)
 
 
 @part
-def _slopes_of(kind, p, held, to, n, a, b, s, span):  # type: ignore[no-untyped-def]
-    """Gradients of the n classes from p on, as `_slopes` makes them, from their terms."""
+def slopes_of(kind, p, held, to, n, a, b, s, span):  # type: ignore[no-untyped-def]
+    """Gradients of the n classes from p on, as `slopes` makes them, from their terms."""
     w, size, one = lanes(kind), itemsize(kind), slot(kind)
     a, b, s = splat(kind, a), splat(kind, b), splat(kind, s)
     end = n - w
@@ -286,7 +286,7 @@ def _slope_group(kind: Kind, p: Num, to: Num, m: Num, a: Num, b: Num, s: Num, sp
 
 
 @part
-def _slopes(kind, p, to, n, m, a, b, s, span):  # type: ignore[no-untyped-def]
+def slopes(kind, p, to, n, m, a, b, s, span):  # type: ignore[no-untyped-def]
     """Gradients of the n classes from p on, as if none was the target; `to` may be p."""
     w, size = lanes(kind), itemsize(kind)
     m, a, b, s = splat(kind, m), splat(kind, a), splat(kind, b), splat(kind, s)
@@ -330,9 +330,9 @@ def _row_gradient(kind, p, dx, dc, C, t, m, a, b, aim, s, span, past, held):  # 
     size = itemsize(kind)
     if not past and dc == size:
         if held:
-            _slopes_of(kind, p, held, dx, C, a, b, s, span)
+            slopes_of(kind, p, held, dx, C, a, b, s, span)
         else:
-            _slopes(kind, p, dx, C, m, a, b, s, span)
+            slopes(kind, p, dx, C, m, a, b, s, span)
         store_one(kind, dx + t * size, aim)
         return
     buffer = stack(_BUFFER)
@@ -343,9 +343,9 @@ def _row_gradient(kind, p, dx, dc, C, t, m, a, b, aim, s, span, past, held):  # 
             n = CHUNK - ((dx + column * dc) & 63) // size
         if held:
             here = held + column * slot(kind)
-            _slopes_of(kind, p + column * size, here, buffer, n, a, b, s, span)
+            slopes_of(kind, p + column * size, here, buffer, n, a, b, s, span)
         else:
-            _slopes(kind, p + column * size, buffer, n, m, a, b, s, span)
+            slopes(kind, p + column * size, buffer, n, m, a, b, s, span)
         if 0 <= t - column < n:
             store_one(kind, buffer + (t - column) * size, aim)
         if dc == size:
@@ -364,7 +364,7 @@ def clear(kind, p, step, C):  # type: ignore[no-untyped-def]
 
 @word
 def target(kind: Kind, x: Num, m: Num) -> Num:
-    """y_t of a logit, p_t of a probability; in float64."""
+    """y_t of a logit, p_t of a probability, in the dtype of the reference m."""
     x = x.to(m.typ)
     return fma(x, log2e(kind), 0.0 - m) if kind.scores == Scores.LOGITS else x
 

@@ -31,7 +31,7 @@ from sparse_xent.kernels.algebra import (
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
 from sparse_xent.kernels.native import LINE
 from sparse_xent.kernels.parts import aside, part
-from sparse_xent.kernels.rows import fair, is_smooth, slot
+from sparse_xent.kernels.rows import fair, is_smooth, slot, target
 from sparse_xent.kernels.simd import (
     Num,
     Room,
@@ -62,12 +62,13 @@ from sparse_xent.kernels.simd import (
     whole_power,
     word,
 )
-from sparse_xent.kernels.tiles import _target, unusual
+from sparse_xent.kernels.tiles import unusual
 
 BLOCK = 512  # positions: what they gather is 8 KiB, beside four classes of 2 KiB each
 _STATE = Room(BLOCK * 8 + 5 * LINE)
 _VALUES = Room(LINE)
-_HELD = Room(96 * 1024)  # terms of a block, so that a gradient takes no second exponential
+HELD = 96 * 1024  # bytes: terms of a block, so that a gradient takes no second exponential
+_HELD = Room(HELD)
 
 
 @word
@@ -101,10 +102,18 @@ State = tuple[Num, Num, Num]
 
 
 @word
+def _added(value: Num, sum_: Num, lost: Num) -> tuple[Num, Num]:
+    """One number onto a sum whose rounding errors are kept and put back (Kahan)."""
+    more = value - lost
+    grown = sum_ + more
+    return grown, (grown - sum_) - more
+
+
+@word
 def _summed(
     kind: Kind, x: tuple[Num, ...], c: Num, t: Num, m: Num, span: Span, state: State
 ) -> tuple[State, tuple[Num, ...], Num]:
-    """Terms onto the sum, whose rounding errors are kept and put back (Kahan); and the target.
+    """Terms onto the sum, and the target.
 
     Returns the state, the terms and their heights. The target's score is or-ed in among zeros:
     on most processors that leaves the multipliers free, which a blend does not.
@@ -120,9 +129,7 @@ def _summed(
         x_t = from_bits(bits(x_t) | bits(select(here, v, 0.0)))
     while len(kept) > 1:
         kept = [a + b for a, b in zip(kept[::2], kept[1::2], strict=True)]
-    more = kept[0] - lost
-    grown = rest + more
-    return (grown, (grown - rest) - more, x_t), tuple(terms), heights
+    return (*_added(kept[0], rest, lost), x_t), tuple(terms), heights
 
 
 @word
@@ -200,17 +207,9 @@ def _missed(kind, C, p, xc, xi, count, m, s, span):  # type: ignore[no-untyped-d
     sum_, lost, alive = zero, zero, zero
     for c in range(C):
         both = gist(kind, load_some(kind, p + c * xc, xi, count), m, s, span)
-        sum_, lost = _added(kind, both[0], sum_, lost)
+        sum_, lost = _added(both[0], sum_, lost)
         alive += both[1]
     return sum_, alive
-
-
-@word
-def _added(kind: Kind, value: Num, sum_: Num, lost: Num) -> tuple[Num, Num]:
-    """One number onto a sum whose rounding errors are kept and put back (Kahan)."""
-    more = value - lost
-    grown = sum_ + more
-    return grown, (grown - sum_) - more
 
 
 @part
@@ -248,7 +247,7 @@ def strided(
     # Held classes are a line more than a block apart: a power of two would let them fall into
     # the same sets of the first-level cache (21 classes: 32 cycles for 32 bytes, now 28).
     held, step = 0, (BLOCK + w) * size
-    if dx is not None and _may_hold(kind) and C * step <= 96 * 1024:
+    if dx is not None and _may_hold(kind) and C * step <= HELD:
         held = stack(_HELD)
     k = 0
     while k < last - first:
@@ -272,8 +271,8 @@ def strided(
             flat, alive = splat(kind, 0.0), splat(kind, 0.0)
             if is_smooth(kind):
                 flat, alive = _missed(kind, C, q, xc, xi, count, m, s, span)
-                flat = mean(kind, flat, alive, C, _target(kind, x_t, m))
-            value = loss(kind, rest, hit, _target(kind, x_t, m), flat, share, span)
+                flat = mean(kind, flat, alive, C, target(kind, x_t, m))
+            value = loss(kind, rest, hit, target(kind, x_t, m), flat, share, span)
             value = select(t < 0, splat(kind, 0.0), value)
             keep(values, value)
             if dx is not None:
@@ -282,7 +281,7 @@ def strided(
                     if fetch_factor(factors + 8 * r) == 0.0:
                         keep_label(labels + 4 * (v + r), -1)
                 factor = fetch_factors(kind, factors)
-                y_t = _target(kind, x_t, m)
+                y_t = target(kind, x_t, m)
                 a, b, aim = lines(kind, rest, hit, y_t, alive, C, share, factor, span)
                 if held:  # the factor of terms as they are held takes the place of b, which is 0
                     stale = stale or far(kind, before, m)

@@ -17,7 +17,6 @@ from sparse_xent.kernels.algebra import (
     gist,
     lifted,
     lines,
-    log2e,
     loss,
     mean,
     near_enough,
@@ -39,8 +38,11 @@ from sparse_xent.kernels.rows import (
     holds_terms,
     is_smooth,
     scatter,
+    slopes,
+    slopes_of,
     slot,
     stream,
+    target,
 )
 from sparse_xent.kernels.simd import (
     Num,
@@ -58,7 +60,6 @@ from sparse_xent.kernels.simd import (
     fetch_label,
     fetch_labels,
     fetch_one,
-    fma,
     from_bits,
     gather_panel,
     indices,
@@ -82,7 +83,6 @@ from sparse_xent.kernels.simd import (
     select,
     splat,
     stack,
-    store,
     store_one,
     word,
 )
@@ -98,12 +98,6 @@ _STREAM = Room(16 * MEDIUM * 8 + 2 * LINE)
 def _panel(kind: Kind) -> int:
     """Classes that are turned at once."""
     return kind.format.lanes // 4
-
-
-@word
-def _target(kind: Kind, x: Num, m: Num) -> Num:
-    """y_t of a logit, p_t of a probability."""
-    return fma(x, log2e(kind), 0.0 - m) if kind.scores == Scores.LOGITS else x
 
 
 @part
@@ -159,7 +153,7 @@ def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
             rest, x_t, heights = _walk(kind, C, turned, terms, t, before, span, dx is not None)
             rest = checked(kind, rest, heights)
         rest, hit, m = settled(kind, rest, term(kind, x_t, before, span), before)
-        at = _target(kind, x_t, m)
+        at = target(kind, x_t, m)
         s = whole_sum(kind, rest, hit)
         total, alive = splat(kind, 0.0), splat(kind, 0.0)
         if is_smooth(kind):
@@ -452,36 +446,6 @@ def _gists(kind, C, p, step, rows, ms, ss, square, more, span):  # type: ignore[
         keep(more + LINE * r, sums[1])
 
 
-@word
-def _slope_of(kind: Kind, p: Num, e: Num, a: Num, b: Num, s: Num, span: Span) -> Num:
-    return slope(kind, load(kind, p), e, a, b, s, span).to(kind.format.vector)
-
-
-@word
-def _slope_at(kind: Kind, p: Num, m: Num, a: Num, b: Num, s: Num, span: Span) -> Num:
-    x = load(kind, p)
-    return slope(kind, x, term(kind, x, m, span), a, b, s, span).to(kind.format.vector)
-
-
-@part
-def _slopes(kind, C, q, terms, to, m, a, b, s, span):  # type: ignore[no-untyped-def]
-    """Gradients of a row's classes, as if none was the target; `to` may be where it lies."""
-    w, size, one = lanes(kind), itemsize(kind), slot(kind)
-    # The last vector, which may begin early, is made first: in place, its scores vanish.
-    last = C - w
-    if terms:
-        d = _slope_of(kind, q + last * size, fetch(kind, terms + last * one), a, b, s, span)
-        for column in range(0, last, w):
-            e = fetch(kind, terms + column * one)
-            store(kind, to + column * size, _slope_of(kind, q + column * size, e, a, b, s, span))
-        store(kind, to + last * size, d)
-    else:
-        d = _slope_at(kind, q + last * size, m, a, b, s, span)
-        for column in range(0, last, w):
-            store(kind, to + column * size, _slope_at(kind, q + column * size, m, a, b, s, span))
-        store(kind, to + last * size, d)
-
-
 @part
 def medium(
     kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past
@@ -540,7 +504,7 @@ def medium(
         x_t, t = fetch(kind, targets), fetch_labels(kind, labels)
         rest, hit = row_totals(kind, square) + lost, term(kind, x_t, before, span)
         rest, hit, m = settled(kind, rest, hit, before)
-        y_t, s = _target(kind, x_t, m), whole_sum(kind, rest, hit)
+        y_t, s = target(kind, x_t, m), whole_sum(kind, rest, hit)
         keep(ms, m)
         keep(ss, s)
         flat, alive = splat(kind, 0.0), splat(kind, 0.0)
@@ -588,9 +552,11 @@ def medium(
                     v, mm, rr, hh, cc = exact_sums(kind, q, size, C, t1, share)
                     exact_gradient(kind, q, size, to, size, C, t1, mm, rr, hh, cc, share, factor)
                 else:
-                    here = terms + r * C * one if terms else 0
-                    mr, ar, br = _line(kind, ms, r), _line(kind, aa, r), _line(kind, bb, r)
-                    _slopes(kind, C, q, here, to, mr, ar, br, _line(kind, ss, r), span)
+                    ar, br, sr = _line(kind, aa, r), _line(kind, bb, r), _line(kind, ss, r)
+                    if terms:
+                        slopes_of(kind, q, terms + r * C * one, to, C, ar, br, sr, span)
+                    else:
+                        slopes(kind, q, to, C, _line(kind, ms, r), ar, br, sr, span)
                     store_one(kind, to + t1 * size, fetch_one(kind, aims + r * one))
             if not direct:
                 _write_rows(kind, qd, dx_step, dc, made, rows, C, past)
