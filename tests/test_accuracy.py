@@ -91,6 +91,25 @@ def test_nearly_equal_logits_far_from_zero_lose_nothing(dtype: str, offset: floa
         assert_close(losses(y_true, rows, label_smoothing=s), want, RTOL[dtype])
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("classes", [10, 100, 700])
+@pytest.mark.parametrize(("dtype", "least"), [("float32", 80), ("float64", 700)])
+def test_many_classes_that_are_each_next_to_nothing_add_up(
+    dtype: str, least: float, classes: int, order: Any
+) -> None:
+    """Some of the terms are no normal numbers beside the target's, while the loss is one."""
+    rng = np.random.default_rng(31)
+    rows = rng.uniform(0, 12, (40, classes)).astype(dtype)
+    y_true = rng.integers(0, classes, 40)
+    rows[np.arange(40), y_true] = np.linspace(least, least + 12, 40)
+    rows = np.asarray(rows, order=order)
+    want = Definition(from_logits=True, reduction="sum")
+    assert_close(losses(y_true, rows), want.per_label(y_true, rows), RTOL[dtype])
+    at_targets = np.arange(40), y_true
+    dx, wanted = gradient(y_true, rows), want.value_and_gradient(y_true, rows)[1]
+    assert_close(dx[at_targets], wanted[at_targets], RTOL[dtype])
+
+
 @pytest.mark.parametrize(
     ("dtype", "gaps"),
     [

@@ -1,24 +1,45 @@
 """The exact row: logits that the fast walks give up on, one number at a time, in float64.
 
-It serves rows whose fast result is not finite: an inf or a NaN among the scores, all classes
--inf, the target -inf or 1e38 below, offsets that a whole reference cannot reach.
+It serves rows whose fast result is not finite (an inf or a NaN among the scores, all classes -inf,
+the target -inf or 1e38 below, offsets that a whole reference cannot reach), and those whose loss is
+smaller than any normal number.
 """
 
 import math
 
+from sparse_xent.kernels.algebra import Kind
 from sparse_xent.kernels.parts import aside
-from sparse_xent.kernels.simd import load_one, store_one
+from sparse_xent.kernels.simd import load_one, store_one, word
+
+
+@word
+def _alone(kind: Kind) -> float:
+    """A gap to all other logits, in nats, beyond which a loss is 0.
+
+    Billions of classes so far below share less than half of the least float, e**-104 (in float64
+    e**-745).
+    """
+    return 780.0 if kind.format.wide else 130.0
 
 
 @aside
-def exact_sums(kind, p, step, C, t, share):  # type: ignore[no-untyped-def]
-    """Loss, maximum m, rest and hit (of exp(x_j - m)), and the number of classes not -inf."""
-    m = -math.inf
+def exact_sums(kind, p, step, C, t, share, g):  # type: ignore[no-untyped-def]
+    """Loss, maximum m, rest and hit (of exp(x_j - m)), and the number of classes not -inf.
+
+    What is too small for a loss and for g times a gradient counts as 0.
+    """
+    x_t, top = float(load_one(kind, p + t * step)), -math.inf
     for j in range(C):
-        x = float(load_one(kind, p + j * step))
-        m = x if x > m or x != x else m  # a NaN stays: no comparison with it is true
-        if m != m:
+        x = float(load_one(kind, p + j * step)) if j != t else top
+        top = x if x > top or x != x else top
+        if x != x:
             break
+    if top != top or x_t != x_t:
+        return math.nan, math.nan, math.nan, math.nan, 1.0
+    alone = _alone(kind) + math.log(max(abs(g), 1.0))
+    if share == 0.0 and x_t < math.inf and x_t - top > alone:
+        return 0.0, x_t, 0.0, 1.0, 1.0
+    m = max(top, x_t)
     rest, hit, missed, count = 0.0, 0.0, 0.0, 0.0
     for j in range(C):
         x = float(load_one(kind, p + j * step))
@@ -31,7 +52,6 @@ def exact_sums(kind, p, step, C, t, share):  # type: ignore[no-untyped-def]
             count += 1.0
             missed += (m * 0.5 - x * 0.5) * (2.0 * share / C)
     # Half the gap to the maximum: the gap itself may overflow where its share does not.
-    x_t = float(load_one(kind, p + t * step))
     value = math.log1p(rest / hit) if hit >= rest else math.log(rest + hit)
     if share < 1.0:
         value += 2.0 * (1.0 - share) * (m * 0.5 - x_t * 0.5)
@@ -40,13 +60,17 @@ def exact_sums(kind, p, step, C, t, share):  # type: ignore[no-untyped-def]
 
 @aside
 def exact_gradient(kind, p, step, to, to_step, C, t, m, rest, hit, count, share, g):  # type: ignore[no-untyped-def]
-    """Write g times the row's gradient."""
+    """Write g times the row's gradient; nothing where g is 0, whose row is written already."""
+    if g == 0.0:
+        return
     total = rest + hit
     each = share / count
     for j in range(C):
         x = float(load_one(kind, p + j * step))
         kept = 0.0 if x == -math.inf else each
-        if j == t:
+        if rest == 0.0 and hit > 0.0 and share == 0.0:
+            value = 0.0
+        elif j == t:
             value = share - rest / total - kept
         else:
             value = math.exp(x - m) / total - kept

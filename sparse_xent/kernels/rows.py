@@ -395,8 +395,12 @@ def is_logits(kind: Kind) -> Num:
 
 @word
 def fair(kind: Kind, value: Num) -> Num:
-    """Whether a loss is finite and a normal number, so that it needs no second, exact look."""
-    least = 2.0**-1022 if kind.format.wide else 2.0**-126
+    """Whether a loss is finite and large enough that it needs no second, exact look.
+
+    Terms that are no normal numbers beside the target's are 0 in the sums: millions of them are
+    less than a rounding of a loss 2**46 (in float64 2**82) times the least normal number.
+    """
+    least = 2.0**-940 if kind.format.wide else 2.0**-80
     return (value >= least) & (value < math.inf)
 
 
@@ -414,7 +418,9 @@ def rows(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
     for k in range(last - first):
         t = fetch_label(y + 4 * k)
         p = x + o * xo + i * xi
-        value = 0.0
+        value, factor = 0.0, 1.0
+        if dx is not None:
+            factor = fetch_factor(g + 8 * k)
         if t >= 0:
             rest, hit, before, whole = 0.0, 0.0, 0.0, False
             if reads_rows(kind):
@@ -429,11 +435,10 @@ def rows(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
             value = loss(kind, rest, hit, at, flat, share, span)
             usual = not is_logits(kind) or fair(kind, value)
             if not usual:
-                value, m, rest, hit, count = exact_sums(kind, p, xc, C, t, share)
+                value, m, rest, hit, count = exact_sums(kind, p, xc, C, t, share, factor)
         keep(out + k * slot(kind), rounded(kind, value))
         if dx is not None:
             q = dx + o * do + i * di
-            factor = fetch_factor(g + 8 * k)
             if t < 0 or factor == 0.0:
                 clear(kind, q, dc, C)
             elif usual:

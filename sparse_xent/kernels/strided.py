@@ -296,13 +296,18 @@ def strided(
                     t1 = fetch_label(y + 4 * (k + v + r))
                     v1 = float(fetch_one(kind, values + r * one))
                     if t1 >= 0 and not fair(kind, v1):
-                        v1, m1, rest1, hit1, alive1 = exact_sums(kind, q + r * xi, xc, C, t1, share)
+                        factor1 = 1.0
+                        if dx is not None:
+                            factor1 = fetch_factor(factors + 8 * r)
+                        v1, m1, rest1, hit1, alive1 = exact_sums(
+                            kind, q + r * xi, xc, C, t1, share, factor1
+                        )
                         keep(values + r * one, rounded(kind, v1))
                         if dx is not None and fetch_label(labels + 4 * (v + r)) >= 0:
                             # In place its scores vanish here, so it is left alone from now on.
                             exact_gradient(
                                 kind, q + r * xi, xc, dx + o * do + (i + v + r) * di, dc, C, t1,
-                                m1, rest1, hit1, alive1, share, fetch_factor(factors + 8 * r),
+                                m1, rest1, hit1, alive1, share, factor1,
                             )  # fmt: skip
                             keep_label(labels + 4 * (v + r), -2)
                             spared = True

@@ -185,26 +185,18 @@ def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
                 v = float(fetch_one(kind, values + r * slot(kind)))
                 label = fetch_label(labels + 4 * r)
                 if label >= 0 and not fair(kind, v):
-                    v, mm, rr, hh, cc = exact_sums(kind, p + r * step, size, C, label, share)
-                    keep(values + r * slot(kind), rounded(kind, v))
+                    factor1 = 1.0
                     if dx is not None:
                         factor1 = fetch_factor(factors + 8 * r)
-                        if factor1 != 0.0:
-                            exact_gradient(
-                                kind,
-                                p + r * step,
-                                size,
-                                made + r * row,
-                                size,
-                                C,
-                                label,
-                                mm,
-                                rr,
-                                hh,
-                                cc,
-                                share,
-                                factor1,
-                            )
+                    v, mm, rr, hh, cc = exact_sums(
+                        kind, p + r * step, size, C, label, share, factor1
+                    )
+                    keep(values + r * slot(kind), rounded(kind, v))
+                    if dx is not None:
+                        exact_gradient(
+                            kind, p + r * step, size, made + r * row, size, C, label,
+                            mm, rr, hh, cc, share, factor1,
+                        )  # fmt: skip
         if count == w:
             keep(out + done * slot(kind), fetch(kind, values))
         else:
@@ -521,7 +513,7 @@ def medium(
             for r in range(rows):
                 v, t1 = float(fetch_one(kind, values + r * one)), fetch_label(labels + 4 * r)
                 if t1 >= 0 and not fair(kind, v):
-                    v, mm, rr, hh, cc = exact_sums(kind, p + r * x_step, size, C, t1, share)
+                    v, mm, rr, hh, cc = exact_sums(kind, p + r * x_step, size, C, t1, share, 1.0)
                     keep(values + r * one, rounded(kind, v))
         if dx is not None:
             a, b, aim = lines(
@@ -549,7 +541,7 @@ def medium(
                 if t1 < 0 or factor == 0.0:
                     clear(kind, to, size, C)
                 elif odd and not fair(kind, float(fetch_one(kind, judged + r * one))):
-                    v, mm, rr, hh, cc = exact_sums(kind, q, size, C, t1, share)
+                    v, mm, rr, hh, cc = exact_sums(kind, q, size, C, t1, share, factor)
                     exact_gradient(kind, q, size, to, size, C, t1, mm, rr, hh, cc, share, factor)
                 else:
                     ar, br, sr = _line(kind, aa, r), _line(kind, bb, r), _line(kind, ss, r)
