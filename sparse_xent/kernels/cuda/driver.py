@@ -1,0 +1,289 @@
+"""The one door to the CUDA driver: devices, kernels loaded once, launches, and the words of errors.
+
+Nothing of CUDA is imported before a device is asked for; what is missing then (package, driver,
+device, memory) is said in one sentence. A launch takes raw addresses and the caller's stream: it
+does not wait, allocate or copy. The exceptions wait, and say so: `synchronise`, `download`, and
+`upload`, which serves constants that are sent once.
+
+A kernel that meets a bad label leaves word in a few numbers of the host's own memory that the
+device sees too (pinned and mapped). So whoever calls next can look without asking the device.
+"""
+
+import ctypes
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+EXTRA = "cuda13"
+"""The extra that brings what is needed; `cuda12` where the driver knows CUDA 12 only."""
+
+WORDS = 2048
+"""Numbers of 64 bits that kernels leave word of errors in, a device."""
+
+_LEGACY = 1  # handle of the default stream
+
+
+class Absent(RuntimeError):
+    """CUDA cannot be used here: no package, no driver, no device."""
+
+
+class Memory:
+    """Bytes in a device's memory, given back when the last reference to them goes."""
+
+    def __init__(self, buffer: Any, nbytes: int) -> None:
+        self._buffer, self.nbytes = buffer, nbytes
+        self.address = int(buffer.handle) if buffer is not None else 0
+
+
+class Launch(NamedTuple):
+    """What is launched: a kernel by name, and its geometry."""
+
+    kernel: str
+    grid: int
+    block: int
+    cluster: int  # blocks; 1 for none
+    shared: int  # bytes of dynamic shared memory
+
+
+class Device:
+    """One device, as far as it is needed here."""
+
+    def __init__(self, ordinal: int) -> None:
+        core, bindings = _packages()
+        self.ordinal = ordinal
+        self._core, self._bindings = core, bindings
+        self._launch = core.launch
+        self._here = core.Device(ordinal)
+        self._here.set_current()
+        self._several = _count(bindings) > 1
+        self._local = threading.local()
+        self._kernels: dict[Launch, tuple[Any, Any]] = {}
+        self._streams: dict[int, Any] = {}
+        self._lock = threading.Lock()
+        self.capability: tuple[int, int] = tuple(self._here.compute_capability)
+        address = _checked(
+            bindings.cuMemHostAlloc(
+                8 * WORDS,
+                bindings.CU_MEMHOSTALLOC_PORTABLE | bindings.CU_MEMHOSTALLOC_DEVICEMAP,
+            )
+        )
+        self.words = np.ctypeslib.as_array((ctypes.c_int64 * WORDS).from_address(int(address)))
+        self.words_on_device = int(_checked(bindings.cuMemHostGetDevicePointer(address, 0)))
+
+    def launch(self, stream: int, what: Launch, arguments: Sequence[int | float]) -> None:
+        """Enqueue a kernel; returns at once."""
+        kernel, config = self._kernels.get(what) or self._loaded(what)
+        on = self._streams.get(stream) or self._stream(stream)
+        if self._several or not getattr(self._local, "current", False):
+            with self._current():
+                self._launch(on, config, kernel, *arguments)
+        else:
+            self._launch(on, config, kernel, *arguments)
+
+    def synchronise(self) -> None:
+        """Wait until the device has done all that was enqueued."""
+        with self._current():
+            self._here.sync()
+
+    def order(self, stream: int, after: int) -> None:
+        """Let what is enqueued on `stream` from now on wait for what is on `after`, on the device."""
+        if stream != after and {stream, after} != {0, _LEGACY}:
+            with self._current():
+                self._stream(stream).wait(self._stream(after))
+
+    def allocate(self, nbytes: int, stream: int) -> Memory:
+        """Memory from the device's pool, ordered by the stream.
+
+        Raises:
+            MemoryError: the device has not so much.
+        """
+        if nbytes == 0:
+            return Memory(None, 0)
+        with self._current():
+            try:
+                buffer = self._here.allocate(nbytes, stream=self._stream(stream))
+            except self._core_error as error:
+                if "OUT_OF_MEMORY" not in str(error):
+                    raise
+                raise MemoryError(
+                    f"cuda:{self.ordinal} has no {nbytes} bytes of memory left: cut y_pred into "
+                    "parts, or free what other libraries hold there"
+                ) from None
+        return Memory(buffer, nbytes)
+
+    def upload(self, array: npt.NDArray[Any], stream: int) -> Memory:
+        """A C-ordered array's bytes in the device's memory; waits until they are there."""
+        memory = self.allocate(array.nbytes, stream)
+        if array.nbytes:
+            self._copy(memory.address, array.ctypes.data, array.nbytes, stream)
+        return memory
+
+    def download(self, address: int, to: npt.NDArray[Any], stream: int) -> None:
+        """The device's bytes in a C-ordered array; waits until they are there."""
+        if to.nbytes:
+            self._copy(to.ctypes.data, address, to.nbytes, stream)
+
+    def _copy(self, to: int, source: int, nbytes: int, stream: int) -> None:
+        """Unified addresses tell the driver which way."""
+        with self._current():
+            _checked(self._bindings.cuMemcpyAsync(to, source, nbytes, stream))
+            _checked(self._bindings.cuStreamSynchronize(stream))
+
+    def _loaded(self, what: Launch) -> tuple[Any, Any]:
+        """The kernel and its launch's configuration, loaded on first use and kept."""
+        from sparse_xent.kernels.cuda import code
+
+        with self._lock, self._current():
+            if what in self._kernels:
+                return self._kernels[what]
+            kernel = next(
+                (k for w, (k, _) in self._kernels.items() if w.kernel == what.kernel), None
+            )
+            if kernel is None:
+                made = code.cubin(what.kernel, self.capability)
+                kernel = self._core.ObjectCode.from_cubin(made.image).get_kernel(made.entry)
+                self._allow_shared_memory(kernel)
+            cluster = what.cluster if what.cluster > 1 else None
+            config = self._core.LaunchConfig(
+                grid=what.grid // what.cluster,  # cuda.core counts clusters where there are any
+                block=what.block,
+                cluster=cluster,
+                shmem_size=what.shared,
+            )
+            self._kernels[what] = kernel, config
+            return kernel, config
+
+    def _allow_shared_memory(self, kernel: Any) -> None:
+        """Above 48 KiB a kernel must be allowed its dynamic shared memory by hand."""
+        most = self._here.properties.max_shared_memory_per_block_optin
+        most -= kernel.attributes.shared_size_bytes
+        attribute = self._bindings.CUfunction_attribute
+        _checked(
+            self._bindings.cuKernelSetAttribute(
+                attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                most,
+                kernel.handle,
+                self.ordinal,
+            )
+        )
+
+    def _stream(self, handle: int) -> Any:
+        """The stream as cuda.core wants it; kept, for making one takes longer than a launch."""
+        if len(self._streams) > 1000:  # streams that are gone
+            self._streams.clear()
+        if handle not in self._streams:
+            made = (
+                self._core.LEGACY_DEFAULT_STREAM
+                if handle in (0, _LEGACY)
+                else self._core.Stream.from_handle(handle)
+            )
+            self._streams[handle] = made
+        return self._streams[handle]
+
+    @property
+    def _core_error(self) -> type[Exception]:
+        from cuda.core._utils.cuda_utils import CUDAError
+
+        error: type[Exception] = CUDAError
+        return error
+
+    @contextmanager
+    def _current(self) -> Iterator[None]:
+        """This device as the thread's own, and afterwards the one that was.
+
+        A thread of which CUDA knows nothing yet keeps this one: it would get it anyway.
+        """
+        driver = self._bindings
+        before = _checked(driver.cuCtxGetCurrent())
+        self._here.set_current()
+        self._local.current = True
+        try:
+            yield
+        finally:
+            if self._several and int(before):
+                _checked(driver.cuCtxSetCurrent(before))
+
+
+_devices: dict[int, Any] = {}
+_lock = threading.Lock()
+
+
+def device(ordinal: int) -> Device:
+    """The device of this ordinal.
+
+    Raises:
+        Absent: it cannot be used, and why.
+    """
+    found = _devices.get(ordinal)
+    if found is None:
+        with _lock:
+            found = _devices.get(ordinal) or Device(ordinal)
+            _devices[ordinal] = found
+    return found  # type: ignore[no-any-return]
+
+
+def used() -> dict[int, Any]:
+    """The devices that this process has asked for, by ordinal."""
+    return dict(_devices)
+
+
+def device_of(address: int) -> int:
+    """The ordinal of the device in whose memory an address lies."""
+    _, bindings = _packages()
+    kind = bindings.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    return int(_checked(bindings.cuPointerGetAttribute(kind, address)))
+
+
+def dlpack(array: Any) -> Any:
+    """What an array says of itself through DLPack, ready for the default stream."""
+    try:
+        from cuda.core.utils import StridedMemoryView
+    except ImportError as error:
+        raise Absent(_missing(error)) from None
+    return StridedMemoryView(array, stream_ptr=_LEGACY)
+
+
+@cache
+def _packages() -> tuple[Any, Any]:
+    """cuda.core and cuda.bindings' driver, once a driver answers."""
+    try:
+        import cuda.core as core
+        from cuda.bindings import driver
+    except ImportError as error:
+        raise Absent(_missing(error)) from None
+    try:
+        (status,) = driver.cuInit(0)
+    except RuntimeError:  # libcuda is not there
+        status = None
+    if status != 0:
+        said = "no driver was found" if status is None else f"the driver says {status.name}"
+        raise Absent(
+            f"CUDA arrays need an NVIDIA GPU and its driver: {said} (nvidia-smi shows both)"
+        )
+    if _count(driver) == 0:
+        raise Absent("CUDA arrays need an NVIDIA GPU: the driver is there, and sees none")
+    return core, driver
+
+
+def _missing(error: ImportError) -> str:
+    return (
+        f"CUDA arrays need the package {error.name or 'cuda.core'}, which is not installed: "
+        f'pip install "sparse_xent[{EXTRA}]" (cuda12 for drivers of CUDA 12)'
+    )
+
+
+def _count(bindings: Any) -> int:
+    return int(_checked(bindings.cuDeviceGetCount()))
+
+
+def _checked(result: tuple[Any, ...]) -> Any:
+    """The value of a call of the driver, or a RuntimeError with the driver's name for what failed."""
+    status, *values = result
+    if status != 0:
+        raise RuntimeError(f"CUDA's driver says {status.name}")
+    return values[0] if values else None
