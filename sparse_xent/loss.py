@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, NoReturn, Protocol, Self, cast, overl
 import numpy.typing as npt
 from numpy import ndarray
 
-from sparse_xent import carried, soft, sweep, tiny
+from sparse_xent import carried, cuda, soft, sweep, tiny
 from sparse_xent.arrays.numpy import output
 from sparse_xent.config import config_floatx
 from sparse_xent.options import (
@@ -160,6 +160,8 @@ class SparseCategoricalCrossentropy(_Loss):
         name: the loss's name.
         dtype: dtype of the value; `config_floatx()` as it is now if None. The gradient has
             `y_pred`'s.
+        device: "cuda" (or "cuda:1" and so on) takes NumPy's arrays to that device and the results
+            back; None leaves them where they are. Device arrays are served where they lie.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind or out of range.
@@ -188,6 +190,7 @@ class SparseCategoricalCrossentropy(_Loss):
         "reduction",
         "name",
         "dtype",
+        "device",
     )
 
     def __init__(
@@ -202,6 +205,7 @@ class SparseCategoricalCrossentropy(_Loss):
         reduction: Reduction | None = "sum_over_batch_size",
         name: str | None = "sparse_categorical_crossentropy",
         dtype: _DType = None,
+        device: str | None = None,
         **unknown: object,
     ) -> None:
         self._construct(locals(), unknown)
@@ -224,10 +228,12 @@ class SparseCategoricalCrossentropy(_Loss):
             TypeError: labels, scores or weights are not numbers.
             ValueError: a label is neither a class nor ignored, or shapes do not fit.
         """
-        if sample_weight is None:
+        if sample_weight is None and self._options.device is None:
             small = tiny.reduced(y_true, y_pred, self._options, gradient=False)
             if small is not None:
                 return small[0]
+        if cuda.serves(y_pred, self._options):
+            return cuda.value(y_true, y_pred, sample_weight, self._options)
         return self._value(y_true, y_pred, sample_weight)
 
     def value_and_grad(
@@ -258,10 +264,12 @@ class SparseCategoricalCrossentropy(_Loss):
             >>> gradient
             array([[-0.5,  0.5]])
         """
-        if sample_weight is None:
+        if sample_weight is None and self._options.device is None:
             small = tiny.reduced(y_true, y_pred, self._options, gradient=True, out=out)
             if small is not None:
                 return small
+        if cuda.serves(y_pred, self._options):
+            return cuda.value_and_grad(y_true, y_pred, sample_weight, out, self._options)
         return self._value_and_grad(y_true, y_pred, sample_weight, out)
 
 
@@ -359,6 +367,7 @@ def loss_sparse_categorical_crossentropy(
     reduction: Reduction | None = "sum_over_batch_size",
     name: str | None = "sparse_categorical_crossentropy",
     dtype: _DType = None,
+    device: str | None = None,
 ) -> SparseCategoricalCrossentropy: ...
 @overload
 def loss_sparse_categorical_crossentropy(
@@ -374,6 +383,7 @@ def loss_sparse_categorical_crossentropy(
     reduction: Literal["sum_over_batch_size"] = "sum_over_batch_size",
     name: str | None = "sparse_categorical_crossentropy",
     dtype: _DType = None,
+    device: str | None = None,
 ) -> npt.NDArray[Any]: ...
 def loss_sparse_categorical_crossentropy(
     y_true: Any = None,
@@ -388,6 +398,7 @@ def loss_sparse_categorical_crossentropy(
     reduction: Any = "sum_over_batch_size",
     name: Any = "sparse_categorical_crossentropy",
     dtype: Any = None,
+    device: Any = None,
     **unknown: Any,
 ) -> Any:
     """Crossentropy between integer labels and class scores, one loss per label.
@@ -414,10 +425,13 @@ def loss_sparse_categorical_crossentropy(
             default is refused.
         name: the object's name.
         dtype: dtype of the losses; `y_pred`'s if None. For the object `config_floatx()` if None.
+        device: "cuda" (or "cuda:1" and so on) takes NumPy's arrays to that device and the losses
+            back; None leaves them where they are. Device arrays are served where they lie.
 
     Returns:
         The losses in nats, of `y_pred`'s shape without the class axis, a NumPy scalar for a single
-        one. Without data, a `SparseCategoricalCrossentropy`.
+        one. For a tensor or a CuPy array on a CUDA device, one of its library there, on the
+        caller's stream. Without data, a `SparseCategoricalCrossentropy`.
 
     Raises:
         TypeError: labels or scores are not numbers, one of the two is missing, or a keyword is
@@ -438,7 +452,13 @@ def loss_sparse_categorical_crossentropy(
     Source: R keras3, `loss_sparse_categorical_crossentropy`.
     """
     plain = dtype is None and class_weight is None and reduction is REDUCTION and name is NAME
-    if plain and not unknown and y_pred.__class__ is ndarray and axis.__class__ is int:
+    if (
+        plain
+        and device is None
+        and not unknown
+        and y_pred.__class__ is ndarray
+        and axis.__class__ is int
+    ):
         small = tiny.losses(
             y_true, y_pred, from_logits, ignore_class, axis, label_smoothing, normalize
         )
@@ -454,10 +474,13 @@ def loss_sparse_categorical_crossentropy(
         "reduction": reduction,
         "name": name,
         "dtype": dtype,
+        "device": device,
     }
     if not _has_data(y_true, y_pred, unknown, "loss_sparse_categorical_crossentropy", options):
         return SparseCategoricalCrossentropy(**options)
     settled = read(**options)
+    if cuda.serves(y_pred, settled):
+        return cuda.per_label(y_true, y_pred, settled)
     return sweep.per_label(carried.read(y_true, y_pred, None, settled), settled)
 
 

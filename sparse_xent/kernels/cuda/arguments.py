@@ -13,9 +13,10 @@ address + o * step_o + i * step_i. A repeated weight has steps of 0.
     rank         x y                                               out (INT64 or a float)
     survey       y w                                               sums
 
-A label that is no class, nor ignored, makes its loss and gradient row NaN, and `error[0]` the
-least such position of all (`first` + p; by an atomic minimum), error[1] the least of a weight that
-is R's NA. Both words hold NONE where there is none. The host re-reads the label there.
+A label that is no class, nor ignored, makes its loss and gradient row NaN, and leaves word in
+`error[0]`: the position (`first` + p) and, in the TOLD low bits, what the label was, for by the
+time that the host looks the labels may be gone. It keeps the least of all, by an atomic minimum;
+`error[1]` the least position of a weight that is R's NA. Both hold NONE where there is none.
 
 Sums are [sum(l * w), labels kept, sum(w)], float64, of all positions of the call. Each block
 leaves its own in `scratch`, the last to end adds them up in the order of blocks into `result` and
@@ -42,6 +43,17 @@ NONE = 2**63 - 1
 
 ERRORS = 2
 """Error words, int64 each: the first bad label's position, the first missing weight's."""
+
+TOLD = 24
+"""Bits of an error word that tell of the label; its position, below 2**39, stands above them."""
+
+MIDDLE = 1 << (TOLD - 1)
+"""What they hold for label 0: whole labels from SMALLEST to LARGEST are told as MIDDLE + label,"""
+
+BELOW, ABOVE, NAN, PART, NA, ALL_ABOVE, ALL_BELOW = range(7)
+"""and others by a code: below those, above, NaN, not whole, R's integer NA, inf, -inf."""
+
+SMALLEST, LARGEST = 8 - MIDDLE, MIDDLE - 9
 
 RESULTS = 3
 """float64 of a result: sum(l * w), labels kept, sum(w)."""

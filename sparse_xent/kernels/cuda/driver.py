@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sparse_xent.kernels.cuda.arguments import ERRORS, NONE
+
 EXTRA = "cuda13"
 """The extra that brings what is needed; `cuda12` where the driver knows CUDA 12 only."""
 
@@ -26,6 +28,7 @@ WORDS = 2048
 """Numbers of 64 bits that kernels leave word of errors in, a device."""
 
 _LEGACY = 1  # handle of the default stream
+_QUIET = np.full(WORDS, NONE, np.int64).tobytes()
 
 
 class Absent(RuntimeError):
@@ -64,16 +67,49 @@ class Device:
         self._local = threading.local()
         self._kernels: dict[Launch, tuple[Any, Any]] = {}
         self._streams: dict[int, Any] = {}
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()  # held while several launches belong together
+        self._scratches: dict[int, Memory] = {}
+        self._tellers: list[Any] = []  # who reads which pair of words
         self.capability: tuple[int, int] = tuple(self._here.compute_capability)
-        address = _checked(
-            bindings.cuMemHostAlloc(
-                8 * WORDS,
-                bindings.CU_MEMHOSTALLOC_PORTABLE | bindings.CU_MEMHOSTALLOC_DEVICEMAP,
-            )
-        )
-        self.words = np.ctypeslib.as_array((ctypes.c_int64 * WORDS).from_address(int(address)))
-        self.words_on_device = int(_checked(bindings.cuMemHostGetDevicePointer(address, 0)))
+        flags = bindings.CU_MEMHOSTALLOC_PORTABLE | bindings.CU_MEMHOSTALLOC_DEVICEMAP
+        with self._current():
+            at = _checked(bindings.cuMemHostAlloc(8 * WORDS, flags))
+            self._told_at = int(_checked(bindings.cuMemHostGetDevicePointer(at, 0)))
+        self._words_at = int(at)
+        self._words = np.ctypeslib.as_array((ctypes.c_int64 * WORDS).from_address(int(at)))
+        self._words[:] = NONE
+
+    # ---- errors ----
+
+    def error(self, teller: Any) -> int:
+        """Address of a pair of error words that `teller` reads; the oldest go round again."""
+        with self.lock:
+            self._tellers.append(teller)
+            pair = (len(self._tellers) - 1) % (WORDS // ERRORS)
+            return self._told_at + 8 * ERRORS * pair
+
+    def is_told(self) -> bool:
+        """Whether any error word holds an error by now; asks nothing of the device."""
+        used = 8 * ERRORS * min(len(self._tellers), WORDS // ERRORS)
+        return ctypes.string_at(self._words_at, used) != _QUIET[:used]
+
+    def told(self) -> list[tuple[Any, int, int]]:
+        """(teller, first word, second word) of every pair that holds an error; they are reset.
+
+        To be asked of a device that is idle.
+        """
+        with self.lock:
+            pairs = self._words.reshape(-1, ERRORS)
+            found = np.flatnonzero((pairs != NONE).any(axis=1))
+            rounds = len(self._tellers) - 1
+            told = []
+            for pair in found.tolist():
+                last = rounds - (rounds - pair) % len(pairs)
+                told.append((self._tellers[last], *pairs[pair].tolist()))
+            self._words[:] = NONE
+            return told
+
+    # ---- launches ----
 
     def launch(self, stream: int, what: Launch, arguments: Sequence[int | float]) -> None:
         """Enqueue a kernel; returns at once."""
@@ -91,7 +127,7 @@ class Device:
             self._here.sync()
 
     def order(self, stream: int, after: int) -> None:
-        """Let what is enqueued on `stream` from now on wait for what is on `after`, on the device."""
+        """Let what is enqueued on `stream` from now on wait, there, for what is on `after`."""
         if stream != after and {stream, after} != {0, _LEGACY}:
             with self._current():
                 self._stream(stream).wait(self._stream(after))
@@ -107,7 +143,7 @@ class Device:
         with self._current():
             try:
                 buffer = self._here.allocate(nbytes, stream=self._stream(stream))
-            except self._core_error as error:
+            except _core_errors() as error:
                 if "OUT_OF_MEMORY" not in str(error):
                     raise
                 raise MemoryError(
@@ -116,12 +152,34 @@ class Device:
                 ) from None
         return Memory(buffer, nbytes)
 
+    def scratch(self, stream: int, nbytes: int) -> int:
+        """Address of memory that is the stream's for good; its first 8 bytes are 0 at first.
+
+        Whoever uses it leaves them so; `lock` is held meanwhile.
+        """
+        kept = self._scratches.get(stream)
+        if kept is None or kept.nbytes < nbytes:
+            # What was too small is given back on the stream, after what still uses it.
+            kept = self._scratches[stream] = self.allocate(max(nbytes, 1 << 18), stream)
+            self.clear(kept.address, 8, stream)
+        return kept.address
+
+    def clear(self, address: int, nbytes: int, stream: int) -> None:
+        """Enqueue zeros."""
+        if nbytes:
+            with self._current():
+                _checked(self._bindings.cuMemsetD8Async(address, 0, nbytes, stream))
+
     def upload(self, array: npt.NDArray[Any], stream: int) -> Memory:
         """A C-ordered array's bytes in the device's memory; waits until they are there."""
         memory = self.allocate(array.nbytes, stream)
-        if array.nbytes:
-            self._copy(memory.address, array.ctypes.data, array.nbytes, stream)
+        self.send(array, memory.address, stream)
         return memory
+
+    def send(self, array: npt.NDArray[Any], address: int, stream: int) -> None:
+        """A C-ordered array's bytes to the device; waits until they are there."""
+        if array.nbytes:
+            self._copy(address, array.ctypes.data, array.nbytes, stream)
 
     def download(self, address: int, to: npt.NDArray[Any], stream: int) -> None:
         """The device's bytes in a C-ordered array; waits until they are there."""
@@ -138,7 +196,7 @@ class Device:
         """The kernel and its launch's configuration, loaded on first use and kept."""
         from sparse_xent.kernels.cuda import code
 
-        with self._lock, self._current():
+        with self.lock, self._current():
             if what in self._kernels:
                 return self._kernels[what]
             kernel = next(
@@ -184,13 +242,6 @@ class Device:
             )
             self._streams[handle] = made
         return self._streams[handle]
-
-    @property
-    def _core_error(self) -> type[Exception]:
-        from cuda.core._utils.cuda_utils import CUDAError
-
-        error: type[Exception] = CUDAError
-        return error
 
     @contextmanager
     def _current(self) -> Iterator[None]:
@@ -245,7 +296,7 @@ def dlpack(array: Any) -> Any:
         from cuda.core.utils import StridedMemoryView
     except ImportError as error:
         raise Absent(_missing(error)) from None
-    return StridedMemoryView(array, stream_ptr=_LEGACY)
+    return StridedMemoryView.from_dlpack(array, stream_ptr=_LEGACY)
 
 
 @cache
@@ -270,6 +321,14 @@ def _packages() -> tuple[Any, Any]:
     return core, driver
 
 
+def _core_errors() -> type[Exception]:
+    """What cuda.core raises where the driver refuses."""
+    from cuda.core._utils.cuda_utils import CUDAError
+
+    error: type[Exception] = CUDAError
+    return error
+
+
 def _missing(error: ImportError) -> str:
     return (
         f"CUDA arrays need the package {error.name or 'cuda.core'}, which is not installed: "
@@ -282,7 +341,7 @@ def _count(bindings: Any) -> int:
 
 
 def _checked(result: tuple[Any, ...]) -> Any:
-    """The value of a call of the driver, or a RuntimeError with the driver's name for what failed."""
+    """What a call of the driver gave; a RuntimeError with its name for what failed."""
     status, *values = result
     if status != 0:
         raise RuntimeError(f"CUDA's driver says {status.name}")
