@@ -25,14 +25,22 @@ from sparse_xent.arrays import cuda as arrays
 from sparse_xent.arrays import numpy as host
 from sparse_xent.arrays import torch as tape
 from sparse_xent.arrays.cuda import Form, Library
+from sparse_xent.kernels.cuda import arguments as words
 from sparse_xent.kernels.cuda import driver
 from sparse_xent.kernels.cuda.arguments import (
-    ABOVE, ALL_ABOVE, ALL_BELOW, BELOW, CODES, GIVEN, KEPT, LARGEST, MIDDLE, NA, NAN, NONE, PART,
-    RESULTS, SMALLEST, TOLD, WEIGHT, Arguments,
-)  # fmt: skip
+    CODES,
+    GIVEN,
+    KEPT,
+    MIDDLE,
+    NONE,
+    RESULTS,
+    TOLD,
+    WEIGHT,
+    Arguments,
+)
 from sparse_xent.kernels.cuda.plan import SIZES, Place, Verb, choose
 from sparse_xent.layout import Layout, judge
-from sparse_xent.options import NA_INTEGER, Options, float_dtype
+from sparse_xent.options import NA_INTEGER, Options, float_dtype, whole_number
 from sparse_xent.options import read as read_options
 
 Array = npt.NDArray[Any]
@@ -159,8 +167,9 @@ def cuda_check(device: int | None = None) -> None:
         >>> cuda_check() is None
         True
     """
+    wanted = None if device is None else whole_number(device, "device")
     for ordinal, used in driver.used().items():
-        if device is None or ordinal == device:
+        if wanted in (None, ordinal):
             _raise_what_is_pending(used)
 
 
@@ -685,13 +694,13 @@ def _ordinal(device: str) -> int:
 # ---- bad labels ---------------------------------------------------------------------------------
 
 _NUMBERLESS: dict[int, tuple[float, str | None]] = {
-    BELOW: (-math.inf, f"a label below {SMALLEST}"),
-    ABOVE: (math.inf, f"a label above {LARGEST}"),
-    NAN: (math.nan, None),
-    PART: (0.5, "a label that is not whole"),
-    NA: (float(NA_INTEGER), None),
-    ALL_ABOVE: (math.inf, None),
-    ALL_BELOW: (-math.inf, None),
+    words.BELOW: (words.LARGEST + 1.0, f"a label below {words.SMALLEST}"),
+    words.ABOVE: (words.LARGEST + 1.0, f"a label above {words.LARGEST}"),
+    words.NAN: (math.nan, None),
+    words.PART: (0.5, "a label that is not whole"),
+    words.NA: (float(NA_INTEGER), None),
+    words.ALL_ABOVE: (math.inf, None),
+    words.ALL_BELOW: (-math.inf, None),
 }
 """What stands for no number: a value to find the likely cause by, and words if it has none."""
 
@@ -710,8 +719,8 @@ def _raise_what_is_pending(device: Any) -> None:
     for told, label, weight in device.told():
         if label != NONE:
             at, what = told.layout.place(label >> TOLD), label & ((1 << TOLD) - 1)
-            value, words = _NUMBERLESS.get(what, (float(what - MIDDLE), None))
-            raise ValueError(told.labels.complaint(value, words, at))
+            value, shown = _NUMBERLESS.get(what, (float(what - MIDDLE), None))
+            raise ValueError(told.labels.complaint(value, shown, at))
         if weight != NONE:
             raise ValueError(told.weights.complaint(told.layout.place(weight)))
 

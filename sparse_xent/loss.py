@@ -222,7 +222,8 @@ class SparseCategoricalCrossentropy(_Loss):
 
         Returns:
             A NumPy scalar of `dtype`; with reduction None an array of the losses' shape. 0 where
-            nothing is kept.
+            nothing is kept. For a tensor or a CuPy array on a CUDA device, one of its library
+            there (0-d for the value), on the caller's stream and on torch's gradient tape.
 
         Raises:
             TypeError: labels, scores or weights are not numbers.
@@ -252,7 +253,9 @@ class SparseCategoricalCrossentropy(_Loss):
         Returns:
             The value, as a call returns it, and the gradient, in `y_pred`'s dtype: `out` where it
             was given. With reduction None, the gradient of the values' sum. Rows of ignored labels
-            and of weight 0 are exactly 0.
+            and of weight 0 are exactly 0. On a CUDA device the gradient row of a label that is no
+            class is NaN, which `cuda_check()` or the next call there raises: with `out=y_pred`
+            the scores are lost by then.
 
         Raises:
             TypeError, ValueError: as in a call, or `out` does not fit; nothing is written then.

@@ -26,6 +26,13 @@ class Cuda:
     rounds = 30
     calls = 2000  # of a host-bound call
 
+    def __init__(self) -> None:
+        if not torch.cuda.is_available():
+            raise SystemExit(
+                f"benchmarks.gpu needs an NVIDIA GPU, and a torch that sees it: torch "
+                f"{torch.__version__} does not"
+            )
+
     def versions(self) -> dict[str, str]:
         """What is measured, and with what."""
         there = {}
@@ -120,7 +127,43 @@ class Cuda:
 
         return on_current_stream
 
+    def spoken(self, tensor: torch.Tensor) -> Any:
+        """The tensor's memory, as what says nothing but `__cuda_array_interface__`."""
+        return _Spoken(tensor)
+
+    def packed(self, tensor: torch.Tensor) -> Any:
+        """The tensor's memory, as what speaks nothing but DLPack."""
+        return _Packed(tensor)
+
+    def tensor(self, array: Any) -> torch.Tensor:
+        """A device array of another library as a tensor."""
+        return torch.as_tensor(array, device=self.device)
+
     @property
     def architecture(self) -> str:
         major, minor = torch.cuda.get_device_capability()
         return f"sm_{major}{minor}"
+
+
+class _Spoken:
+    """A tensor that says nothing but `__cuda_array_interface__`."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._tensor = tensor
+
+    @property
+    def __cuda_array_interface__(self) -> Any:
+        return self._tensor.__cuda_array_interface__
+
+
+class _Packed:
+    """A tensor that speaks nothing but DLPack."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._tensor = tensor
+
+    def __dlpack__(self, **asked: Any) -> Any:
+        return self._tensor.__dlpack__(**asked)
+
+    def __dlpack_device__(self) -> Any:
+        return self._tensor.__dlpack_device__()

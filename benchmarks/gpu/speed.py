@@ -199,7 +199,7 @@ def host_time(machine: Cuda, record: Record) -> None:
 
 def _host(machine: Cuda, run: Run) -> float:
     """The median over batches, each short enough that the device's queue does not fill up."""
-    batch, taken = 50, []
+    batch, taken = min(50, machine.calls), []
     for _ in range(max(1, machine.calls // batch)):
         machine.synchronise()
         start = time.perf_counter()
