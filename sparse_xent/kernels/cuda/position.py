@@ -9,7 +9,23 @@ import math
 
 from numba import cuda
 
-from sparse_xent.kernels.cuda.arguments import CODES, KEPT, NEGATIVE, WEIGHT
+from sparse_xent.kernels.cuda.arguments import (
+    ABOVE,
+    ALL_ABOVE,
+    ALL_BELOW,
+    BELOW,
+    CODES,
+    KEPT,
+    LARGEST,
+    MIDDLE,
+    NAN,
+    NEGATIVE,
+    PART,
+    SMALLEST,
+    TOLD,
+    WEIGHT,
+)
+from sparse_xent.kernels.cuda.arguments import NA as NA_TOLD
 from sparse_xent.kernels.cuda.plan import SCRATCH_BLOCK, SCRATCH_HEAD
 from sparse_xent.kernels.cuda.words import (
     Type,
@@ -135,8 +151,27 @@ def label(a, o, i, p, tells):  # type: ignore[no-untyped-def]
     if whole and t >= 0 and t < a.classes:
         return t
     if tells:
-        least(a.error, a.first + p)
+        least(a.error, ((a.first + p) << TOLD) | told(address, code, t, whole))
     return BAD
+
+
+@part
+def told(address, code, t, whole):  # type: ignore[no-untyped-def]
+    """What an error word says of a bad label."""
+    if code >= _F16 and not whole:
+        v = float_at(address, code)
+        if v != v:
+            return NAN
+        if v - v != 0.0:
+            return ALL_ABOVE if v > 0 else ALL_BELOW
+        if v == math.floor(v):
+            return ABOVE if v > 0 else BELOW
+        return PART
+    if not whole or t > LARGEST:  # not whole: beyond int64
+        return ABOVE
+    if t == -(2**31):
+        return NA_TOLD
+    return MIDDLE + t if t >= SMALLEST else BELOW
 
 
 @part
