@@ -17,8 +17,14 @@ from numba.cuda.descriptor import cuda_target
 
 from sparse_xent.kernels import Scores
 from sparse_xent.kernels.cuda.arguments import INTEGERS, Arguments
+from sparse_xent.kernels.cuda.few import few
 from sparse_xent.kernels.cuda.lanes import lanes
+from sparse_xent.kernels.cuda.picked import picked
 from sparse_xent.kernels.cuda.plan import SIZES
+from sparse_xent.kernels.cuda.ranks import rank_rows, rank_strided
+from sparse_xent.kernels.cuda.rows import rows
+from sparse_xent.kernels.cuda.strided import strided
+from sparse_xent.kernels.cuda.survey import survey
 from sparse_xent.kernels.cuda.words import FULL, Case, Slice
 
 TAKES = types.NamedTuple(
@@ -28,30 +34,57 @@ TAKES = types.NamedTuple(
 """One tuple, whose fields are a kernel's parameters."""
 
 
-def case(name: str) -> tuple[str, Case]:
+WALKS: dict[str, Callable[..., None]] = {
+    "few": few,
+    "lanes": lanes,
+    "rows": rows,
+    "held": rows,
+    "cluster": rows,
+    "strided": strided,
+    "picked": picked,
+    "rank_rows": rank_rows,
+    "rank_strided": rank_strided,
+}
+_ROWS = {"rows": (False, False), "held": (True, False), "cluster": (True, True)}
+
+
+def case(name: str) -> tuple[Callable[..., None], Case | None]:
     """The walk and the case of a kernel's name."""
-    walk, format, scores, smooth, output = [*name.split("."), "", "", "", ""][:5]
-    letters, width, count = re.fullmatch(r"([a-z_]+)(\d*)(?:x(\d+))?", walk).groups()
+    walk, _, rest = name.partition(".")
+    if walk == "survey":
+        return survey, None
+    word, width, count = re.fullmatch(r"([a-z_]+)(\d*)(?:x(\d+))?", walk).groups()
+    format, scores, smooth, output = rest.split(".") if "." in rest else (rest, "logits", "", "")
     size = SIZES[format]
     full = FULL // size
-    lanes_ = full * int(count or 1) if letters == "lanes" else full
-    return letters, Case(
-        Slice(format, size, lanes_),
+    held, cluster = _ROWS.get(word, (False, False))
+    many = full
+    if word == "lanes":
+        many = full * int(count)
+    elif word in ("strided", "rank_strided"):
+        many = int(width)
+    return WALKS[word], Case(
+        Slice(format, size, many),
         Scores[scores.upper()],
         smooth == "smooth",
-        output == "grad",
-        int(width or 1),
+        gradient=output == "grad",
+        width=int(width or 1),
+        held=held,
+        cluster=cluster,
     )
 
 
 def kernel(name: str) -> Callable[..., None]:
     """The Python function of a kernel."""
     walk, of = case(name)
-    body = {"lanes": lanes}[walk]
 
-    def made(a):  # type: ignore[no-untyped-def]
-        body(of, a)
+    def with_case(a):  # type: ignore[no-untyped-def]
+        walk(of, a)
 
+    def without(a):  # type: ignore[no-untyped-def]
+        walk(a)
+
+    made = without if of is None else with_case
     made.__name__ = made.__qualname__ = re.sub(r"\W", "_", name)
     return made
 

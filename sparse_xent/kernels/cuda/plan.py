@@ -151,7 +151,9 @@ def _by_position(kernel: str, count: int, per_thread: int = 1, block: int = 256)
 
 def _few(kind: str, outer: int, classes: int, size: int, gradient: bool) -> Plan:
     block = 128
-    return Plan(f"few.{kind}", _grid(outer, block), block, 1, block * classes * size + _sums(block))
+    row = classes * size
+    row += VECTOR if row % VECTOR == 0 else 0  # as the kernel pads it
+    return Plan(f"few.{kind}", _grid(outer, block), block, 1, max(block * row, _sums(block)))
 
 
 def lanes_of_a_row(classes: int, size: int) -> int:
@@ -211,7 +213,11 @@ def _strided(
     lanes = lanes if whole else 1
     block = 128
     groups = outer * (inner // lanes)
-    return Plan(f"{walk}{lanes}{rest}", _grid(groups, block), block, 1, _sums(block))
+    shared = _sums(block) + STRIDED_LANE * lanes * block
+    return Plan(f"{walk}{lanes}{rest}", _grid(groups, block), block, 1, shared)
+
+
+STRIDED_LANE = 24  # bytes of shared memory in which a thread keeps what it knows of a position
 
 
 def _grid(count: int, per_block: int) -> int:

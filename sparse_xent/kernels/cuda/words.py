@@ -572,6 +572,9 @@ class Left:
     groups: int
 
 
+LAST = Left(0)
+
+
 @word
 def arrived(left: Left) -> None:
     """This thread's copies are there, but for the last few groups."""
@@ -673,8 +676,12 @@ LIFT = 40  # leaves room for 2^22 numbers
 @word
 def magnitude(vector: Num) -> Num:
     """What orders floats by size, as an integer: the greatest of all lanes. NaN is the greatest."""
-    sizes = Num(Vector(types.int32, vector.typ.lanes), bits(vector).value) & 0x7FFFFFFF
-    return simd.highest(sizes)
+    return simd.highest(bits(_narrow(vector)) & 0x7FFFFFFF)
+
+
+def _narrow(vector: Num) -> Num:
+    """float64 is added in order, but Numba wants types on ways not taken too."""
+    return vector.cast("fptrunc", types.float32) if vector.wide else vector
 
 
 @word
@@ -701,7 +708,7 @@ def whole_sum_of(vector: Num, lift: Num) -> Num:
     """The sum of all lanes times 2^lift, in whole numbers of 64 bits."""
     b = _b()
     total: Any = None
-    for n in _numbers(_scaled(vector, lift)):
+    for n in _numbers(_scaled(_narrow(vector), lift)):
         one = _ptx("cvt.rni.s64.f32 $0, $1;", _I64, "=l,f", n)
         total = one if total is None else b.add(total, one)
     return Num(types.int64, total)
@@ -880,3 +887,238 @@ def total_of(kind: Case, v: Num) -> Num:
     size = _joined(magnitude(v), kind.width, maximum)
     lift = lift_of(size)
     return from_whole(_joined(whole_sum_of(v, lift), kind.width, lambda a, b: a + b), lift, size)
+
+
+# Rows of a block, positions of a thread --------------------------------------------------------
+
+
+@word
+def is_held(kind: Case) -> Num:
+    """Whether a row stays in shared memory between two looks at it."""
+    return simd.fact(kind.held)
+
+
+@word
+def is_shared_out(kind: Case) -> Num:
+    """Whether the blocks of a cluster share a row."""
+    return simd.fact(kind.cluster)
+
+
+@word
+def rank(kind: Case) -> Num:
+    """This block's number among those that share its row."""
+    return rank_in_cluster() if kind.cluster else constant(types.int64, 0)
+
+
+@word
+def peers(kind: Case) -> Num:
+    """How many blocks share a row."""
+    return blocks_of_cluster() if kind.cluster else constant(types.int64, 1)
+
+
+@word
+def meet(kind: Case) -> None:
+    """All threads that share a row have come here, and see what all have written."""
+    (cluster_together if kind.cluster else together)()
+
+
+@word
+def get_of(kind: Case, like: Num, address: Num, block: Num) -> Num:
+    """A number of the shared memory of one of the blocks that share a row."""
+    return get_from(like, address, block) if kind.cluster else get(like, address)
+
+
+@word
+def hidden(kind: Case, x: Num, lane: Num) -> Num:
+    """Logits with one lane -inf; probabilities as they are."""
+    if kind.scores != Scores.LOGITS:
+        return x
+    return select(_lanes_of(x) == lane.to(types.int32), float("-inf"), x)
+
+
+@word
+def dropped(kind: Case, e: Num, lane: Num) -> Num:
+    """Terms without one lane's, if that is not hidden already."""
+    if kind.scores == Scores.LOGITS:
+        return e
+    return select(_lanes_of(e) == lane.to(types.int32), 0.0, e)
+
+
+@word
+def placed(v: Num, lane: Num, value: Num) -> Num:
+    """A vector with a number in one lane."""
+    return select(_lanes_of(v) == lane.to(types.int32), value, v)
+
+
+def _lanes_of(v: Num) -> Num:
+    typ = Vector(types.int32, v.typ.lanes)
+    return Num(typ, ir.Constant(simd._llvm(typ), list(range(typ.lanes))))
+
+
+@word
+def inside(kind: Case, e: Num, first: Num, classes: Num) -> Num:
+    """Terms of columns that are classes, `first` being lane 0's; 0 for the others."""
+    if kind.scores != Scores.AFTER:
+        return e
+    where = _lanes_of(e) + first.to(types.int32)
+    return everywhere(kind, e, where, classes)
+
+
+@word
+def inside_only(kind: Case, v: Num, first: Num, classes: Num) -> Num:
+    """Numbers of columns that are classes, whatever the scores are."""
+    return everywhere(kind, v, _lanes_of(v) + first.to(types.int32), classes)
+
+
+@word
+def total_in(v: Num) -> Num:
+    """The sum of a thread's lanes, by halves."""
+    return simd.total(v)
+
+
+@word
+def highest_in(v: Num) -> Num:
+    """The greatest of a thread's lanes."""
+    return simd.highest(v)
+
+
+@word
+def is_wide(kind: Case) -> Num:
+    """Whether the arithmetic is float64."""
+    return simd.fact(kind.format.wide)
+
+
+@word
+def beside(kind: Case, address: Num) -> Num:
+    """The scores of a thread's neighbouring positions: 16 bytes, or one score."""
+    if kind.format.lanes > 1:
+        return _vector(kind.format, _full(kind, address.value))
+    return _vector(
+        kind.format, [_single(kind, address.value, ir.Constant(ir.IntType(1), 1), 0.0)]
+    )
+
+
+@word
+def store_beside(kind: Case, address: Num, value: Num) -> None:
+    """The way back of `beside`."""
+    numbers = _numbers(value)
+    if len(numbers) > 1:
+        _store_full(kind.format, address.value, numbers)
+    else:
+        always = ir.Constant(ir.IntType(1), 1)
+        _store_single(kind.format, address.value, numbers[0], always)
+
+
+@word
+def positions(kind: Case) -> int:
+    """Positions that a thread owns together."""
+    return kind.format.lanes
+
+
+@word
+def lane_size(kind: Case) -> int:
+    """Bytes of a number of the arithmetic."""
+    return kind.format.element.bitwidth // 8
+
+
+@word
+def put_lane(kind: Case, address: Num, value: Num) -> None:
+    """A number of the arithmetic into shared memory, where `get_lanes` finds it."""
+    put(address, value.to(kind.format.element))
+
+
+@word
+def get_lanes(kind: Case, address: Num) -> Num:
+    """A thread's numbers, side by side in shared memory, as a vector."""
+    size = kind.format.element.bitwidth // 8
+    model = constant(kind.format.element, 0.0)
+    return _vector(
+        kind.format,
+        [get(model, address + size * k).value for k in range(kind.format.lanes)],
+    )
+
+
+@word
+def put_lanes(kind: Case, address: Num, value: Num) -> None:
+    """The way back of `get_lanes`."""
+    size = kind.format.element.bitwidth // 8
+    for k, number in enumerate(_numbers(value)):
+        put(address + size * k, Num(kind.format.element, number))
+
+
+@word
+def get_labels(kind: Case, address: Num) -> Num:
+    """A thread's labels, int64 side by side in shared memory, as a vector of int32."""
+    model, typ = constant(types.int64, 0), Vector(types.int32, kind.format.lanes)
+    made = ir.Constant(simd._llvm(typ), ir.Undefined)
+    for k in range(typ.lanes):
+        one = get(model, address + 8 * k).to(types.int32)
+        made = _b().insert_element(made, one.value, _I32(k))
+    return Num(typ, made)
+
+
+@word
+def is_class(labels: Num, c: Num) -> Num:
+    """Which lanes have this label."""
+    return labels == c.to(types.int32)
+
+
+@word
+def hidden_where(kind: Case, x: Num, mask: Num) -> Num:
+    """Logits of the lanes of a mask as -inf; probabilities as they are."""
+    return select(mask, float("-inf"), x) if kind.scores == Scores.LOGITS else x
+
+
+@word
+def dropped_where(kind: Case, e: Num, mask: Num) -> Num:
+    """Terms of the lanes of a mask as 0, if they are not hidden already."""
+    return e if kind.scores == Scores.LOGITS else select(mask, 0.0, e)
+
+
+@word
+def above(x: Num, x_t: Num, earlier: Num) -> Num:
+    """Which scores stand above the target's: the greater, and the equal at a lower index."""
+    return (x > x_t) | ((x == x_t) & earlier)
+
+
+@word
+def earlier_than(where: Num, t: Num) -> Num:
+    """Which columns stand before the target's."""
+    return where < t.to(types.int32)
+
+
+@word
+def in_row(where: Num, classes: Num) -> Num:
+    """Which columns are classes."""
+    return (where >= 0) & (where < classes.to(types.int32))
+
+
+@word
+def both(a: Num, b: Num) -> Num:
+    """Lanes of two masks."""
+    return a & b
+
+
+@word
+def counted(mask: Num) -> Num:
+    """1 in the lanes of a mask, else 0."""
+    return mask.cast("zext", types.int32)
+
+
+@word
+def zeros_of(labels: Num) -> Num:
+    """Integers, all 0."""
+    return constant(labels.typ, 0)
+
+
+@word
+def put_counts(address: Num, value: Num) -> None:
+    """A thread's integers into shared memory, int64 each."""
+    for k, number in enumerate(_numbers(value)):
+        put(address + 8 * k, Num(types.int32, number).to(types.int64))
+
+
+@word
+def unordered(x: Num) -> Num:
+    """Which lanes are NaN."""
+    return x != x
