@@ -13,9 +13,10 @@ and leaves word, which the next call on that device raises, or `cuda_check()`.
 import enum
 import math
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -83,23 +84,31 @@ _SURVEYED = _AT["surveyed"]
 # ---- the public calls ---------------------------------------------------------------------------
 
 
-def serves(y_pred: object, options: Options) -> bool:
-    """Whether a call is done here: for arrays on a CUDA device, and for others on request."""
-    return arrays.library(y_pred) is not None or options.device is not None
+class _Host(Library):
+    """The host's arrays, which are served on request."""
 
 
-def per_label(y_true: Any, y_pred: Any, options: Options) -> Any:
+HOST = _Host()
+
+
+def serving(y_pred: object, options: Options) -> Library | None:
+    """Whose arrays they are, where a call is done here; None where it is not.
+
+    Here are done those of arrays on a CUDA device, and others on request.
+    """
+    return arrays.library(y_pred) or (None if options.device is None else HOST)
+
+
+def per_label(library: Library, y_true: Any, y_pred: Any, options: Options) -> Any:
     """One loss a label, an array of y_pred's library where y_pred lies."""
-    library = arrays.library(y_pred)
-    if library is None:
+    if library is HOST:
         return _visiting(Task.LOSSES, y_true, y_pred, None, None, options)
     return _losses(library, options, y_true, y_pred, None)
 
 
-def value(y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> Any:
+def value(library: Library, y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> Any:
     """The reduced value, 0-d; with reduction None every loss times its weight."""
-    library = arrays.library(y_pred)
-    if library is None:
+    if library is HOST:
         task = Task.LOSSES if options.reduction is None else Task.VALUE
         return _visiting(task, y_true, y_pred, sample_weight, None, options)
     if options.reduction is None:
@@ -116,24 +125,22 @@ def value(y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> Any
 
 
 def value_and_grad(
-    y_true: Any, y_pred: Any, sample_weight: Any, out: Any, options: Options
+    library: Library, y_true: Any, y_pred: Any, sample_weight: Any, out: Any, options: Options
 ) -> tuple[Any, Any]:
     """The value and its derivative with respect to y_pred, `out` where it was given."""
-    library = arrays.library(y_pred)
     task = Task.LOSSES_AND_GRADIENT if options.reduction is None else Task.VALUE_AND_GRADIENT
-    if library is None:
+    if library is HOST:
         return _visiting(task, y_true, y_pred, sample_weight, out, options)  # type: ignore[no-any-return]
     x = _in_arithmetic(library, y_pred, options)
     if x is not y_pred:  # the rare pair: as wide as the arithmetic, and back
+        if out is not None:
+            _check_out(library, out, y_pred)
         made, wide = _both(library, task, options, y_true, x, sample_weight, None)
-        to = library.empty_as(y_pred) if out is None else _checked_out(library, out, y_pred)
-        if library.form(library.read(to)[1]).dtype != host.effective(
-            library.form(library.read(y_pred)[1]).dtype
-        ):
-            to = library.cast(wide, "float32")
-        else:
-            library.store(to, wide)
-        return made, to
+        if out is not None:
+            library.store(out, wide)
+            return made, out
+        own = host.effective(_form(library, y_pred).dtype).name
+        return made, wide if _form(library, wide).dtype.name == own else library.cast(wide, own)
     return _both(library, task, options, y_true, x, sample_weight, out)
 
 
@@ -205,12 +212,14 @@ def _value(
 def _both(
     library: Library, task: Task, options: Options, y: Any, x: Any, w: Any, out: Any
 ) -> tuple[Any, Any]:
-    dx = library.empty_as(x) if out is None else _checked_out(library, out, x)
-    call = _Call(task, library, options, x, y, w, dx)
-    made = call.run()[0]
-    if out is not None:
-        library.written(out)
-    return made, dx
+    if out is None:
+        dx = library.empty_as(x)
+        return _Call(task, library, options, x, y, w, dx).run()[0], dx
+    if arrays.library(out) is not library:
+        _refuse_out(out)
+    made = _Call(task, library, options, x, y, w, out, given=True).run()[0]
+    library.written(out)
+    return made, out
 
 
 def _taped(
@@ -234,7 +243,7 @@ def _taped(
         wide = _in_arithmetic(library, x, options)
         dx = library.empty_as(wide)
         _Call(backward, library, options, wide, y, w, dx, up).run(kept=kept)
-        return dx if wide is x else library.cast(dx, library.form(library.read(x)[1]).dtype.name)
+        return dx if wide is x else library.cast(dx, _form(library, x).dtype.name)
 
     return tape.on_tape(
         x,
@@ -249,39 +258,58 @@ def _in_arithmetic(library: Library, x: Any, options: Options) -> Any:
 
     Integers count as float32; scores below the arithmetic that `dtype` asks for are widened.
     """
-    form = library.form(library.read(x)[1])
-    if form.dtype.name == "float64" or (form.dtype.name in SIZES and options.dtype != "float64"):
+    kind = library.name, getattr(x, "dtype", None), options.dtype
+    if kind in _as_they_are:
         return x
-    if host.is_float(form.dtype) or form.dtype.kind in "biu":
-        return library.cast(x, "float64" if options.dtype == "float64" else "float32")
-    host.scores(form.at(0))  # says what is wrong with it
-    raise TypeError(f"y_pred must be of a real dtype, got {form.dtype}")
+    form = _form(library, x)
+    if form.dtype.name == "float64" or (form.dtype.name in SIZES and options.dtype != "float64"):
+        if kind[1] is not None:
+            _as_they_are.add(kind)
+        return x
+    if not (host.is_float(form.dtype) or form.dtype.kind in "biu"):
+        host.scores(form.at(0))  # says what is wrong with it
+    return library.cast(x, "float64" if options.dtype == "float64" else "float32")
 
 
-def _checked_out(library: Library, out: Any, x: Any) -> Any:
-    """`out`, where a gradient may go there: the checks of NumPy's."""
+_as_they_are: set[tuple[Any, ...]] = set()
+
+
+def _check_out(library: Library, out: Any, x: Any) -> None:
+    """Refuse an `out` that no gradient with respect to x may go to: the checks of NumPy's."""
     if arrays.library(out) is not library:
-        raise TypeError(
-            f"out must be an array of y_pred's library on its device, got a {type(out).__name__}"
-        )
-    if out is x:
-        return out
+        _refuse_out(out)
     (to, kind), (at, scores) = library.read(out), library.read(x)
-    form, like = library.form(kind), library.form(scores)
-    if form.device != like.device:
-        arrays.refuse_place(out, "out", library, like.device)
+    with _out_of_sight():
+        host.output(library.form(kind).at(to), library.form(scores).at(at), {})
+
+
+def _refuse_out(out: object) -> NoReturn:
+    raise TypeError(
+        f"out must be an array of y_pred's library on its device, got a {type(out).__name__}"
+    )
+
+
+def _form(library: Library, array: Any) -> Form:
+    return library.form(library.read(array)[1])
+
+
+@contextmanager
+def _out_of_sight() -> Iterator[None]:
+    """Raise errors without the frames that hold arrays whose memory nobody may read.
+
+    Who shows a traceback's variables, as some test runners and error reporters do, would read it.
+    """
     try:
-        host.output(form.at(to), like.at(at), {})
+        yield
     except (TypeError, ValueError) as error:
         raise error.with_traceback(None) from None
-    return out
 
 
 # ---- a call -------------------------------------------------------------------------------------
 
 
 class _Step(NamedTuple):
-    """One launch but for addresses: in their places stand offsets from where arrays begin."""
+    """A launch, but for addresses: in their places stand offsets from where arrays begin."""
 
     what: driver.Launch
     arguments: tuple[int | float, ...]
@@ -291,7 +319,7 @@ class _Step(NamedTuple):
 class _Plan:
     """All that calls of one kind have in common."""
 
-    device: int
+    device: Any
     survey: tuple[_Step, ...]  # what has to be known before `steps`
     steps: tuple[_Step, ...]
     shape: tuple[int, ...]  # of the first result
@@ -299,17 +327,20 @@ class _Plan:
     sums: bool  # whether it is a reduced value
     scratch: int  # bytes
     divided: int  # GIVEN, KEPT or WEIGHT
-    held: tuple[Any, ...]  # constants on the device, whose addresses are in the steps
+    forms: dict[int, Form]  # of what the caller sent, where he also sent a place for the gradient
+    spans: dict[int, tuple[int, int]]  # the bytes that each reaches over, from its address on
+    options: Options
 
 
 _plans: dict[Hashable, _Plan] = {}
+_options: dict[Options, Options] = {}  # one of those that are equal
 _making = threading.RLock()
 
 
 class _Call:
     """One call's arrays, read."""
 
-    __slots__ = ("addresses", "dx", "key", "library", "options", "others", "plan", "w", "x")
+    __slots__ = ("addresses", "key", "library", "options", "others", "plan", "w", "x")
 
     def __init__(
         self,
@@ -321,33 +352,37 @@ class _Call:
         w: Any = None,
         dx: Any = None,
         up: Any = None,
+        given: bool = False,  # whether dx is the caller's, who may have sent anything
     ) -> None:
-        self.library, self.options, self.x = library, options, x
-        self.key: tuple[Any, ...]
+        self.library, self.options, self.x, self.w = library, options, x, w
+        self.others: tuple[tuple[Library, Any], ...] = ()
         at, kind = library.read(x)
-        y_of = library if type(y) is type(x) and library.has(y) else self._of(y, "y_true", kind)
+        y_of = library if type(y) is type(x) else self._of(y, "y_true", kind)
         y_at, y_kind = y_of.read(y)
-        self.others = () if y_of is library else ((y_of, y),)
         self.addresses: list[Address] = [(_X, at), (_Y, y_at)]
-        self.w, w_kind = w, None
+        w_kind = dx_kind = up_kind = None
         if w is not None:
             w_kind = self._weight(w, kind)
-        key = (task, options, config._epsilon, library.name, kind, at & 15, y_of.name, y_kind)
-        dx_kind = up_kind = None
         if dx is not None:
             to, dx_kind = library.read(dx)
-            dx_kind = dx_kind, to & 15
+            dx_kind = dx_kind, to & 15, given
             self.addresses.append((_DX, to))
         if up is not None:
             upstream, up_kind = library.read(up)
             self.addresses.append((_UP, upstream))
-        self.key = (*key, w_kind, dx_kind, up_kind)
-        self.plan = _plans.get(self.key) or self._judged(y_of)
+        # The plan holds the options: while it is there, no others have their id.
+        self.key: tuple[Any, ...] = (
+            task, id(options), config._epsilon, kind, at & 15, y_kind, w_kind, dx_kind, up_kind,
+            library, y_of,
+        )  # fmt: skip
+        self.plan = _plans.get(self.key) or self._judged(y_of, y)
 
     def _of(self, array: Any, argument: str, kind: Hashable) -> Library:
         found = arrays.library(array)
         if found is None:
             arrays.refuse_place(array, argument, self.library, self.library.form(kind).device)
+        if found is not self.library:
+            self.others = (*self.others, (found, array))
         return found
 
     def _weight(self, w: Any, kind: Hashable) -> Hashable:
@@ -357,13 +392,17 @@ class _Call:
         ):
             return float(w).hex()
         w_of = self._of(w, "sample_weight", kind)
-        if w_of is not self.library:
-            self.others = (*self.others, (w_of, w))
         at, w_kind = w_of.read(w)
         self.addresses.append((_W, at))
-        return w_of.name, w_kind
+        return w_of, w_kind
 
-    def _judged(self, y_of: Library) -> _Plan:
+    def _judged(self, y_of: Library, y: Any) -> _Plan:
+        """The plan of a call that is the first of its kind, or whose options were read anew."""
+        self._of(y, "y_true", self.key[3])  # it may be the library's, and the host's
+        options = self.options = _options.setdefault(self.options, self.options)
+        self.key = (self.key[0], id(options), *self.key[2:])
+        if self.key in _plans:
+            return _plans[self.key]
         if self.library.capturing(self.x):
             raise RuntimeError(
                 "a call of a new kind loads code, which a CUDA graph cannot capture: make it once "
@@ -372,30 +411,29 @@ class _Call:
         with _making:
             if len(_plans) > 1000:  # shapes that never come again
                 _plans.clear()
-            try:
+                _options.clear()
+            with _out_of_sight():
                 plan = _Judge(self, y_of).plan()
-            except (TypeError, ValueError) as error:
-                # Without the frames that hold arrays whose memory nobody may read: who shows a
-                # traceback's variables would.
-                raise error.with_traceback(None) from None
             _plans[self.key] = plan
         return plan
 
     def run(self, keep: bool = False, kept: Any = None) -> tuple[Any, Any]:
         """Launch; returns the first result, and the sums where they are to be kept."""
-        plan, library, x = self.plan, self.library, self.x
-        device = driver.device(plan.device)
+        plan, library, x, addresses = self.plan, self.library, self.x, self.addresses
+        device = plan.device
         if device.is_told():
             _raise_what_is_pending(device)
-        stream = library.stream(x, plan.device)
+        if plan.spans:
+            self._check_overlap()
+        stream = library.stream(x, device.ordinal)
         for other, array in self.others:
-            device.order(stream, other.stream(array, plan.device))
-        addresses, made, sums = self.addresses, None, None
+            device.order(stream, other.stream(array, device.ordinal))
+        made = sums = None
         if plan.dtype:
             made = library.empty(x, plan.shape, plan.dtype)
-            addresses.append((_VALUE if plan.sums else _OUT, library.read(made)[0]))
+            addresses.append((_VALUE if plan.sums else _OUT, library.address(made)))
         if kept is not None:
-            addresses.append((_SURVEYED, library.read(kept)[0]))
+            addresses.append((_SURVEYED, library.address(kept)))
         if keep and plan.divided != GIVEN:
             sums = library.empty(x, (RESULTS,), "float64")
         if not plan.steps:
@@ -408,23 +446,50 @@ class _Call:
                 device.launch(stream, step.what, _filled(step, addresses))
         return made, sums
 
+    def _check_overlap(self) -> None:
+        """Refuse a gradient's place that is neither the scores' own nor apart from what is read.
+
+        By bounds first; only where these meet is it looked at closely.
+        """
+        at = dict(self.addresses)
+        low, high = self.plan.spans[_DX]
+        low, high = at[_DX] + low, at[_DX] + high
+        meet = [
+            place
+            for place in (_X, _Y, _W)
+            if place in at
+            and at[place] + self.plan.spans[place][0] < high
+            and low < at[place] + self.plan.spans[place][1]
+        ]
+        if not meet:
+            return
+        forms = self.plan.forms
+        if meet == [_X] and at[_X] == at[_DX] and forms[_X][:3] == forms[_DX][:3]:
+            return
+        with _out_of_sight():
+            names = {_Y: "y_true", _W: "sample_weight"}
+            inputs: dict[str, Array | None] = {
+                name: forms[p].at(at[p]) for p, name in names.items() if p in at
+            }
+            host.output(forms[_DX].at(at[_DX]), forms[_X].at(at[_X]), inputs)
+
     def _reduce(self, device: Any, stream: int, sums: Any) -> None:
         """Launch what shares a scratch: no other call's launches may come between."""
-        plan, library = self.plan, self.library
+        plan, library, addresses = self.plan, self.library, self.addresses
         with device.lock:
             if library.lasting(self.x, stream):
                 scratch = device.scratch(stream, plan.scratch + _TAIL)
             else:
                 own = library.empty(self.x, ((plan.scratch + _TAIL) // 8,), "float64")
-                scratch = library.read(own)[0]
+                scratch = library.address(own)
                 device.clear(scratch, 8, stream)
+            addresses.append((_SCRATCH, scratch))
             surveyed = scratch + plan.scratch
-            result = surveyed + 8 * RESULTS if sums is None else library.read(sums)[0]
-            addresses = [*self.addresses, (_SCRATCH, scratch)]
             for step in plan.survey:
                 device.launch(stream, step.what, _filled(step, [*addresses, (_RESULT, surveyed)]))
             if plan.survey:
                 addresses.append((_SURVEYED, surveyed))
+            result = surveyed + 8 * RESULTS if sums is None else library.address(sums)
             addresses.append((_RESULT, result))
             for step in plan.steps:
                 device.launch(stream, step.what, _filled(step, addresses))
@@ -450,32 +515,45 @@ def _filled(step: _Step, addresses: list[Address]) -> list[int | float]:
 # ---- a plan -------------------------------------------------------------------------------------
 
 _BASE = 1 << 20  # where arrays stand while they are judged; plans hold offsets from there
+_BASE_OF_DX = 1 << 50  # apart from all others
 
 
 class _Judge:
     """Makes the plan of a call that is the first of its kind."""
 
     def __init__(self, call: _Call, y_of: Library) -> None:
-        task, options, eps, _, kind, low, _, y_kind, w_kind, dx_kind, up_kind = call.key
+        task, _, eps, kind, low, y_kind, w_kind, dx_kind, up_kind, *_ = call.key
+        options = call.options
         self.task, self.options, self.eps, self.call = task, options, eps, call
         form = call.library.form(kind)
         self.device = driver.device(form.device)
         self.stream = call.library.stream(call.x, form.device)
-        self.held: list[Any] = []
         if options.device is not None and form.device != _ordinal(options.device):
             raise ValueError(
                 f"device={options.device!r} is for arrays of the host, and y_pred lies on "
                 f"cuda:{form.device}: bring it there, or leave device out"
             )
-        self.bases = {"x": _BASE + low, "dx": _BASE if dx_kind is None else _BASE + dx_kind[1]}
-        self.weight: Any = None  # a number, on the device
+        self.bases = {"x": _BASE + low}
+        self.forms: dict[int, Form] = {}
+        self.weight: int | None = None  # address of a number
         self.x = host.scores(form.at(_BASE + low))
         layout = judge(self.x, options.axis)
         y_form = y_of.form(y_kind)
-        self._same_place(y_form, form, call, "y_true")
+        self._same_place(y_form, form, "y_true")
         self.labels = labels.read(y_form.at(_BASE), layout, options.ignore_class)
         self.w = self._weights(w_kind, form, layout)
-        self.dx = None if dx_kind is None else call.library.form(dx_kind[0]).at(_BASE + dx_kind[1])
+        self.dx = None
+        if dx_kind is not None:
+            kind, to_low, given = dx_kind
+            to = call.library.form(kind)
+            self._same_place(to, form, "out")
+            self.bases["dx"] = _BASE_OF_DX + to_low
+            self.dx = to.at(self.bases["dx"])
+            if given:
+                host.output(self.dx, self.x, {})
+                self.forms = {_X: form, _Y: y_form, _DX: to}
+                if self.w is not None and self.weight is None:
+                    self.forms[_W] = self.w_form
         self.up = None
         if up_kind is not None:
             upstream = call.library.form(up_kind).at(_BASE)
@@ -486,7 +564,7 @@ class _Judge:
         self.out = out if not (task in _SUMS or task in _BACKWARD) else None
         self.layout = self._boxed(layout)
 
-    def _same_place(self, form: Form, like: Form, call: _Call, argument: str) -> None:
+    def _same_place(self, form: Form, like: Form, argument: str) -> None:
         if form.device != like.device:
             raise TypeError(
                 f"{argument} must lie on cuda:{like.device}, as y_pred does, got an array on "
@@ -506,14 +584,12 @@ class _Judge:
                     f"sample_weight must be a number, got {NA_INTEGER} (NA in R): drop what is "
                     "missing, or weigh it 0"
                 )
-            self.weight = self.device.upload(weight, self.stream)
-            self.held.append(self.weight)
+            self.weight = self._sent(weight)
             return self.weights.sample
-        _, w_kind = kind
-        w_of = arrays.library(self.call.w)
-        assert w_of is not None
+        w_of, w_kind = kind
         form = w_of.form(w_kind)
-        self._same_place(form, like, self.call, "sample_weight")
+        self._same_place(form, like, "sample_weight")
+        self.w_form = form
         self.weights = reduction.read(form.at(_BASE), layout, self.options)
         return self.weights.sample
 
@@ -552,7 +628,7 @@ class _Judge:
         survey = self._steps(Verb.SURVEY, GIVEN, 1.0) if surveys else ((), 0)
         dtype = "" if task in _BACKWARD else self.result.name
         return _Plan(
-            device=self.device.ordinal,
+            device=self.device,
             survey=survey[0],
             steps=main[0],
             shape=() if summed else self.layout.losses,
@@ -560,7 +636,9 @@ class _Judge:
             sums=summed,
             scratch=-(-max(main[1], survey[1]) // 8) * 8,
             divided=by,
-            held=tuple(self.held),
+            forms=self.forms,
+            spans={place: _span(form) for place, form in self.forms.items()},
+            options=self.options,
         )
 
     def _divided(self) -> tuple[int, float]:
@@ -608,7 +686,7 @@ class _Judge:
             self.device.capability,
         )
         fixed = self._fixed(by, divisor)
-        what = driver.Launch(plan.kernel, plan.grid, plan.block, plan.cluster, plan.shared)
+        what = self.device.loaded(plan.kernel, plan.grid, plan.block, plan.cluster, plan.shared)
         steps = []
         for number, index in enumerate(slabs):
             fields = fixed | {
@@ -636,7 +714,7 @@ class _Judge:
         else:
             steps[f"{name}_code"] = CODES[view.dtype.name]
         if name == "w" and self.weight is not None:
-            return {name: self.weight.address, **steps}  # a constant: no call fills it in
+            return {name: self.weight, **steps}  # a constant: no call fills it in
         return {name: view[index].ctypes.data - self.bases.get(name, _BASE), **steps}
 
     def _fixed(self, by: int, divisor: float) -> dict[str, int | float]:
@@ -650,7 +728,7 @@ class _Judge:
             "many": len(ignored),
             "ignored": ignored[0] if len(ignored) == 1 else self._sent(np.array(ignored, np.int64)),
             "by_class": 0 if by_class is None else self._sent(by_class),
-            "error": self.device.error(_Told(self._out_of_sight(), self.weights, self.layout)),
+            "error": self.device.error(_Told(self._unseen(), self.weights, self.layout)),
             "value_code": CODES[self.result.name] if self.task in _SUMS else 0,
             "by": by,
             "smoothing": options.label_smoothing,
@@ -663,12 +741,19 @@ class _Judge:
         """The address of constants on the device."""
         if not constants.size:
             return 0
-        self.held.append(self.device.upload(constants, self.stream))
-        return int(self.held[-1].address)
+        return int(self.device.constant(constants, self.stream))
 
-    def _out_of_sight(self) -> labels.Labels:
+    def _unseen(self) -> labels.Labels:
         """The labels without their memory, which is no longer theirs when an error is told."""
         return replace(self.labels, y=np.broadcast_to(np.int8(0), self.labels.y.shape))
+
+
+def _span(form: Form) -> tuple[int, int]:
+    """The bytes that an array reaches over, from its address on."""
+    if 0 in form.shape:
+        return 0, 0
+    reach = [step * (n - 1) for step, n in zip(form.strides, form.shape, strict=True)]
+    return sum(min(0, r) for r in reach), sum(max(0, r) for r in reach) + form.dtype.itemsize
 
 
 def _place(view: Array, slabs: list[tuple[int, ...]]) -> Place:

@@ -9,6 +9,7 @@ Notation: x logits, p probabilities, t a row's label, C classes, s label smoothi
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, NoReturn, Protocol, Self, cast, overload
 
 import numpy.typing as npt
@@ -233,8 +234,9 @@ class SparseCategoricalCrossentropy(_Loss):
             small = tiny.reduced(y_true, y_pred, self._options, gradient=False)
             if small is not None:
                 return small[0]
-        if cuda.serves(y_pred, self._options):
-            return cuda.value(y_true, y_pred, sample_weight, self._options)
+        library = cuda.serving(y_pred, self._options)
+        if library is not None:
+            return cuda.value(library, y_true, y_pred, sample_weight, self._options)
         return self._value(y_true, y_pred, sample_weight)
 
     def value_and_grad(
@@ -271,8 +273,10 @@ class SparseCategoricalCrossentropy(_Loss):
             small = tiny.reduced(y_true, y_pred, self._options, gradient=True, out=out)
             if small is not None:
                 return small
-        if cuda.serves(y_pred, self._options):
-            return cuda.value_and_grad(y_true, y_pred, sample_weight, out, self._options)
+        library = cuda.serving(y_pred, self._options)
+        if library is not None:
+            options = self._options
+            return cuda.value_and_grad(library, y_true, y_pred, sample_weight, out, options)
         return self._value_and_grad(y_true, y_pred, sample_weight, out)
 
 
@@ -481,9 +485,10 @@ def loss_sparse_categorical_crossentropy(
     }
     if not _has_data(y_true, y_pred, unknown, "loss_sparse_categorical_crossentropy", options):
         return SparseCategoricalCrossentropy(**options)
-    settled = read(**options)
-    if cuda.serves(y_pred, settled):
-        return cuda.per_label(y_true, y_pred, settled)
+    settled = _settled(options)
+    library = cuda.serving(y_pred, settled)
+    if library is not None:
+        return cuda.per_label(library, y_true, y_pred, settled)
     return sweep.per_label(carried.read(y_true, y_pred, None, settled), settled)
 
 
@@ -570,6 +575,17 @@ def loss_categorical_crossentropy(
         return CategoricalCrossentropy(**options)
     settled = read(**options, default_name=SOFT_NAME)
     return sweep.per_label(soft.SoftCall.read(y_true, y_pred, None, settled), settled)
+
+
+def _settled(options: dict[str, Any]) -> Options:
+    """The options, read; those of the plain kinds are remembered, for reading takes 10 us."""
+    if any(value.__class__ not in _REMEMBERED for value in options.values()):
+        return read(**options)
+    return _read_once(**options)
+
+
+_REMEMBERED = {bool, int, float, str, type(None)}
+_read_once = lru_cache(maxsize=1000, typed=True)(read)  # typed: True is not 1
 
 
 def _has_data(

@@ -326,6 +326,7 @@ def install(monkeypatch, gpu):
         code, "cubin", lambda kernel, cc: code.Code(kernel.encode(), f"entry of {kernel}")
     )
     monkeypatch.setattr(cuda, "_plans", {})
+    monkeypatch.setattr(cuda, "_options", {})
     return gpu
 
 
@@ -414,7 +415,7 @@ def torch_on_the_host(monkeypatch, torch, gpu):
 
         def __init__(self):
             super().__init__()
-            self._stream = lambda device: type(self).handle
+            self.stream_of = lambda device: type(self).handle
 
         def has(self, array):
             return True

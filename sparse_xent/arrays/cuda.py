@@ -18,7 +18,7 @@ from sparse_xent.kernels.cuda import driver
 
 _CUDA = 2  # DLPack's number of the kind of device
 _NOT_HERE = ("jax", "jaxlib", "tensorflow", "dask")
-_DEFAULTS = (0, 1, 2)  # handles of the default streams
+_DEFAULTS = (0, 1)  # handles of the default stream; 2 is another in each thread
 _LEGACY = 1  # __cuda_array_interface__'s and DLPack's name of the default stream
 
 
@@ -64,6 +64,10 @@ class Library:
     def read(self, array: Any) -> tuple[int, Any]:
         """Its address, and what `form` makes a Form of: cheap, for it is asked at every call."""
         raise NotImplementedError
+
+    def address(self, array: Any) -> int:
+        """Its address alone."""
+        return self.read(array)[0]
 
     def form(self, kind: Any) -> Form:
         """How arrays of this kind lie."""
@@ -118,7 +122,7 @@ class Torch(Library):
     def __init__(self) -> None:
         self.torch = sys.modules["torch"]
         # What Triton launches by: current_stream() makes an object of the same number, slowly.
-        self._stream = getattr(self.torch._C, "_cuda_getCurrentRawStream", self._current)
+        self.stream_of = getattr(self.torch._C, "_cuda_getCurrentRawStream", self._current)
 
     def _current(self, device: int) -> int:
         handle: int = self.torch.cuda.current_stream(device).cuda_stream
@@ -130,6 +134,10 @@ class Torch(Library):
     def read(self, array: Any) -> tuple[int, Any]:
         kind = array.shape, array.stride(), array.dtype, array.get_device(), array.is_neg()
         return array.data_ptr(), kind
+
+    def address(self, array: Any) -> int:
+        at: int = array.data_ptr()
+        return at
 
     def form(self, kind: Any) -> Form:
         shape, strides, dtype, device, negated = kind
@@ -143,14 +151,14 @@ class Torch(Library):
         return Form(tuple(shape), strides, dtype, device, True)
 
     def stream(self, array: Any, device: int) -> int:
-        handle: int = self._stream(device)
+        handle: int = self.stream_of(device)
         return handle
 
     def empty(self, like: Any, shape: tuple[int, ...], dtype: str) -> Any:
-        return like.new_empty(shape, dtype=getattr(self.torch, dtype), requires_grad=False)
+        return like.new_empty(shape, dtype=getattr(self.torch, dtype))
 
     def empty_as(self, like: Any) -> Any:
-        return self.torch.empty_like(like, requires_grad=False)
+        return self.torch.empty_like(like)
 
     def cast(self, array: Any, dtype: str) -> Any:
         return array.detach().to(getattr(self.torch, dtype))
@@ -165,7 +173,7 @@ class Torch(Library):
         return bool(self.torch.cuda.is_current_stream_capturing())
 
     def tracked(self, array: Any) -> bool:
-        return bool(array.requires_grad) and bool(self.torch.is_grad_enabled())
+        return array.requires_grad and bool(self.torch.is_grad_enabled())
 
     def written(self, array: Any) -> None:
         self.torch.autograd.graph.increment_version(array)

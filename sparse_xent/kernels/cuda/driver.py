@@ -3,7 +3,7 @@
 Nothing of CUDA is imported before a device is asked for; what is missing then (package, driver,
 device, memory) is said in one sentence. A launch takes raw addresses and the caller's stream: it
 does not wait, allocate or copy. The exceptions wait, and say so: `synchronise`, `download`, and
-`upload`, which serves constants that are sent once.
+`send` (constants, once; and the host's arrays, on request).
 
 A kernel that meets a bad label leaves word in a few numbers of the host's own memory that the
 device sees too (pinned and mapped). So whoever calls next can look without asking the device.
@@ -44,13 +44,10 @@ class Memory:
 
 
 class Launch(NamedTuple):
-    """What is launched: a kernel by name, and its geometry."""
+    """A kernel and its geometry, ready to be launched."""
 
-    kernel: str
-    grid: int
-    block: int
-    cluster: int  # blocks; 1 for none
-    shared: int  # bytes of dynamic shared memory
+    kernel: Any
+    config: Any
 
 
 class Device:
@@ -65,11 +62,13 @@ class Device:
         self._here.set_current()
         self._several = _count(bindings) > 1
         self._local = threading.local()
-        self._kernels: dict[Launch, tuple[Any, Any]] = {}
+        self._kernels: dict[str, Any] = {}
+        self._constants: dict[tuple[str, bytes], Memory] = {}
         self._streams: dict[int, Any] = {}
         self.lock = threading.RLock()  # held while several launches belong together
         self._scratches: dict[int, Memory] = {}
-        self._tellers: list[Any] = []  # who reads which pair of words
+        self._tellers: list[Any] = []  # who reads which pair of words, and the next to be given
+        self._next = 0
         self.capability: tuple[int, int] = tuple(self._here.compute_capability)
         flags = bindings.CU_MEMHOSTALLOC_PORTABLE | bindings.CU_MEMHOSTALLOC_DEVICEMAP
         with self._current():
@@ -78,20 +77,21 @@ class Device:
         self._words_at = int(at)
         self._words = np.ctypeslib.as_array((ctypes.c_int64 * WORDS).from_address(int(at)))
         self._words[:] = NONE
+        self._quiet = b""
 
     # ---- errors ----
 
     def error(self, teller: Any) -> int:
         """Address of a pair of error words that `teller` reads; the oldest go round again."""
         with self.lock:
-            self._tellers.append(teller)
-            pair = (len(self._tellers) - 1) % (WORDS // ERRORS)
+            pair, self._next = self._next, (self._next + 1) % (WORDS // ERRORS)
+            self._tellers[pair : pair + 1] = [teller]
+            self._quiet = _QUIET[: 8 * ERRORS * len(self._tellers)]
             return self._told_at + 8 * ERRORS * pair
 
     def is_told(self) -> bool:
         """Whether any error word holds an error by now; asks nothing of the device."""
-        used = 8 * ERRORS * min(len(self._tellers), WORDS // ERRORS)
-        return ctypes.string_at(self._words_at, used) != _QUIET[:used]
+        return ctypes.string_at(self._words_at, len(self._quiet)) != self._quiet
 
     def told(self) -> list[tuple[Any, int, int]]:
         """(teller, first word, second word) of every pair that holds an error; they are reset.
@@ -100,26 +100,47 @@ class Device:
         """
         with self.lock:
             pairs = self._words.reshape(-1, ERRORS)
-            found = np.flatnonzero((pairs != NONE).any(axis=1))
-            rounds = len(self._tellers) - 1
-            told = []
-            for pair in found.tolist():
-                last = rounds - (rounds - pair) % len(pairs)
-                told.append((self._tellers[last], *pairs[pair].tolist()))
+            found = np.flatnonzero((pairs != NONE).any(axis=1)).tolist()
+            told = [(self._tellers[pair], *pairs[pair].tolist()) for pair in found]
             self._words[:] = NONE
             return told
 
     # ---- launches ----
 
+    def loaded(self, kernel: str, grid: int, block: int, cluster: int, shared: int) -> Launch:
+        """A kernel, loaded on first use and kept, with the geometry that it is to have.
+
+        Args:
+            kernel: the name that `code.cubin` takes.
+            grid: blocks, a multiple of `cluster`.
+            block: threads of a block.
+            cluster: blocks of a cluster; 1 for none.
+            shared: bytes of dynamic shared memory.
+        """
+        from sparse_xent.kernels.cuda import code
+
+        with self.lock, self._current():
+            if kernel not in self._kernels:
+                made = code.cubin(kernel, self.capability)
+                found = self._core.ObjectCode.from_cubin(made.image).get_kernel(made.entry)
+                self._allow_shared_memory(found)
+                self._kernels[kernel] = found
+            config = self._core.LaunchConfig(
+                grid=grid // cluster,  # cuda.core counts clusters where there are any
+                block=block,
+                cluster=cluster if cluster > 1 else None,
+                shmem_size=shared,
+            )
+            return Launch(self._kernels[kernel], config)
+
     def launch(self, stream: int, what: Launch, arguments: Sequence[int | float]) -> None:
         """Enqueue a kernel; returns at once."""
-        kernel, config = self._kernels.get(what) or self._loaded(what)
         on = self._streams.get(stream) or self._stream(stream)
         if self._several or not getattr(self._local, "current", False):
             with self._current():
-                self._launch(on, config, kernel, *arguments)
+                self._launch(on, what.config, what.kernel, *arguments)
         else:
-            self._launch(on, config, kernel, *arguments)
+            self._launch(on, what.config, what.kernel, *arguments)
 
     def synchronise(self) -> None:
         """Wait until the device has done all that was enqueued."""
@@ -170,11 +191,14 @@ class Device:
             with self._current():
                 _checked(self._bindings.cuMemsetD8Async(address, 0, nbytes, stream))
 
-    def upload(self, array: npt.NDArray[Any], stream: int) -> Memory:
-        """A C-ordered array's bytes in the device's memory; waits until they are there."""
-        memory = self.allocate(array.nbytes, stream)
-        self.send(array, memory.address, stream)
-        return memory
+    def constant(self, array: npt.NDArray[Any], stream: int) -> int:
+        """Address of a small array's bytes on the device; kept for good, sent once (it waits)."""
+        key = array.dtype.str, array.tobytes()
+        if key not in self._constants:
+            memory = self.allocate(array.nbytes, stream)
+            self.send(array, memory.address, stream)
+            self._constants[key] = memory
+        return self._constants[key].address
 
     def send(self, array: npt.NDArray[Any], address: int, stream: int) -> None:
         """A C-ordered array's bytes to the device; waits until they are there."""
@@ -191,30 +215,6 @@ class Device:
         with self._current():
             _checked(self._bindings.cuMemcpyAsync(to, source, nbytes, stream))
             _checked(self._bindings.cuStreamSynchronize(stream))
-
-    def _loaded(self, what: Launch) -> tuple[Any, Any]:
-        """The kernel and its launch's configuration, loaded on first use and kept."""
-        from sparse_xent.kernels.cuda import code
-
-        with self.lock, self._current():
-            if what in self._kernels:
-                return self._kernels[what]
-            kernel = next(
-                (k for w, (k, _) in self._kernels.items() if w.kernel == what.kernel), None
-            )
-            if kernel is None:
-                made = code.cubin(what.kernel, self.capability)
-                kernel = self._core.ObjectCode.from_cubin(made.image).get_kernel(made.entry)
-                self._allow_shared_memory(kernel)
-            cluster = what.cluster if what.cluster > 1 else None
-            config = self._core.LaunchConfig(
-                grid=what.grid // what.cluster,  # cuda.core counts clusters where there are any
-                block=what.block,
-                cluster=cluster,
-                shmem_size=what.shared,
-            )
-            self._kernels[what] = kernel, config
-            return kernel, config
 
     def _allow_shared_memory(self, kernel: Any) -> None:
         """Above 48 KiB a kernel must be allowed its dynamic shared memory by hand."""
