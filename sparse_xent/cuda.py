@@ -13,8 +13,7 @@ and leaves word, which the next call on that device raises, or `cuda_check()`.
 import enum
 import math
 import threading
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, NoReturn
 
@@ -267,7 +266,8 @@ def _in_arithmetic(library: Library, x: Any, options: Options) -> Any:
             _as_they_are.add(kind)
         return x
     if not (host.is_float(form.dtype) or form.dtype.kind in "biu"):
-        host.scores(form.at(0))  # says what is wrong with it
+        with _out_of_sight():
+            host.scores(form.at(_BASE))  # says what is wrong with it
     return library.cast(x, "float64" if options.dtype == "float64" else "float32")
 
 
@@ -293,16 +293,18 @@ def _form(library: Library, array: Any) -> Form:
     return library.form(library.read(array)[1])
 
 
-@contextmanager
-def _out_of_sight() -> Iterator[None]:
+class _out_of_sight:
     """Raise errors without the frames that hold arrays whose memory nobody may read.
 
-    Who shows a traceback's variables, as some test runners and error reporters do, would read it.
+    Who shows a traceback's variables, as test runners and reporters of errors do, would read it.
     """
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        raise error.with_traceback(None) from None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, Exception):
+            raise error.with_traceback(None)
 
 
 # ---- a call -------------------------------------------------------------------------------------
@@ -398,7 +400,8 @@ class _Call:
 
     def _judged(self, y_of: Library, y: Any) -> _Plan:
         """The plan of a call that is the first of its kind, or whose options were read anew."""
-        self._of(y, "y_true", self.key[3])  # it may be the library's, and the host's
+        if arrays.library(y) is None:  # it may be the library's, and the host's
+            self._of(y, "y_true", self.key[3])
         options = self.options = _options.setdefault(self.options, self.options)
         self.key = (self.key[0], id(options), *self.key[2:])
         if self.key in _plans:

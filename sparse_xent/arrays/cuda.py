@@ -240,6 +240,8 @@ class Other(Library):
         return bool(kind == _CUDA)
 
     def read(self, array: Any) -> tuple[int, Any]:
+        if isinstance(array, DeviceArray):  # bfloat16 has no name in the protocols
+            return array.address, array.form
         said = getattr(array, "__cuda_array_interface__", None)
         if said is None:
             return self._dlpack(array)
@@ -251,6 +253,8 @@ class Other(Library):
         shape, strides = tuple(said["shape"]), said.get("strides")
         dtype = np.dtype(said["typestr"])
         steps = dense(shape, dtype.itemsize) if strides is None else tuple(strides)
+        if any(at % dtype.alignment for at in (address, *steps)):
+            raise ValueError(f"device arrays must be aligned, got {dtype} at {address:#x}")
         device = driver.device_of(address) if address else 0
         return address, Form(shape, steps, dtype, device, not read_only)
 
@@ -323,6 +327,16 @@ class DeviceArray:
         line = np.lib.stride_tricks.as_strided(array, (array.size,), (array.itemsize,))
         driver.device(device).send(line, made._memory.address, _LEGACY)
         return made
+
+    @property
+    def address(self) -> int:
+        """Where the first element lies."""
+        return self._memory.address
+
+    @property
+    def form(self) -> Form:
+        """How it lies."""
+        return Form(self.shape, self.strides, self.dtype, self.device, True)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:

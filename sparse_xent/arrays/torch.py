@@ -1,8 +1,9 @@
 """PyTorch's gradient tape: a function of one tensor, with the derivative that kernels write.
 
-`forward` and `setup_context` stand apart, so that torch.func.grad works; the derivative is no
-function of the tape (`once_differentiable`): asking for a second one is refused by torch, not
-answered wrongly. PyTorch is imported by whoever calls with a tensor, never here.
+`forward` and `setup_context` stand apart, and the derivative is a function on the tape by itself,
+so that torch.func.grad works. It has no derivative of its own: a second one is refused, where a
+derivative that the tape took for a constant would be silently wrong. PyTorch is imported by whoever
+calls with a tensor, never here.
 """
 
 import sys
@@ -25,12 +26,12 @@ def on_tape(
     Returns:
         The result.
     """
-    return _function().apply(x, forward, backward, *others)[0]
+    return _functions()[0].apply(x, forward, backward, *others)[0]
 
 
 @cache
-def _function() -> Any:
-    """The autograd.Function; made on first use, for its base class is torch's."""
+def _functions() -> tuple[Any, Any]:
+    """The loss and its derivative; made on first use, for their base class is torch's."""
     torch = sys.modules["torch"]
 
     class Loss(torch.autograd.Function):  # type: ignore[misc, name-defined]
@@ -48,12 +49,24 @@ def _function() -> Any:
             ctx.save_for_backward(kept, x, *others)  # changed in place meanwhile, torch refuses
 
         @staticmethod
-        @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
         def backward(ctx: Any, upstream: Any, _: Any) -> Any:
-            if upstream is None:
-                return (None,) * (len(ctx.saved_tensors) + 1)
-            kept, x, *others = ctx.saved_tensors
-            gradient = ctx.derivative(upstream, kept, x, *others)
-            return gradient, None, None, *(None for _ in others)
+            saved = ctx.saved_tensors
+            gradient = None if upstream is None else Slope.apply(ctx.derivative, upstream, *saved)
+            return gradient, *(None,) * len(saved)
 
-    return Loss
+    class Slope(torch.autograd.Function):  # type: ignore[misc, name-defined]
+        @staticmethod
+        def forward(derivative: Any, upstream: Any, *saved: Any) -> Any:
+            return derivative(upstream, *saved)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            pass
+
+        @staticmethod
+        def backward(ctx: Any, *upstream: Any) -> Any:
+            raise RuntimeError(
+                "the loss has no second derivative here: torch.nn.functional.cross_entropy has one"
+            )
+
+    return Loss, Slope

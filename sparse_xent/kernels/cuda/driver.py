@@ -59,7 +59,6 @@ class Device:
         self._core, self._bindings = core, bindings
         self._launch = core.launch
         self._here = core.Device(ordinal)
-        self._here.set_current()
         self._several = _count(bindings) > 1
         self._local = threading.local()
         self._kernels: dict[str, Any] = {}
