@@ -435,7 +435,9 @@ class Launch:
         kind, count = self._kind(one)
         if "param" in one.parts:
             place, _ = self.program.parameters[one.operands[1][1]]
-            self.put(one.operands[0], np.full(self.n, self.parameters[place]).view(TYPES[kind]), mask)
+            self.put(
+                one.operands[0], np.full(self.n, self.parameters[place]).view(TYPES[kind]), mask
+            )
             return
         self.loads.add(".".join([one.name, *one.parts]))
         size = np.dtype(TYPES[kind]).itemsize

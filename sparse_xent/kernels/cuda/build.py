@@ -90,7 +90,16 @@ def kernel(name: str) -> Callable[..., None]:
 
 
 def compiled(name: str, cc: tuple[int, int], output: str) -> Any:
-    """Numba's code of a kernel: LTO-IR as bytes, or PTX as text."""
+    """Numba's code of a kernel: LTO-IR as bytes, or PTX as text.
+
+    Raises:
+        RuntimeError: Numba has but the CUDA target that came with it once, and is no more.
+    """
+    if cuda.implementation != "NVIDIA":
+        raise RuntimeError(
+            f"compiling for CUDA takes the package numba-cuda, got numba's {cuda.implementation} "
+            "target: pip install 'sparse_xent[cuda13]' (or [cuda12])"
+        )
     # `simd` asks the code generator which processor it writes for.
     cuda_target.target_context.codegen().magic_tuple = lambda: ("nvptx64", "", "")
     with _aimed_at(cc):

@@ -135,12 +135,8 @@ def lines_of(
 
 
 @word
-def slope_of(
-    case: Case, x: Num, m: Num, a: Num, b: Num, s: Num, span: Span
-) -> Num:
+def slope_of(case: Case, x: Num, m: Num, a: Num, b: Num, s: Num, span: Span) -> Num:
     """The gradient of classes that are not the target."""
     e = term(case, x, m, span) if case.scores == Scores.LOGITS else x
     made = algebra.slope(case, x, e, a, b, s.to(x.typ), span)
     return made.to(x.typ)
-
-

@@ -24,7 +24,8 @@ SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 """Bytes of a score."""
 
 FEW = 32  # classes of which a thread takes a whole row
-HELD = {2: 8, 4: 16, 8: 16}  # 16-byte vectors that a lane holds at most: 64 or 32 registers
+HELD = {2: 8, 4: 16, 8: 8}  # 16-byte vectors that a lane holds at most: 64 or 32 registers
+HELD_SMOOTH = 4  # the same where labels are smoothed: the second look makes numbers of its own
 WARP = 32
 VECTOR = 16  # bytes of a load
 
@@ -129,7 +130,7 @@ def choose(
     if classes <= FEW and dense:
         return _few(kind, outer, classes, size, gradient)
     vectors = _vectors(classes, size, all(p.aligned(shape, True) for p in places))
-    if vectors <= WARP * HELD[size]:
+    if vectors <= WARP * (min(HELD[size], HELD_SMOOTH) if smooth else HELD[size]):
         return _lanes(kind, outer * inner, classes, vectors, size)
     return _rows(kind, outer * inner, classes, size, gradient, cc)
 
@@ -143,6 +144,30 @@ def _vectors(classes: int, size: int, aligned: bool) -> int:
     return (
         math.ceil(classes / lanes) if aligned or size == 8 else (classes + 2 * lanes - 2) // lanes
     )
+
+
+# Registers of a thread at most, so that a processor (65,536 of them) has room for enough threads to
+# keep its memory busy: two blocks of 512 (or 384) that take long rows, three of 128 that go their
+# own ways. What has more to hold (float64, smoothed labels, 64 numbers a lane) leaves room for fewer.
+_REGISTERS = {
+    "few": (64, 128),
+    "lanes": (128, 255),
+    "rows": (64, 128),
+    "held": (64, 128),
+    "cluster": (128, 255),
+    "strided": (168, 255),
+}
+_REGISTERS_ELSE = 96
+
+
+def registers(kernel: str) -> int:
+    """How many registers a kernel may have."""
+    walk, _, case = kernel.partition(".")
+    name = walk.partition("x")[0].rstrip("0123456789")
+    usual, more = _REGISTERS.get(name, (_REGISTERS_ELSE, _REGISTERS_ELSE))
+    if "smooth" in case or "float64" in case or walk.endswith("x16"):
+        return more
+    return 80 if usual == 64 and case.startswith(("float16", "bfloat16")) else usual
 
 
 def _by_position(kernel: str, count: int, per_thread: int = 1, block: int = 256) -> Plan:
@@ -176,8 +201,10 @@ def _of_warps(kernel: str, count: int, lanes: int, shared: int, block: int = 256
 
 def threads_of_a_row(classes: int, size: int) -> int:
     """How many threads take a long row: set by C alone, for it sets the order of a row's sum."""
-    vectors = classes * size // VECTOR
-    return 256 if vectors < 2048 else 512 if vectors < 8192 else 1024
+    row = classes * size
+    if row < 2048 * VECTOR:
+        return 256
+    return 384 if size == 2 and row < 1 << 18 else 512  # halves hold eight sums a thread
 
 
 def room_of_a_block(cc: tuple[int, int]) -> int:

@@ -304,5 +304,3 @@ def bring_together(a, place, total, kept, weights):  # type: ignore[no-untyped-d
             elif a.by == WEIGHT:
                 divisor = weights
             write_float(a.value, a.value_code, total / divisor if divisor != 0.0 else 0.0)
-
-

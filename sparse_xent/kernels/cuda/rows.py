@@ -9,6 +9,8 @@ A gradient takes a second look. The row is `held` for it in shared memory where 
 block or by the blocks of a cluster; otherwise it is read again.
 """
 
+import math
+
 from sparse_xent.kernels.algebra import whole_sum
 from sparse_xent.kernels.cuda.formula import (
     empty,
@@ -49,6 +51,7 @@ from sparse_xent.kernels.cuda.words import (
     dropped,
     from_whole,
     full,
+    get,
     get_of,
     get_scores,
     head,
@@ -78,6 +81,7 @@ from sparse_xent.kernels.cuda.words import (
     sent,
     store_within,
     sum_over,
+    takes_four,
     thread,
     threads,
     total_in,
@@ -85,9 +89,10 @@ from sparse_xent.kernels.cuda.words import (
 )
 from sparse_xent.kernels.simd import itemsize, maximum, rounded, splat
 
-# Shared memory: what warps hand to each other, 8 bytes each for at most 32 of them, in places
+# Shared memory: what warps hand to each other, 8 bytes each for at most 16 of them, in places
 # that follow each other so that none is written again while somebody may still read it.
-_TOP, _SIZE, _SUM = 0, 256, 512
+_TOP, _SIZE, _SUM = 0, 128, 256
+_SUMS = 384  # the block's sums: three registers that only one thread would use
 
 LAST_BUT_ONE, LAST_BUT_TWO, LAST_BUT_THREE = Left(1), Left(2), Left(3)
 
@@ -172,7 +177,7 @@ def _read_sums(case, at, lead, classes, t_v, t_k, me, all_, span):  # type: igno
         x = load_within(case, at, -lead, 0, classes)
         m, s = _pile(case, x, v, -lead, classes, t_v, t_k, m, s, span, True)
         v += all_
-    while v + 3 * all_ < whole:
+    while takes_four(case) and v + 3 * all_ < whole:
         a = load(case, origin + 16 * v)
         b = load(case, origin + 16 * (v + all_))
         c = load(case, origin + 16 * (v + 2 * all_))
@@ -182,6 +187,12 @@ def _read_sums(case, at, lead, classes, t_v, t_k, me, all_, span):  # type: igno
         m, s = _pile(case, c, v + 2 * all_, 0, classes, t_v, t_k, m, s, span, False)
         m, s = _pile(case, d, v + 3 * all_, 0, classes, t_v, t_k, m, s, span, False)
         v += 4 * all_
+    while v + all_ < whole:
+        a = load(case, origin + 16 * v)
+        b = load(case, origin + 16 * (v + all_))
+        m, s = _pile(case, a, v, 0, classes, t_v, t_k, m, s, span, False)
+        m, s = _pile(case, b, v + all_, 0, classes, t_v, t_k, m, s, span, False)
+        v += 2 * all_
     while v < end:
         first = v * n - lead
         x = load_within(case, at, first, 0, classes)
@@ -203,9 +214,7 @@ def _ask(case, at, lead, classes, me, all_, k, until):  # type: ignore[no-untype
         if first >= 0 and first + n <= classes and origin % 16 == 0:
             copy(to + 16 * k * threads(), origin + 16 * v)
         else:
-            put_scores(
-                case, to + 16 * k * threads(), load_within(case, at, first, 0, classes)
-            )
+            put_scores(case, to + 16 * k * threads(), load_within(case, at, first, 0, classes))
         k += 1
     sent()
 
@@ -307,26 +316,31 @@ def rows(case, a):  # type: ignore[no-untyped-def]
     me = rank(case) * threads() + thread()
     all_ = peers(case) * threads()
     alone = me == 0
-    each = scale(a) if makes_gradient(case) else 0.0
-    total, kept, weights = 0.0, 0.0, 0.0
+    sums = base() + _SUMS
+    if thread() == 0:
+        put(sums, 0.0)
+        put(sums + 8, 0.0)
+        put(sums + 16, 0.0)
     p = block() // peers(case)
     while p < a.count:
+        # What a row needs after its sums is asked for then: it would take registers from their loop.
         o, i = place(a, p)
         t = label(a, o, i, p, alone)
-        w = weight(a, o, i, p, t, alone)
         at = a.x + o * a.xo + i * a.xi
         lead = head(case, at)
-        to = a.dx + o * a.do + i * a.di
-        g = factor(a, o, i, w, each) if makes_gradient(case) else 0.0
-        value = nothing(case)
+        value, x_t, top, rest = nothing(case), nothing(case), nothing(case), nothing(case)
         if t >= 0:
-            t_v, t_k = (t + lead) // n, (t + lead) % n
             x_t = load_one(case, at + t * size)
+            t_v, t_k = (t + lead) // n, (t + lead) % n
             m, s = _sums(case, at, lead, a.classes, t_v, t_k, me, all_, span)
             top = highest_in(m)
             if is_logits(case):
                 top = _greatest(case, base() + _TOP, top)
             rest = _total(case, onto(case, s, m, top))
+        w = weight(a, o, i, p, t, alone)
+        g = factor(a, o, i, w, scale(a)) if makes_gradient(case) else 0.0
+        to = a.dx + o * a.do + i * a.di
+        if t >= 0:
             rest, hit, top = whole_row(case, rest, top, x_t, span)
             whole = whole_sum(case, rest, hit)
             mean, count = nothing(case), nothing(case)
@@ -338,19 +352,23 @@ def rows(case, a):  # type: ignore[no-untyped-def]
             value = loss_of(case, rest, hit, top, x_t, mean, share, span)
             if makes_gradient(case) and g != 0.0:
                 la, lb, aim = lines_of(case, rest, hit, x_t, count, a.classes, share, g, span)
+                t_v, t_k = (t + lead) // n, (t + lead) % n
                 _descend(
                     case, at, to, lead, a.classes, t_v, t_k, me, all_, top, la, lb, aim, whole, span
                 )
         if makes_gradient(case) and (t < 0 or g == 0.0):
-            _fill(case, to, lead, a.classes, me, all_, float("nan") if t == BAD else 0.0)
+            _fill(case, to, lead, a.classes, me, all_, math.nan if t == BAD else 0.0)
         if alone:
             result = weighted(value, t, w)
             write_loss(a, o, i, result)
-            total += result
-            kept += 1.0 if t != IGNORED else 0.0
-            weights += w
+            put(sums, get(result, sums) + result)
+            put(sums + 8, get(w, sums + 8) + (1.0 if t != IGNORED else 0.0))
+            put(sums + 16, get(w, sums + 16) + w)
         p += blocks() // peers(case)
     meet(case)
+    total, kept, weights = 0.0, 0.0, 0.0
+    if thread() == 0:
+        total, kept, weights = get(total, sums), get(kept, sums + 8), get(weights, sums + 16)
     bring_together(a, base(), total, kept, weights)
     if is_shared_out(case):
         meet(case)  # nobody leaves while others may still read what it holds

@@ -905,6 +905,12 @@ def is_shared_out(kind: Case) -> Num:
 
 
 @word
+def takes_four(kind: Case) -> Num:
+    """Whether four loads are asked for at once: two of halves hold as many scores."""
+    return simd.fact(kind.format.itemsize == 4)
+
+
+@word
 def rank(kind: Case) -> Num:
     """This block's number among those that share its row."""
     return rank_in_cluster() if kind.cluster else constant(types.int64, 0)
@@ -993,9 +999,7 @@ def beside(kind: Case, address: Num) -> Num:
     """The scores of a thread's neighbouring positions: 16 bytes, or one score."""
     if kind.format.lanes > 1:
         return _vector(kind.format, _full(kind, address.value))
-    return _vector(
-        kind.format, [_single(kind, address.value, ir.Constant(ir.IntType(1), 1), 0.0)]
-    )
+    return _vector(kind.format, [_single(kind, address.value, ir.Constant(ir.IntType(1), 1), 0.0)])
 
 
 @word
