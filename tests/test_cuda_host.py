@@ -486,14 +486,15 @@ def test_a_stream_that_may_go_has_no_memory_kept_for_it(cupy, gpu):
     assert [(nbytes, stream) for _, nbytes, stream in gpu.cleared] == [(8, 77)] * 2
 
 
-def test_a_scratch_grows(torch, gpu):
-    loss = SPARSE()
-    gaps = torch.zeros(600, 64, 5, 3, 2)[:, ::2, :3, :, 0]
-    loss(torch.zeros(600, 3, 3, dtype=torch.int64), torch.zeros(600, 3, 3, 4))
-    loss = SPARSE(axis=-1)
-    loss(torch.zeros(600, 32, 3, dtype=torch.int64), gaps)
-    assert len(gpu.launches) >= 2
-    assert not torch.isnan(loss(torch.zeros(600, 32, 3, dtype=torch.int64), gaps))
+def test_a_scratch_grows_and_begins_with_zeros(gpu):
+    device = driver.device(0)
+    first = device.scratch(5, 100)
+    assert device.scratch(5, 1000) == first
+    larger = device.scratch(5, 1 << 20)
+    assert larger != first
+    assert device.scratch(5, 1 << 19) == larger
+    assert gpu.allocations == [1 << 18, 1 << 20]
+    assert gpu.cleared == [(first, 8, 5), (larger, 8, 5)]
 
 
 def test_arrays_of_others_are_waited_for_on_the_device(cupy, gpu):
