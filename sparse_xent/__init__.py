@@ -18,6 +18,7 @@ from sparse_xent.config import (
     config_set_threads,
     config_threads,
 )
+from sparse_xent.cuda import cuda_check
 from sparse_xent.loss import (
     CategoricalCrossentropy,
     SparseCategoricalCrossentropy,
@@ -36,6 +37,7 @@ __all__ = [
     "config_set_floatx",
     "config_set_threads",
     "config_threads",
+    "cuda_check",
     "loss_categorical_crossentropy",
     "loss_sparse_categorical_crossentropy",
     "op_array",

@@ -57,12 +57,28 @@ class Labels:
         y, bad = self._judge(flat)
         first = int(bad.argmax())
         more = int(np.count_nonzero(bad)) - 1
-        value = _exact(flat)[first]
+        values = _exact(flat)
+        cause = self._cause(values[first], values, bad, y)
+        raise ValueError(self._complaint(_shown(values[first]), self._index(first), more, cause))
+
+    def complaint(self, value: float, words: str | None, at: tuple[int, ...]) -> str:
+        """What there is to say of one bad label where the others cannot be seen.
+
+        Args:
+            value: the label, or a number with the same likely cause.
+            words: how it is shown; by its value if None.
+            at: its place among the losses.
+        """
+        values = np.array([int(value) if value == value // 1 and abs(value) < 2**53 else value])
+        cause = self._cause(values[0], values, np.array([True]), np.empty(0, np.int64))
+        first = int(np.ravel_multi_index(at, self.y.shape)) if at else 0
+        return self._complaint(words or _shown(values[0]), self._index(first), 0, cause)
+
+    def _complaint(self, shown: str, at: tuple[int, ...], more: int, cause: str) -> str:
         others = f" and {more} more" if more else ""
-        cause = self._cause(value, _exact(flat), bad, y)
-        raise ValueError(
+        return (
             f"y_true must hold whole numbers from 0 to {self.classes - 1} ({self.classes} classes)"
-            f": got {_shown(value)} at {self._index(first)}{others}{cause}"
+            f": got {shown} at {at}{others}{cause}"
         )
 
     def _index(self, first: int) -> tuple[int, ...]:

@@ -89,6 +89,13 @@ class Layout:
         ordered = flat.reshape([self.losses[a] for a in order])
         return ordered.transpose(np.argsort(order)) if order else ordered
 
+    def place(self, position: int) -> tuple[int, ...]:
+        """Where a position stands among the losses."""
+        order = self._order()
+        walked = np.unravel_index(position, [self.losses[a] for a in order]) if order else ()
+        where = dict(zip(order, walked, strict=True))
+        return tuple(int(where[a]) for a in range(len(order)))
+
     def blocks(self, positions: int) -> Iterator[Block]:
         """Cut all positions into blocks of at most `positions`, or one; by shape alone."""
         *rest, outer, inner = [math.prod(self.shape[a] for a in group) for group in self.groups]

@@ -9,12 +9,13 @@ Notation: x logits, p probabilities, t a row's label, C classes, s label smoothi
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, NoReturn, Protocol, Self, cast, overload
 
 import numpy.typing as npt
 from numpy import ndarray
 
-from sparse_xent import carried, soft, sweep, tiny
+from sparse_xent import carried, cuda, soft, sweep, tiny
 from sparse_xent.arrays.numpy import output
 from sparse_xent.config import config_floatx
 from sparse_xent.options import (
@@ -160,6 +161,8 @@ class SparseCategoricalCrossentropy(_Loss):
         name: the loss's name.
         dtype: dtype of the value; `config_floatx()` as it is now if None. The gradient has
             `y_pred`'s.
+        device: "cuda" (or "cuda:1" and so on) takes NumPy's arrays to that device and the results
+            back; None leaves them where they are. Device arrays are served where they lie.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind or out of range.
@@ -188,6 +191,7 @@ class SparseCategoricalCrossentropy(_Loss):
         "reduction",
         "name",
         "dtype",
+        "device",
     )
 
     def __init__(
@@ -202,6 +206,7 @@ class SparseCategoricalCrossentropy(_Loss):
         reduction: Reduction | None = "sum_over_batch_size",
         name: str | None = "sparse_categorical_crossentropy",
         dtype: _DType = None,
+        device: str | None = None,
         **unknown: object,
     ) -> None:
         self._construct(locals(), unknown)
@@ -218,16 +223,20 @@ class SparseCategoricalCrossentropy(_Loss):
 
         Returns:
             A NumPy scalar of `dtype`; with reduction None an array of the losses' shape. 0 where
-            nothing is kept.
+            nothing is kept. For a tensor or a CuPy array on a CUDA device, one of its library
+            there (0-d for the value), on the caller's stream and on torch's gradient tape.
 
         Raises:
             TypeError: labels, scores or weights are not numbers.
             ValueError: a label is neither a class nor ignored, or shapes do not fit.
         """
-        if sample_weight is None:
+        if sample_weight is None and self._options.device is None:
             small = tiny.reduced(y_true, y_pred, self._options, gradient=False)
             if small is not None:
                 return small[0]
+        library = cuda.serving(y_pred, self._options)
+        if library is not None:
+            return cuda.value(library, y_true, y_pred, sample_weight, self._options)
         return self._value(y_true, y_pred, sample_weight)
 
     def value_and_grad(
@@ -246,7 +255,9 @@ class SparseCategoricalCrossentropy(_Loss):
         Returns:
             The value, as a call returns it, and the gradient, in `y_pred`'s dtype: `out` where it
             was given. With reduction None, the gradient of the values' sum. Rows of ignored labels
-            and of weight 0 are exactly 0.
+            and of weight 0 are exactly 0. On a CUDA device the gradient row of a label that is no
+            class is NaN, which `cuda_check()` or the next call there raises: with `out=y_pred`
+            the scores are lost by then.
 
         Raises:
             TypeError, ValueError: as in a call, or `out` does not fit; nothing is written then.
@@ -258,10 +269,14 @@ class SparseCategoricalCrossentropy(_Loss):
             >>> gradient
             array([[-0.5,  0.5]])
         """
-        if sample_weight is None:
+        if sample_weight is None and self._options.device is None:
             small = tiny.reduced(y_true, y_pred, self._options, gradient=True, out=out)
             if small is not None:
                 return small
+        library = cuda.serving(y_pred, self._options)
+        if library is not None:
+            options = self._options
+            return cuda.value_and_grad(library, y_true, y_pred, sample_weight, out, options)
         return self._value_and_grad(y_true, y_pred, sample_weight, out)
 
 
@@ -359,6 +374,7 @@ def loss_sparse_categorical_crossentropy(
     reduction: Reduction | None = "sum_over_batch_size",
     name: str | None = "sparse_categorical_crossentropy",
     dtype: _DType = None,
+    device: str | None = None,
 ) -> SparseCategoricalCrossentropy: ...
 @overload
 def loss_sparse_categorical_crossentropy(
@@ -374,6 +390,7 @@ def loss_sparse_categorical_crossentropy(
     reduction: Literal["sum_over_batch_size"] = "sum_over_batch_size",
     name: str | None = "sparse_categorical_crossentropy",
     dtype: _DType = None,
+    device: str | None = None,
 ) -> npt.NDArray[Any]: ...
 def loss_sparse_categorical_crossentropy(
     y_true: Any = None,
@@ -388,6 +405,7 @@ def loss_sparse_categorical_crossentropy(
     reduction: Any = "sum_over_batch_size",
     name: Any = "sparse_categorical_crossentropy",
     dtype: Any = None,
+    device: Any = None,
     **unknown: Any,
 ) -> Any:
     """Crossentropy between integer labels and class scores, one loss per label.
@@ -414,10 +432,13 @@ def loss_sparse_categorical_crossentropy(
             default is refused.
         name: the object's name.
         dtype: dtype of the losses; `y_pred`'s if None. For the object `config_floatx()` if None.
+        device: "cuda" (or "cuda:1" and so on) takes NumPy's arrays to that device and the losses
+            back; None leaves them where they are. Device arrays are served where they lie.
 
     Returns:
         The losses in nats, of `y_pred`'s shape without the class axis, a NumPy scalar for a single
-        one. Without data, a `SparseCategoricalCrossentropy`.
+        one. For a tensor or a CuPy array on a CUDA device, one of its library there, on the
+        caller's stream. Without data, a `SparseCategoricalCrossentropy`.
 
     Raises:
         TypeError: labels or scores are not numbers, one of the two is missing, or a keyword is
@@ -438,7 +459,13 @@ def loss_sparse_categorical_crossentropy(
     Source: R keras3, `loss_sparse_categorical_crossentropy`.
     """
     plain = dtype is None and class_weight is None and reduction is REDUCTION and name is NAME
-    if plain and not unknown and y_pred.__class__ is ndarray and axis.__class__ is int:
+    if (
+        plain
+        and device is None
+        and not unknown
+        and y_pred.__class__ is ndarray
+        and axis.__class__ is int
+    ):
         small = tiny.losses(
             y_true, y_pred, from_logits, ignore_class, axis, label_smoothing, normalize
         )
@@ -454,10 +481,14 @@ def loss_sparse_categorical_crossentropy(
         "reduction": reduction,
         "name": name,
         "dtype": dtype,
+        "device": device,
     }
     if not _has_data(y_true, y_pred, unknown, "loss_sparse_categorical_crossentropy", options):
         return SparseCategoricalCrossentropy(**options)
-    settled = read(**options)
+    settled = _settled(options)
+    library = cuda.serving(y_pred, settled)
+    if library is not None:
+        return cuda.per_label(library, y_true, y_pred, settled)
     return sweep.per_label(carried.read(y_true, y_pred, None, settled), settled)
 
 
@@ -544,6 +575,17 @@ def loss_categorical_crossentropy(
         return CategoricalCrossentropy(**options)
     settled = read(**options, default_name=SOFT_NAME)
     return sweep.per_label(soft.SoftCall.read(y_true, y_pred, None, settled), settled)
+
+
+def _settled(options: dict[str, Any]) -> Options:
+    """The options, read; those of the plain kinds are remembered, for reading takes 10 us."""
+    if any(value.__class__ not in _REMEMBERED for value in options.values()):
+        return read(**options)
+    return _read_once(**options)
+
+
+_REMEMBERED = {bool, int, float, str, type(None)}
+_read_once = lru_cache(maxsize=1000, typed=True)(read)  # typed: True is not 1
 
 
 def _has_data(

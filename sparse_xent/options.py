@@ -42,6 +42,7 @@ class Options:
     reduction: str | None
     name: str
     dtype: str | None
+    device: str | None = None  # where NumPy's arrays are to be served; None for the host
 
     @property
     def scores(self) -> Scores:
@@ -60,6 +61,7 @@ def read(
     reduction: object = REDUCTION,
     name: object = NAME,
     dtype: object = None,
+    device: object = None,
     default_name: str = NAME,
 ) -> Options:
     """Check every option and settle its type."""
@@ -73,6 +75,7 @@ def read(
         reduction=_reduction(reduction),
         name=_name(name, default_name),
         dtype=None if dtype is None else float_name(dtype, "dtype"),
+        device=_device(device),
     )
 
 
@@ -271,6 +274,17 @@ def _name(value: object, default: str) -> str:
         return default
     if not isinstance(value, str):
         raise TypeError(f"name must be a string, got {describe(value)}")
+    return str(value)
+
+
+def _device(value: object) -> str | None:
+    """None, or a CUDA device: "cuda" (the first) or by its ordinal, "cuda:1"."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError(f'device must be None, "cuda" or "cuda:1" and so on, got {describe(value)}')
+    if not re.fullmatch(r"cuda(:[0-9]{1,4})?", value):
+        raise ValueError(f'device must be None, "cuda" or "cuda:1" and so on, got {value!r}')
     return str(value)
 
 

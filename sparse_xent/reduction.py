@@ -44,11 +44,13 @@ class Weights:
         """ValueError that names the first weight that is NA; `y` are all labels, lowered."""
         assert self.sample is not None
         index = np.argwhere(missing(self.sample, y))[0]
-        sent = self.sent[: len(index)]
-        position = tuple(
-            0 if length == 1 else int(i) for i, length in zip(index, sent, strict=False)
-        )
-        raise ValueError(
+        raise ValueError(self.complaint(tuple(int(i) for i in index)))
+
+    def complaint(self, at: tuple[int, ...]) -> str:
+        """What there is to say of a weight that is NA, at this place among the losses."""
+        sent = self.sent[: len(at)]
+        position = tuple(0 if length == 1 else i for i, length in zip(at, sent, strict=False))
+        return (
             f"sample_weight must hold numbers: got {NA_INTEGER} (NA in R) at {position}; "
             "drop what is missing, or weigh it 0"
         )

@@ -29,6 +29,7 @@ UNWANTED = [
     "rich",
     "numba.cuda",
     "cupy",
+    "cuda",
     "ml_dtypes",
 ]
 

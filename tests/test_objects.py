@@ -53,6 +53,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "a dtype": {"dtype": "float64"},
     "a NumPy dtype": {"dtype": np.dtype("float16")},
     "bfloat16": {"dtype": ml_dtypes.bfloat16},
+    "a device": {"device": "cuda"},
     "a policy's name": {"dtype": "mixed_float16"},
     "a policy": {"dtype": SimpleNamespace(compute_dtype="float64")},
     "all at once": {
@@ -263,7 +264,7 @@ def test_the_signature_shows_what_r_shows_first() -> None:
     keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     assert positional == ["y_true", "y_pred", "from_logits", "ignore_class", "axis"]
     assert keywords == [
-        "label_smoothing", "class_weight", "normalize", "reduction", "name", "dtype",
+        "label_smoothing", "class_weight", "normalize", "reduction", "name", "dtype", "device",
     ]  # fmt: skip
     parameters = inspect.signature(sx.loss_categorical_crossentropy).parameters.values()
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]

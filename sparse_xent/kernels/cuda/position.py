@@ -1,0 +1,306 @@
+"""What every kernel does with a position beside its row: label, weight, loss, and the sums.
+
+A position is (o, i) of [outer, inner], p its number. Labels, weights and factors are read as they
+lie, whatever their dtype: a branch that a whole warp takes the same way costs less than a kernel
+for each dtype would to compile.
+"""
+
+import math
+
+from numba import cuda
+
+from sparse_xent.kernels.cuda.arguments import (
+    ABOVE,
+    ALL_ABOVE,
+    ALL_BELOW,
+    BELOW,
+    CODES,
+    KEPT,
+    LARGEST,
+    MIDDLE,
+    NAN,
+    NEGATIVE,
+    PART,
+    SMALLEST,
+    TOLD,
+    WEIGHT,
+)
+from sparse_xent.kernels.cuda.arguments import NA as NA_TOLD
+from sparse_xent.kernels.cuda.plan import SCRATCH_BLOCK, SCRATCH_HEAD
+from sparse_xent.kernels.cuda.words import (
+    Type,
+    Width,
+    block,
+    count_on,
+    get,
+    least,
+    put,
+    read,
+    sum_over,
+    thread,
+    threads,
+    together,
+    write,
+)
+
+part = cuda.jit(device=True, forceinline=True)
+"""Decorator: a function that becomes a part of every kernel that calls it."""
+
+IGNORED, BAD = -1, -2
+NA = float(-(2**31))  # R's integer NA
+
+_BOOL, _U8, _I8, _I16, _U16, _I32, _U32, _I64, _U64, _F16, _BF16, _F32, _F64 = CODES.values()
+U8, I8, I16, U16, I32, U32, I64 = (
+    Type(name) for name in ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64")
+)
+F16, BF16, F32, F64 = (Type(name) for name in ("float16", "bfloat16", "float32", "float64"))
+WARP = Width(32)
+
+
+@part
+def whole_at(address, code):  # type: ignore[no-untyped-def]
+    """The integer there; of booleans 0 or 1."""
+    if code == _I64 or code == _U64:
+        return read(I64, address)
+    if code == _I32:
+        return read(I32, address)
+    if code == _U32:
+        return read(U32, address)
+    if code == _U8 or code == _BOOL:
+        return read(U8, address)
+    if code == _I8:
+        return read(I8, address)
+    if code == _I16:
+        return read(I16, address)
+    return read(U16, address)
+
+
+@part
+def float_at(address, code):  # type: ignore[no-untyped-def]
+    """The float there."""
+    if code == _F32:
+        return read(F32, address)
+    if code == _F64:
+        return read(F64, address)
+    if code == _F16:
+        return read(F16, address)
+    return read(BF16, address)
+
+
+@part
+def number_at(address, code):  # type: ignore[no-untyped-def]
+    """The number there, as float64."""
+    if code >= _F16:
+        return float_at(address, code)
+    value = whole_at(address, code)
+    if code == _U64 and value < 0:
+        return float(value) + 18446744073709551616.0
+    return float(value)
+
+
+@part
+def write_float(address, code, value):  # type: ignore[no-untyped-def]
+    """A float into memory, rounded to its dtype."""
+    if code == _F32:
+        write(F32, address, value)
+    elif code == _F64:
+        write(F64, address, value)
+    elif code == _F16:
+        write(F16, address, value)
+    else:
+        write(BF16, address, value)
+
+
+@part
+def place(a, p):  # type: ignore[no-untyped-def]
+    """(o, i) of position p."""
+    o, i = p, 0
+    if a.inner > 1:
+        o = p // a.inner
+        i = p - o * a.inner
+    return o, i
+
+
+@part
+def label(a, o, i, p, tells):  # type: ignore[no-untyped-def]
+    """The class of a position, IGNORED or BAD; whoever `tells` names the bad."""
+    address = a.y + o * a.yo + i * a.yi
+    code = a.y_code
+    t, whole = 0, True
+    if code >= _F16:
+        v = float_at(address, code)
+        whole = v == math.floor(v) and abs(v) < 9.2e18
+        if whole:
+            t = int(v)
+    else:
+        t = whole_at(address, code)
+        whole = t >= 0 or code != _U64
+    ignored = False
+    if whole and a.many != 0:
+        if a.many == 1:
+            ignored = t == a.ignored
+        elif a.many == NEGATIVE:
+            ignored = t < 0
+        else:
+            k = 0
+            while k < a.many:
+                ignored = ignored or t == read(I64, a.ignored + 8 * k)
+                k += 1
+    if ignored:
+        return IGNORED
+    if whole and t >= 0 and t < a.classes:
+        return t
+    if tells:
+        least(a.error, ((a.first + p) << TOLD) | told(address, code, t, whole))
+    return BAD
+
+
+@part
+def told(address, code, t, whole):  # type: ignore[no-untyped-def]
+    """What an error word says of a bad label."""
+    if code >= _F16 and not whole:
+        v = float_at(address, code)
+        if v != v:
+            return NAN
+        if v - v != 0.0:
+            return ALL_ABOVE if v > 0 else ALL_BELOW
+        if v == math.floor(v):
+            return ABOVE if v > 0 else BELOW
+        return PART
+    if not whole or t > LARGEST:  # not whole: beyond int64
+        return ABOVE
+    if t == -(2**31):
+        return NA_TOLD
+    return MIDDLE + t if t >= SMALLEST else BELOW
+
+
+@part
+def weight(a, o, i, p, t, tells):  # type: ignore[no-untyped-def]
+    """The weight of a position, 0 where it is ignored, whose weight is not read."""
+    w = 1.0
+    if t == IGNORED:
+        w = 0.0
+    else:
+        if a.w != 0:
+            w = number_at(a.w + o * a.wo + i * a.wi, a.w_code)
+            if w == NA and tells:
+                least(a.error + 8, a.first + p)
+        if a.by_class != 0 and t >= 0:
+            w *= read(F64, a.by_class + 8 * t)
+    return w
+
+
+@part
+def scale(a):  # type: ignore[no-untyped-def]
+    """1 / divisor; 0 where there is nothing to divide by."""
+    divisor = a.divisor
+    if a.by == KEPT:
+        divisor = read(F64, a.surveyed + 8)
+    elif a.by == WEIGHT:
+        divisor = read(F64, a.surveyed + 16)
+    return 1.0 / divisor if divisor != 0.0 else 0.0
+
+
+@part
+def factor(a, o, i, w, each):  # type: ignore[no-untyped-def]
+    """What a position's gradient is multiplied by; `each` is `scale`'s."""
+    g = w * each
+    if a.up != 0 and g != 0.0:
+        g *= float_at(a.up + o * a.uo + i * a.ui, a.up_code)
+    return g
+
+
+@part
+def weighted(loss, t, w):  # type: ignore[no-untyped-def]
+    """l * w in float64: exactly 0 where w is, NaN where the label is bad."""
+    value = 0.0
+    if t == BAD:
+        value = math.nan
+    elif w != 0.0:
+        value = float(loss) * w
+    return value
+
+
+@part
+def write_loss(a, o, i, value):  # type: ignore[no-untyped-def]
+    """A position's weighted loss, if losses are wanted."""
+    if a.out != 0:
+        write_float(a.out + o * a.oo + i * a.oi, a.out_code, value)
+
+
+@part
+def _joined(place, total, kept, weights):  # type: ignore[no-untyped-def]
+    """Sums of all threads of a block, for the first: lanes by halves, then warps in order."""
+    total = sum_over(WARP, total)
+    kept = sum_over(WARP, kept)
+    weights = sum_over(WARP, weights)
+    me = thread()
+    at = place + SCRATCH_BLOCK * (me // 32)
+    if me % 32 == 0:
+        put(at, total)
+        put(at + 8, kept)
+        put(at + 16, weights)
+    together()
+    if me == 0:
+        total, kept, weights = 0.0, 0.0, 0.0
+        k = 0
+        while k < threads() // 32:
+            at = place + SCRATCH_BLOCK * k
+            total += get(total, at)
+            kept += get(kept, at + 8)
+            weights += get(weights, at + 16)
+            k += 1
+    together()
+    return total, kept, weights
+
+
+@part
+def bring_together(a, place, total, kept, weights):  # type: ignore[no-untyped-def]
+    """Sums of all blocks: the last to come adds them up in order and leaves the result.
+
+    Args:
+        a: the kernel's arguments.
+        place: shared memory for SCRATCH_BLOCK bytes a warp.
+        total: this thread's sum of l * w.
+        kept: its number of labels that are not ignored.
+        weights: its sum of their weights.
+    """
+    if a.scratch == 0:
+        return
+    total, kept, weights = _joined(place, total, kept, weights)
+    me = thread()
+    before = 0
+    if me == 0:
+        at = a.scratch + SCRATCH_HEAD + SCRATCH_BLOCK * (a.block + block())
+        write(F64, at, total)
+        write(F64, at + 8, kept)
+        write(F64, at + 16, weights)
+        before = count_on(a.scratch)
+        put(place, before)
+    together()
+    before = get(before, place)
+    together()
+    if before != a.blocks - 1:
+        return
+    total, kept, weights = 0.0, 0.0, 0.0
+    k = me
+    while k < a.blocks:
+        at = a.scratch + SCRATCH_HEAD + SCRATCH_BLOCK * k
+        total += read(F64, at)
+        kept += read(F64, at + 8)
+        weights += read(F64, at + 16)
+        k += threads()
+    total, kept, weights = _joined(place, total, kept, weights)
+    if me == 0:
+        write(I64, a.scratch, 0)
+        if a.result != 0:
+            write(F64, a.result, total)
+            write(F64, a.result + 8, kept)
+            write(F64, a.result + 16, weights)
+        if a.value != 0:
+            divisor = a.divisor
+            if a.by == KEPT:
+                divisor = kept
+            elif a.by == WEIGHT:
+                divisor = weights
+            write_float(a.value, a.value_code, total / divisor if divisor != 0.0 else 0.0)
