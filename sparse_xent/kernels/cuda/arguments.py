@@ -90,7 +90,7 @@ class Arguments(NamedTuple):
 
     classes: int  # C
     inner: int
-    count: int  # outer * inner: positions of this slab
+    count: int  # type: ignore[assignment]  # outer * inner: positions of this slab
     first: int  # positions of the slabs before, for error words
     # scores [outer, C, inner]
     x: int
@@ -147,7 +147,7 @@ FLOATS = len(Arguments._fields) - INTEGERS
 
 
 class View(NamedTuple):
-    """Device memory as the verbs take it: what `__cuda_array_interface__` says, in plain numbers."""
+    """Device memory as the verbs take it: `__cuda_array_interface__` in plain numbers."""
 
     address: int
     shape: tuple[int, ...]

@@ -53,7 +53,9 @@ def case(name: str) -> tuple[Callable[..., None], Case | None]:
     walk, _, rest = name.partition(".")
     if walk == "survey":
         return survey, None
-    word, width, count = re.fullmatch(r"([a-z_]+)(\d*)(?:x(\d+))?", walk).groups()
+    found = re.fullmatch(r"([a-z_]+)(\d*)(?:x(\d+))?", walk)
+    assert found is not None  # `plan` names no other
+    word, width, count = found.groups()
     format, scores, smooth, output = rest.split(".") if "." in rest else (rest, "logits", "", "")
     size = SIZES[format]
     full = FULL // size
@@ -111,7 +113,7 @@ def compiled(name: str, cc: tuple[int, int], output: str) -> Any:
 
 @contextmanager
 def _aimed_at(cc: tuple[int, int]) -> Iterator[None]:
-    """Numba compiles the parts of a kernel for the device at hand: here for one that need not be."""
+    """Numba compiles a kernel's parts for the device at hand: here for one that need not be."""
     asked = dispatcher.get_current_device
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=cc)
     try:

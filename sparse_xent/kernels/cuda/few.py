@@ -13,6 +13,7 @@ from sparse_xent.kernels.cuda.formula import (
     lines_of,
     loss_of,
     mean_of,
+    shrink,
     slope_of,
     term,
     whole_row,
@@ -134,13 +135,14 @@ def few(case, a):  # type: ignore[no-untyped-def]
                 s = whole_sum(case, rest, hit)
                 mean, count = nothing(case), nothing(case)
                 if is_smooth(case):
+                    tiny = shrink(case, a.classes)
                     c = 0
                     while c < a.classes:
-                        y, alive = gist(case, get_score(case, at + c * one), m, s, span)
+                        y, alive = gist(case, get_score(case, at + c * one), m, s, tiny, span)
                         mean += y
                         count += alive
                         c += 1
-                    mean = mean_of(case, mean, count, a.classes, x_t, m)
+                    mean = mean_of(case, mean, count, a.classes, x_t, m, tiny)
                 value = loss_of(case, rest, hit, m, x_t, mean, share, span)
                 if makes_gradient(case) and g != 0.0:
                     la, lb, aim = lines_of(case, rest, hit, x_t, count, a.classes, share, g, span)

@@ -15,11 +15,20 @@ the CPU's algebra, to the letter.
 
 import math
 
-
 from sparse_xent.kernels import Scores, algebra
 from sparse_xent.kernels.algebra import LOG2E, LOG2E_32, Span
 from sparse_xent.kernels.cuda.words import Case, exp2
-from sparse_xent.kernels.simd import Num, anywhere, fact, like, maximum, select, word
+from sparse_xent.kernels.simd import (
+    Num,
+    anywhere,
+    bits,
+    fact,
+    from_bits,
+    like,
+    maximum,
+    select,
+    word,
+)
 
 EMPTY_32, EMPTY_64 = -3.4028234663852886e38, -1.7976931348623157e308
 """The reference of no class at all: the lowest number. Every logit stands above it, or at it."""
@@ -84,20 +93,34 @@ def whole_row(case: Case, rest: Num, m: Num, x_t: Num, span: Span) -> tuple[Num,
 
 
 @word
-def gist(case: Case, x: Num, m: Num, s: Num, span: Span) -> tuple[Num, Num]:
-    """`algebra.gist`, logits in powers of two below M."""
-    if case.scores != Scores.LOGITS:
-        return algebra.gist(case, x, 0.0, s, span)
-    deleted = x == -math.inf
-    y = (x - m.to(x.typ)) * LOG2E
-    return select(deleted, 0.0, y), select(deleted, like(x, 0.0), 1.0)
+def shrink(case: Case, classes: Num) -> Num:
+    """A power of two by which half a gap is scaled, so that the sum over classes does not overflow.
+
+    The gap itself may overflow, and so may the sum of its halves.
+    """
+    count = classes.to(case.format.element)
+    top, shift = (2045, 52) if count.wide else (253, 23)
+    return from_bits((like(bits(count), top) - (bits(count) >> shift)) << shift) * 0.5
 
 
 @word
-def mean_of(case: Case, total: Num, count: Num, classes: Num, x_t: Num, m: Num) -> Num:
-    """`algebra.mean` of what `gist` gave."""
-    at = (x_t - m) * LOG2E if case.scores == Scores.LOGITS else x_t
-    return algebra.mean(case, total, count, classes, at)
+def gist(case: Case, x: Num, m: Num, s: Num, tiny: Num, span: Span) -> tuple[Num, Num]:
+    """`algebra.gist`; of logits `tiny` (from `shrink`) times the gap in nats."""
+    if case.scores != Scores.LOGITS:
+        return algebra.gist(case, x, 0.0, s, span)
+    deleted = x == -math.inf
+    tiny = tiny.to(x.typ)
+    gap = x * tiny - m.to(x.typ) * tiny
+    return select(deleted, 0.0, gap), select(deleted, like(x, 0.0), 1.0)
+
+
+@word
+def mean_of(case: Case, total: Num, count: Num, classes: Num, x_t: Num, m: Num, tiny: Num) -> Num:
+    """`algebra.mean` of what `gist` gave: of logits half the mean gap, in nats."""
+    if case.scores != Scores.LOGITS:
+        return algebra.mean(case, total, count, classes, x_t)
+    half = total / (count * (tiny * 2.0).to(count.typ))
+    return select((count == 1.0) & (x_t > -math.inf), x_t * 0.5 - m * 0.5, half)
 
 
 @word
@@ -107,15 +130,22 @@ def loss_of(
     """A row's loss, in nats."""
     if case.scores != Scores.LOGITS:
         return algebra.loss(case, rest, hit, x_t, mean, share, span)
-    rest, hit, k = algebra.settled(case, rest, hit, like(rest, 0.0))
-    at, mean = (x_t - m) * LOG2E - k, mean - k
-    if case.smooth:
-        # All smoothed away: what the target alone would cost does not count, be it infinite.
-        at = select((share.to(rest.typ) >= 1.0) & (x_t == -math.inf), mean, at)
-        return algebra.loss(case, rest, hit, at, mean, share, span)
-    value = algebra.loss(case, rest, hit, at, mean, share, span)
-    # Powers of two end before nats do.
-    return select((at == -math.inf) & (x_t > -math.inf), m - x_t, value)
+    near, there, k = algebra.settled(case, rest, hit, like(rest, 0.0))
+    at = (x_t - m) * LOG2E - k
+    if not case.smooth:
+        value = algebra.loss(case, near, there, at, mean, share, span)
+        # Powers of two end before nats do.
+        return select((value == math.inf) & (x_t > -math.inf), m - x_t, value)
+    share = share.to(rest.typ)
+    flat = mean * (2 * LOG2E) - k
+    # All smoothed away: what the target alone would cost does not count, be it infinite.
+    alone = (share >= 1.0) & (x_t == -math.inf)
+    at = select(alone, flat, at)
+    value = algebra.loss(case, near, there, at, flat, share, span)
+    sharp = select(share < 1.0, (m * 0.5 - x_t * 0.5) * (2.0 - share * 2.0), 0.0)
+    finite = ((x_t > -math.inf) | alone) & (rest + hit < math.inf)
+    beyond = finite & ((at == -math.inf) | (flat == -math.inf))
+    return select(beyond, sharp - mean * (share * 2.0), value)
 
 
 @word

@@ -5,12 +5,14 @@ the row's first class or behind its last is a fill. The row is read once, and a 
 what the registers hold.
 """
 
+from sparse_xent.kernels.algebra import whole_sum
 from sparse_xent.kernels.cuda.formula import (
     empty,
     gist,
     lines_of,
     loss_of,
     mean_of,
+    shrink,
     slope_of,
     term,
     whole_row,
@@ -38,7 +40,6 @@ from sparse_xent.kernels.cuda.words import (
     full,
     head,
     highest_of,
-    is_logits,
     is_smooth,
     live,
     load_one,
@@ -52,7 +53,6 @@ from sparse_xent.kernels.cuda.words import (
     total_of,
     width,
 )
-from sparse_xent.kernels.algebra import whole_sum
 from sparse_xent.kernels.simd import itemsize, maximum, rounded, select, splat
 
 
@@ -89,10 +89,11 @@ def lanes(case, a):  # type: ignore[no-untyped-def]
         s = whole_sum(case, rest, hit)
         mean, count = nothing(case), nothing(case)
         if is_smooth(case):
-            y, one = gist(case, x, m, s, span)
+            tiny = shrink(case, a.classes)
+            y, one = gist(case, x, m, s, tiny, span)
             mean = total_of(case, folded(case, everywhere(case, y, where, classes)))
             count = total_of(case, folded(case, everywhere(case, one, where, classes)))
-            mean = mean_of(case, mean, count, a.classes, x_t, m)
+            mean = mean_of(case, mean, count, a.classes, x_t, m, tiny)
         value = loss_of(case, rest, hit, m, x_t, mean, share, span)
         value = weighted(value, t, w)
         if alone:

@@ -129,8 +129,10 @@ def choose(
     dense = inner == 1 and (outer == 1 or all(p.outer == size * classes for p in places))
     if classes <= FEW and dense:
         return _few(kind, outer, classes, size, gradient)
-    vectors = _vectors(classes, size, all(p.aligned(shape, True) for p in places))
-    if vectors <= WARP * (min(HELD[size], HELD_SMOOTH) if smooth else HELD[size]):
+    held = min(HELD[size], HELD_SMOOTH) if smooth else HELD[size]
+    # The walk is chosen by C alone, for it sets the order of a row's sum.
+    if _vectors(classes, size, False) <= WARP * held:
+        vectors = _vectors(classes, size, all(p.aligned(shape, True) for p in places))
         return _lanes(kind, outer * inner, classes, vectors, size)
     return _rows(kind, outer * inner, classes, size, gradient, cc)
 
@@ -148,7 +150,7 @@ def _vectors(classes: int, size: int, aligned: bool) -> int:
 
 # Registers of a thread at most, so that a processor (65,536 of them) has room for enough threads to
 # keep its memory busy: two blocks of 512 (or 384) that take long rows, three of 128 that go their
-# own ways. What has more to hold (float64, smoothed labels, 64 numbers a lane) leaves room for fewer.
+# own ways. What holds more (float64, smoothed labels, 64 numbers a lane) leaves room for fewer.
 _REGISTERS = {
     "few": (64, 128),
     "lanes": (128, 255),
@@ -165,9 +167,10 @@ def registers(kernel: str) -> int:
     walk, _, case = kernel.partition(".")
     name = walk.partition("x")[0].rstrip("0123456789")
     usual, more = _REGISTERS.get(name, (_REGISTERS_ELSE, _REGISTERS_ELSE))
-    if "smooth" in case or "float64" in case or walk.endswith("x16"):
+    halves = case.startswith(("float16", "bfloat16"))
+    if "smooth" in case or "float64" in case or walk.endswith("x8" if halves else "x16"):
         return more
-    return 80 if usual == 64 and case.startswith(("float16", "bfloat16")) else usual
+    return 80 if usual == 64 and halves else usual
 
 
 def _by_position(kernel: str, count: int, per_thread: int = 1, block: int = 256) -> Plan:
@@ -222,6 +225,8 @@ def _rows(
     if gradient:
         vectors = _vectors(classes, size, False)
         for cluster in (1, 2, 4, 8) if cc[0] >= 9 else (1,):
+            if threads // cluster % WARP:
+                break
             held = math.ceil(vectors / threads) * (threads // cluster) * VECTOR
             if held <= room_of_a_block(cc):
                 name = "held" if cluster == 1 else "cluster"

@@ -60,13 +60,13 @@ WARP = Width(32)
 @part
 def whole_at(address, code):  # type: ignore[no-untyped-def]
     """The integer there; of booleans 0 or 1."""
-    if code == _I64 or code == _U64:
+    if code in (_I64, _U64):
         return read(I64, address)
     if code == _I32:
         return read(I32, address)
     if code == _U32:
         return read(U32, address)
-    if code == _U8 or code == _BOOL:
+    if code in (_U8, _BOOL):
         return read(U8, address)
     if code == _I8:
         return read(I8, address)

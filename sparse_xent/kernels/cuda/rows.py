@@ -20,6 +20,7 @@ from sparse_xent.kernels.cuda.formula import (
     mean_of,
     onto,
     raised,
+    shrink,
     slope_of,
     term,
     too_far,
@@ -265,7 +266,7 @@ def _again(case, at, first, classes, k):  # type: ignore[no-untyped-def]
 
 
 @part
-def _gists(case, at, lead, classes, me, all_, m, s, span):  # type: ignore[no-untyped-def]
+def _gists(case, at, lead, classes, me, all_, m, s, tiny, span):  # type: ignore[no-untyped-def]
     """The two sums that smoothing needs."""
     n = full(case)
     total, count = splat(case, 0.0), splat(case, 0.0)
@@ -273,7 +274,7 @@ def _gists(case, at, lead, classes, me, all_, m, s, span):  # type: ignore[no-un
     k = 0
     while (me + k * all_) * n < lead + classes:
         first = (me + k * all_) * n - lead
-        y, one = gist(case, _again(case, at, first, classes, k), m, s, span)
+        y, one = gist(case, _again(case, at, first, classes, k), m, s, tiny, span)
         total = total + inside_only(case, y, first, classes)
         count = count + inside_only(case, one, first, classes)
         k += 1
@@ -323,7 +324,7 @@ def rows(case, a):  # type: ignore[no-untyped-def]
         put(sums + 16, 0.0)
     p = block() // peers(case)
     while p < a.count:
-        # What a row needs after its sums is asked for then: it would take registers from their loop.
+        # What a row needs after its sums is asked for then: their loop needs the registers.
         o, i = place(a, p)
         t = label(a, o, i, p, alone)
         at = a.x + o * a.xo + i * a.xi
@@ -345,10 +346,11 @@ def rows(case, a):  # type: ignore[no-untyped-def]
             whole = whole_sum(case, rest, hit)
             mean, count = nothing(case), nothing(case)
             if is_smooth(case):
-                y, one = _gists(case, at, lead, a.classes, me, all_, top, whole, span)
+                tiny = shrink(case, a.classes)
+                y, one = _gists(case, at, lead, a.classes, me, all_, top, whole, tiny, span)
                 mean = _total(case, y)
                 count = _total(case, one)
-                mean = mean_of(case, mean, count, a.classes, x_t, top)
+                mean = mean_of(case, mean, count, a.classes, x_t, top, tiny)
             value = loss_of(case, rest, hit, top, x_t, mean, share, span)
             if makes_gradient(case) and g != 0.0:
                 la, lb, aim = lines_of(case, rest, hit, x_t, count, a.classes, share, g, span)

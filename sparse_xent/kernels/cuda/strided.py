@@ -1,6 +1,6 @@
-"""Strided: the class axis is not the one that lies together (channels first, R's matrices), or rows
-lie in some other way. A thread owns neighbouring positions, 16 bytes of a class, or one position.
+"""Strided: whatever has its classes apart: channels first, R's matrices, rows of any other kind.
 
+A thread owns neighbouring positions, 16 bytes of a class, or one position.
 Classes are walked in order. What a thread needs of each of its positions (label, weight, the
 target's score) is gathered in shared memory first, and becomes a vector beside the scores' own.
 """
@@ -16,6 +16,7 @@ from sparse_xent.kernels.cuda.formula import (
     lines_of,
     loss_of,
     mean_of,
+    shrink,
     slope_of,
     term,
     too_far,
@@ -102,7 +103,7 @@ def _sums(case, at, step, classes, t, span):  # type: ignore[no-untyped-def]
 
 
 @part
-def _gists(case, at, step, classes, m, s, span):  # type: ignore[no-untyped-def]
+def _gists(case, at, step, classes, m, s, tiny, span):  # type: ignore[no-untyped-def]
     """The two sums that smoothing needs."""
     total, count = splat(case, 0.0), splat(case, 0.0)
     c = 0
@@ -110,7 +111,7 @@ def _gists(case, at, step, classes, m, s, span):  # type: ignore[no-untyped-def]
         run = splat(case, 0.0)
         end = min(classes, c + RUN)
         while c < end:
-            y, one = gist(case, beside(case, at + c * step), m, s, span)
+            y, one = gist(case, beside(case, at + c * step), m, s, tiny, span)
             run = run + y
             count = count + one
             c += 1
@@ -164,8 +165,9 @@ def strided(case, a):  # type: ignore[no-untyped-def]
         s = whole_sum(case, rest, hit)
         mean, count = splat(case, 0.0), splat(case, 0.0)
         if is_smooth(case):
-            mean, count = _gists(case, at, a.xc, a.classes, m, s, span)
-            mean = mean_of(case, mean, count, a.classes, x_t, m)
+            tiny = shrink(case, a.classes)
+            mean, count = _gists(case, at, a.xc, a.classes, m, s, tiny, span)
+            mean = mean_of(case, mean, count, a.classes, x_t, m, tiny)
         put_lanes(case, numbers_at, loss_of(case, rest, hit, m, x_t, mean, share, span))
         k = 0
         while k < many:

@@ -70,6 +70,7 @@ class Slice(simd.Format):
 class Case(Kind):
     """What one kernel is compiled for."""
 
+    format: Slice
     gradient: bool = False
     width: int = 1  # threads that take a row together: lanes of a warp, where there are fewer
     held: bool = False  # whether a row stays in shared memory between two looks
@@ -242,9 +243,10 @@ def _single(kind: Case, address: Any, wanted: Any, fill: float) -> Any:
     """One score where `wanted`, else the fill; nothing is read then."""
     f = kind.format
     typ, letter = {2: (_I16, "h"), 4: (_I32, "r"), 8: (_I64, "l")}[f.itemsize]
+    size = 8 * f.itemsize
     raw = _ptx(
-        "{ .reg .pred q; setp.ne.u32 q, $2, 0; mov.b%d $0, 0; @q %s.b%d $0, [$1]; }"
-        % (8 * f.itemsize, _loading(kind), 8 * f.itemsize),
+        f"{{ .reg .pred q; setp.ne.u32 q, $2, 0; mov.b{size} $0, 0; "
+        f"@q {_loading(kind)}.b{size} $0, [$1]; }}",
         typ,
         f"=&{letter},l,r",
         address,
@@ -260,7 +262,7 @@ def _either(condition: Any, one: Callable[[], list[Any]], other: Callable[[], li
     b = _b()
     with b.if_else(condition, likely=True) as (then, otherwise):
         with then:
-            first, first_block = one(), b.block
+            first = one()
             first_block = b.block
         with otherwise:
             second = other()
@@ -297,7 +299,7 @@ def load_within(kind: Case, address: Num, column: Num, step: Num, classes: Num) 
         step: columns from one 16 bytes' worth to the next.
         classes: columns of the row.
     """
-    f, b = kind.format, _b()
+    f = kind.format
     made: list[Any] = []
     for part in range(f.lanes // f.full):
         first = column + step * part
@@ -321,7 +323,6 @@ def load_within(kind: Case, address: Num, column: Num, step: Num, classes: Num) 
             return _full(kind, at.value)
 
         made += _either(inside.value, at_once, one_by_one)
-    del b
     return _vector(f, made)
 
 
@@ -349,7 +350,7 @@ def _store_full(f: Slice, address: Any, numbers: list[Any]) -> None:
 def _store_single(f: Slice, address: Any, value: Any, wanted: Any) -> None:
     letter = {2: "h", 4: "r", 8: "l"}[f.itemsize]
     _ptx(
-        "{ .reg .pred q; setp.ne.u32 q, $2, 0; @q st.global.b%d [$0], $1; }" % (8 * f.itemsize),
+        f"{{ .reg .pred q; setp.ne.u32 q, $2, 0; @q st.global.b{8 * f.itemsize} [$0], $1; }}",
         _VOID,
         f"l,{letter},r",
         address,
