@@ -44,6 +44,7 @@ from sparse_xent.kernels.cuda.words import (
     load_one,
     makes_gradient,
     nothing,
+    over,
     put_score,
     sent,
     store,
@@ -56,6 +57,12 @@ from sparse_xent.kernels.simd import itemsize, maximum, rounded, select
 
 
 @part
+def _pads(offset, row, pad):  # type: ignore[no-untyped-def]
+    """Bytes that lie between the rows before an offset."""
+    return pad * over(offset, row) if pad != 0 else 0
+
+
+@part
 def _bring(case, source, room, row, pad, size):  # type: ignore[no-untyped-def]
     """`size` bytes of rows into shared memory; a row of `row` bytes is followed by `pad`."""
     one = itemsize(case)
@@ -63,13 +70,13 @@ def _bring(case, source, room, row, pad, size):  # type: ignore[no-untyped-def]
     if source % 16 == 0:
         k = thread()
         while k < size // 16:
-            copy(room + 16 * k + pad * (16 * k // row), source + 16 * k)
+            copy(room + 16 * k + _pads(16 * k, row, pad), source + 16 * k)
             k += threads()
         done = size // 16 * 16
     sent()
     k = done + one * thread()
     while k < size:
-        put_score(case, room + k + pad * (k // row), load_one(case, source + k))
+        put_score(case, room + k + _pads(k, row, pad), load_one(case, source + k))
         k += one * threads()
     arrived(LAST)
 
@@ -82,12 +89,12 @@ def _take_back(case, room, to, row, pad, size):  # type: ignore[no-untyped-def]
     if to % 16 == 0:
         k = thread()
         while k < size // 16:
-            store(case, to + 16 * k, get_scores(case, room + 16 * k + pad * (16 * k // row)))
+            store(case, to + 16 * k, get_scores(case, room + 16 * k + _pads(16 * k, row, pad)))
             k += threads()
         done = size // 16 * 16
     k = done + one * thread()
     while k < size:
-        store_one(case, to + k, get_score(case, room + k + pad * (k // row)))
+        store_one(case, to + k, get_score(case, room + k + _pads(k, row, pad)))
         k += one * threads()
 
 

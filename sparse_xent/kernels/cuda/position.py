@@ -34,6 +34,7 @@ from sparse_xent.kernels.cuda.words import (
     count_on,
     get,
     least,
+    over,
     put,
     read,
     sum_over,
@@ -116,7 +117,7 @@ def place(a, p):  # type: ignore[no-untyped-def]
     """(o, i) of position p."""
     o, i = p, 0
     if a.inner > 1:
-        o = p // a.inner
+        o = over(p, a.inner) if a.count < 1 << 32 else p // a.inner
         i = p - o * a.inner
     return o, i
 

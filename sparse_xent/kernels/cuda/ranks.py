@@ -32,6 +32,7 @@ from sparse_xent.kernels.cuda.words import (
     lane_size,
     load_one,
     load_within,
+    over,
     positions,
     put,
     put_counts,
@@ -97,7 +98,7 @@ def rank_strided(case, a):  # type: ignore[no-untyped-def]
     numbers_at = flaws_at + 8 * many
     g = block() * threads() + thread()
     while g < a.count // many:
-        o = g // groups
+        o = over(g, groups) if a.count < 1 << 32 else g // groups
         i = (g - o * groups) * many
         at = a.x + o * a.xo + i * a.xi
         k = 0

@@ -50,6 +50,7 @@ from sparse_xent.kernels.cuda.words import (
     lane_size,
     load_one,
     makes_gradient,
+    over,
     positions,
     put,
     put_lane,
@@ -146,7 +147,7 @@ def strided(case, a):  # type: ignore[no-untyped-def]
     total, kept, weights = 0.0, 0.0, 0.0
     g = block() * threads() + thread()
     while g < a.count // many:
-        o = g // groups
+        o = over(g, groups) if a.count < 1 << 32 else g // groups
         i = (g - o * groups) * many
         at = a.x + o * a.xo + i * a.xi
         k = 0

@@ -780,6 +780,14 @@ def columns(kind: Case, column: Num, step: Num) -> Num:
 
 
 @word
+def over(a: Num, b: Num) -> Num:
+    """a // b of numbers below 2^32: of 64 bits it would be a call of some 70 instructions."""
+    b_ = _b()
+    made = b_.udiv(b_.trunc(a.value, _I32), b_.trunc(b.value, _I32))
+    return Num(types.int64, b_.zext(made, _I64))
+
+
+@word
 def count_of(mask: Num) -> Num:
     """How many lanes of a mask are true."""
     b = _b()
