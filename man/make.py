@@ -81,7 +81,11 @@ def rd(text: str) -> str:
     pieces[1::2] = [_code(piece.strip("`")) for piece in pieces[1::2]]
     constant = rf"\b({'|'.join(CONSTANTS)})\b"
     pieces[::2] = [
-        re.sub(constant, lambda word: _code(word[1]), re.sub(r"\beps\b", r"\\eqn{eps}", piece))
+        re.sub(
+            constant,
+            lambda word: _code(word[1]),
+            re.sub(r"\beps\b", r"\\eqn{\\epsilon}{eps}", piece),
+        )
         for piece in pieces[::2]
     ]
     return "".join(pieces)

@@ -182,6 +182,41 @@ def test_a_matrix_is_not_copied(session):
     assert float(session["peak per label"]) < 4 + 8 + 8 + 8
 
 
+#: What R says of a package's vignettes: title and page of each, and whether the page is there.
+BROWSED = """
+seen <- unclass(browseVignettes("sparsexent"))$sparsexent
+there <- function(files) file.exists(file.path(seen[, "Dir"], "doc", files))
+both <- there(seen[, "PDF"]) & there(seen[, "File"])
+cat(paste(seen[, "Title"], seen[, "PDF"], both, sep = "; "), sep = "\\n")
+"""
+VIGNETTES = """\
+Getting started; getting-started.html; TRUE
+Probabilities or logits; probabilities-or-logits.html; TRUE
+Scoring a model in R; scoring-a-model-in-r.html; TRUE
+Segmentation with a void class; segmentation-with-a-void-class.html; TRUE
+"""
+
+
+@pytest.mark.parametrize("way", ["from the folder", "from what R CMD build makes"])
+def test_browse_vignettes_shows_them(folder, tmp_path, way):
+    """As install.packages() installs it; its path for programs holds neither pandoc nor Python."""
+    source = SOURCES
+    if way != "from the folder":
+        run(["R", "CMD", "build", SOURCES], tmp_path)
+        (source,) = tmp_path.glob("sparsexent_*.tar.gz")
+    install = f'install.packages("{source}", repos = NULL, type = "source", quiet = TRUE)'
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for place in filter(os.path.isdir, os.environ["PATH"].split(os.pathsep)):
+        for name in os.listdir(place):
+            link = programs / name
+            if not ("pandoc" in name or "python" in name or os.path.lexists(link)):
+                link.symlink_to(Path(place).absolute() / name)
+    where = dict(PATH=str(programs), RETICULATE_PYTHON=str(tmp_path / "none"))
+    run(["Rscript", "-e", install], tmp_path, **where)
+    assert run(["Rscript", "-e", BROWSED], tmp_path, **where) == VIGNETTES
+
+
 @pytest.mark.slow
 def test_r_cmd_check_finds_nothing(folder):
     run(["R", "CMD", "build", SOURCES], folder)

@@ -1,11 +1,15 @@
 """The vignettes: rendered from the sources beside them, and their numbers come out again.
 
-Without R the Python chunks are run and what they print is held against the page; with R the whole
-is rendered anew. What a machine measures differs from run to run, and is not compared.
+Without R the Python chunks are run and what they print is held against the page, and the pages that
+the R package carries against both; with R the whole is rendered anew. What a machine measures
+differs from run to run, and is not compared.
 """
 
+import base64
 import contextlib
+import gzip
 import hashlib
+import html
 import io
 import math
 import re
@@ -16,6 +20,7 @@ import pytest
 import rscript
 
 VIGNETTES = rscript.ROOT / "vignettes"
+PACKAGE = rscript.ROOT / "sparse_xent/r/sparsexent"
 NAMES = [
     "getting-started",
     "probabilities-or-logits",
@@ -28,6 +33,10 @@ NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?")
 
 def page(name):
     return (VIGNETTES / f"{name}.md").read_text("utf-8")
+
+
+def md5(path):
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def alike(one, other):
@@ -62,8 +71,7 @@ def test_these_are_the_vignettes():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_page_is_of_this_source(name):
-    source = (VIGNETTES / f"{name}.Rmd").read_bytes()
-    made_of = hashlib.md5(source, usedforsecurity=False).hexdigest()
+    made_of = md5(VIGNETTES / f"{name}.Rmd")
     assert f"<!-- of {name}.Rmd, MD5 {made_of} -->" in page(name), "run make vignettes"
     assert re.search(r"Made with R \S+, .*Python \S+, NumPy \S+, .*sparse_xent \S+\n", page(name))
 
@@ -115,16 +123,69 @@ def test_alike_is_strict_about_all_but_last_digits():
     assert not alike("1 2", "1")
 
 
+# --- the pages that the R package carries, for browseVignettes() ----------------------------------
+
+
+def carried(name, package=PACKAGE):
+    return (package / f"inst/doc/{name}.html").read_text("utf-8")
+
+
+def words(page):
+    """What an HTML page says, without what was measured."""
+    return html.unescape(re.sub("<[^>]*>", "", without_measurements(page).partition("<body>")[2]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_r_package_carries_the_page_as_it_is(name):
+    markdown, template = VIGNETTES / f"{name}.md", VIGNETTES / "page.html"
+    of = f"<!-- of {name}.md, MD5 {md5(markdown)}, and page.html, MD5 {md5(template)} -->"
+    assert of in carried(name), "run make vignettes"
+    for _, block in re.findall(r"^```(\w*)\n(.*?)^```", page(name), re.MULTILINE | re.DOTALL):
+        assert block.strip() in html.unescape(re.sub("<[^>]*>", "", carried(name)))
+    source = PACKAGE / f"inst/doc/{name}.Rmd"
+    assert source.read_bytes() == (VIGNETTES / source.name).read_bytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_in_the_r_package_stands_alone(name):
+    shown = re.findall(r'<img src="data:image/png;base64,\s*([^"]+)"', carried(name))
+    figures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", page(name))
+    assert [*map(base64.b64decode, shown)] == [(VIGNETTES / path).read_bytes() for path in figures]
+    links = set(re.findall(r'(?:href|src)="(?!data:)([^"]*)"', carried(name)))
+    assert links <= {f"{other}.html" for other in NAMES}
+
+
+def test_r_finds_the_pages_and_little_room_is_taken():
+    files = [*PACKAGE.glob("inst/doc/*")]
+    assert sorted(path.name for path in files) == sorted(
+        f"{name}.{kind}" for name in NAMES for kind in ("Rmd", "html")
+    )
+    assert sum(path.stat().st_size for path in files) < 600_000
+    index = gzip.decompress((PACKAGE / "build/vignette.rds").read_bytes())
+    for name in NAMES:
+        title = page(name).splitlines()[0].removeprefix("# ")
+        assert all(word.encode() in index for word in (f"{name}.Rmd", f"{name}.html", title))
+    # R CMD build keeps what it did not make, and R CMD INSTALL looks for an index, only with these.
+    assert "\nBuildVignettes: no\n" in (PACKAGE / "DESCRIPTION").read_text("utf-8")
+    assert [path.name for path in PACKAGE.glob("vignettes/*")] == [".install_extras"]
+
+
+# --- with R --------------------------------------------------------------------------------------
+
+
 def test_rendered_anew_in_r_the_pages_say_the_same(tmp_path):
     code = """
       folder <- commandArgs(TRUE)[1]
       if (!reticulate::py_module_available("matplotlib")) { cat("no matplotlib\\n"); quit() }
+      if (!nzchar(Sys.which("pandoc"))) { cat("no pandoc\\n"); quit() }
       status <- system2("Rscript", c("vignettes/make.R", shQuote(folder)))
       if (status) quit(status = status)
     """
     said = rscript.run(code, tmp_path, need=("reticulate", "knitr"))
     if "no matplotlib" in said:
         pytest.skip("R's Python has no matplotlib")
+    if "no pandoc" in said:
+        pytest.skip("pandoc is not found")
     for name in NAMES:
         again = (tmp_path / f"{name}.md").read_text("utf-8")
         old, new = (without_measurements(text).splitlines() for text in (page(name), again))
@@ -132,3 +193,4 @@ def test_rendered_anew_in_r_the_pages_say_the_same(tmp_path):
         assert [pair for pair in zip(old, new, strict=True) if not alike(*pair)] == []
         for figure in VIGNETTES.glob(f"figures/{name}-*.png"):
             assert (tmp_path / "figures" / figure.name).stat().st_size > 1000
+        assert alike(words(carried(name)), words(carried(name, tmp_path / "sparsexent")))

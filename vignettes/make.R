@@ -4,7 +4,10 @@
 #
 # Python is RETICULATE_PYTHON's, else that of .venv-r. NAME.Rmd gives NAME.md and figures/NAME-*.png. The
 # last lines of NAME.md name the versions that made it and the sum (MD5) of NAME.Rmd, so that a test can
-# tell whether it is current. What a machine measures (chunks with `measured = TRUE`, and the versions)
+# tell whether it is current. From NAME.md and page.html comes NAME.html, for the R package: one file with
+# its figures, in inst/doc beside its source; and build/vignette.rds, the index by which browseVignettes()
+# finds them, so that neither pandoc nor knitr nor Python is needed where the package is installed. (With a
+# FOLDER they come into FOLDER/sparsexent.) What a machine measures (chunks with `measured = TRUE`, and the versions)
 # stands between comments, <!-- measured --> and <!-- /measured -->: it differs from run to run.
 
 script <- sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE))
@@ -12,6 +15,11 @@ here <- dirname(normalizePath(script))
 root <- dirname(here)
 folder <- normalizePath(c(commandArgs(TRUE), here)[1])
 dir.create(file.path(folder, "figures"), showWarnings = FALSE)
+package <- if (folder == here) file.path(root, "sparse_xent/r/sparsexent") else file.path(folder, "sparsexent")
+for (part in c("inst/doc", "build")) {
+  dir.create(file.path(package, part), recursive = TRUE, showWarnings = FALSE)
+}
+if (!nzchar(Sys.which("pandoc"))) stop("pandoc is not found: it makes the pages for browseVignettes()")
 if (!nzchar(Sys.getenv("RETICULATE_PYTHON")) && file.exists(file.path(root, ".venv-r/bin/python")))
   Sys.setenv(RETICULATE_PYTHON = file.path(root, ".venv-r/bin/python"))
 Sys.setenv(PYTHONPATH = root, MPLBACKEND = "agg")
@@ -80,10 +88,46 @@ render <- function(name) {
   writeLines(page, file.path(folder, paste0(name, ".md")), useBytes = TRUE)
 }
 
-for (source in sort(Sys.glob(file.path(here, "*.Rmd")))) {
-  name <- sub("[.]Rmd$", "", basename(source))
+#' NAME.html of NAME.md: links lead to the other pages, figures stand in the page itself.
+to_html <- function(name) {
+  markdown <- file.path(folder, paste0(name, ".md"))
+  template <- file.path(here, "page.html")
+  made <- tempfile(fileext = ".html")
+  title <- sub("^# ", "", readLines(markdown, 1L, encoding = "UTF-8"))
+  of <- sprintf("of %s.md, MD5 %s, and page.html, MD5 %s", name, tools::md5sum(markdown), tools::md5sum(template))
+  status <- system2("pandoc", shQuote(c(
+    "--from=gfm", "--to=html5", "--wrap=preserve", paste0("--template=", template),
+    "-V", paste0("pagetitle=", title), "-V", paste0("of=", of), "-o", made, markdown
+  )))
+  stopifnot(status == 0)
+  page <- readLines(made, encoding = "UTF-8")
+  page <- gsub('href="([a-z-]+)[.]md"', 'href="\\1.html"', page)
+  page <- gsub('<span id="cb[0-9-]+"><a href="[^"]*"[^>]*></a>', "<span>", page)
+  for (language in c("R", "Python")) {
+    class <- sprintf('class="sourceCode %s"', tolower(language))
+    begins <- sprintf('<div class="sourceCode" id="cb[0-9]+"><pre *%s><code %s>', class, class)
+    page <- sub(begins, sprintf('<div class="code" data-language="%s"><pre><code>', language), page)
+  }
+  for (figure in list.files(file.path(folder, "figures"), paste0("^", name, "-"), full.names = TRUE)) {
+    shown <- sprintf('src="figures/%s"', basename(figure))
+    page <- sub(shown, sprintf('src="%s"', image_uri(figure)), page, fixed = TRUE)
+  }
+  writeLines(page, file.path(package, "inst/doc", paste0(name, ".html")), useBytes = TRUE)
+  file.copy(file.path(here, paste0(name, ".Rmd")), file.path(package, "inst/doc"), overwrite = TRUE)
+  title
+}
+
+names <- sub("[.]Rmd$", "", basename(sort(Sys.glob(file.path(here, "*.Rmd")))))
+titles <- character()
+for (name in names) {
   unlink(Sys.glob(file.path(folder, "figures", paste0(name, "-*.png"))))
   setwd(folder)
   render(name)
+  titles <- c(titles, to_html(name))
   cat("vignettes:", name, "\n")
 }
+
+# What R CMD build would have written: version 2 of the format is read by every R.
+index <- data.frame(File = paste0(names, ".Rmd"), Title = titles, PDF = paste0(names, ".html"), R = "")
+index$Keywords <- index$Depends <- rep(list(character()), length(names))
+saveRDS(index, file.path(package, "build/vignette.rds"), version = 2)
