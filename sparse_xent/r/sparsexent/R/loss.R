@@ -12,7 +12,7 @@ loss_sparse_categorical_crossentropy <- function(
   if (has_data(y_true, y_pred, this)) {
     per_label(this, y_true, y_pred, options)
   } else {
-    new_loss(this, options)
+    new_loss(this, options$held)
   }
 }
 
@@ -28,7 +28,7 @@ loss_categorical_crossentropy <- function(
   if (has_data(y_true, y_pred, this)) {
     per_label(this, y_true, y_pred, options)
   } else {
-    new_loss(this, options)
+    new_loss(this, options$held)
   }
 }
 
@@ -45,9 +45,11 @@ value_and_grad <- function(loss, y_true, y_pred, sample_weight = NULL) {
 # ---- the form with data --------------------------------------------------------------------------
 
 per_label <- function(this, y_true, y_pred, options) {
-  sent <- sent_of(this, y_true, y_pred, options$axis, options$ignore_class)
+  sent <- sent_of(this, y_true, y_pred, options$held$axis, options$held$ignore_class)
   python <- python_function(this)
-  plain(asked(do.call(python, c(sent, python_options(this, options)))))
+  plain(asked(
+    if (length(options$sent)) do.call(python, c(sent, options$sent)) else python(sent[[1L]], sent[[2L]])
+  ))
 }
 
 # ---- the object ----------------------------------------------------------------------------------
@@ -75,7 +77,13 @@ evaluated <- function(held, verb, y_true, y_pred, sample_weight) {
   }
   sent <- sent_of(held$this, y_true, y_pred, held$options$axis, held$options$ignore_class)
   python <- python_object(held)[[verb]]
-  result <- plain(asked(python(sent[[1L]], sent[[2L]], weights_of(sample_weight))))
+  result <- plain(asked(
+    if (is.null(sample_weight)) {
+      python(sent[[1L]], sent[[2L]])
+    } else {
+      python(sent[[1L]], sent[[2L]], weights_of(sample_weight))
+    }
+  ))
   if (verb == "call") {
     return(result)
   }
@@ -92,7 +100,7 @@ python_object <- function(held) {
     if (length(session$objects) > 1000L) rm(list = ls(session$objects), envir = session$objects)
     object <- asked(do.call(python_function(held$this), python_options(held$this, held$options)))
     found <- list(
-      options = held$options, object = object, call = object$`__call__`,
+      options = held$options, object = object, call = python_plainly(object),
       value_and_grad = object$value_and_grad, dtype = object$dtype
     )
     found$options$dtype <- plain(found$dtype)

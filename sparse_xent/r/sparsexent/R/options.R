@@ -24,7 +24,19 @@ refuse_partial_names <- function(call, definition, frame, this) {
   }
 }
 
-options_of <- function(this, options) {
+# The options as R holds them, and as Python is sent them. A call's are most often those of the call
+# before, and to compare them costs 1 us in place of 20.
+options_of <- function(this, given) {
+  before <- session$options[[this]]
+  if (!identical(before$given, given)) {
+    held <- checked_options(this, given)
+    before <- list(given = given, held = held, sent = python_options(this, held))
+    session$options[[this]] <- before
+  }
+  before
+}
+
+checked_options <- function(this, options) {
   if (!all(nzchar(names(options)))) {
     fail("the arguments of ", this, "() after axis must be named")
   }

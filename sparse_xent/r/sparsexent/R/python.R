@@ -5,6 +5,7 @@
 # these can be saved, sent to a worker and read in a session where Python has yet to start.
 session <- new.env(parent = emptyenv())
 session$objects <- new.env(parent = emptyenv())
+session$options <- list()
 
 sx <- function() {
   if (is.null(session$module)) {
@@ -27,17 +28,26 @@ python_function <- function(name) {
   session[[name]]
 }
 
+# What calls an object of Python's: a NumPy scalar it gives comes back as a plain number, which
+# reticulate turns into R's sooner: see plainly() in sparse_xent.r.
+python_plainly <- function(object) {
+  if (is.null(session$plainly)) session$plainly <- import("sparse_xent.r", convert = FALSE)$plainly
+  session$plainly(object)$`__call__`
+}
+
 # The value of a call of Python, or its refusal in R's words.
 asked <- function(call) {
   withCallingHandlers(call, error = function(e) fail(in_r_words(conditionMessage(e))))
 }
 
 # What Python returned, as R has it: numbers, vectors and arrays, never an array of one dimension.
-# An array goes by its base class, because reticulate (1.28) asks Python about dates for each
-# "numpy.ndarray": 0.6 ms a call.
+# It goes by py_to_r()'s default method, found once: the one for "numpy.ndarray" asks Python about
+# dates (0.6 ms a call in reticulate 1.28), and to look for methods of each class costs a call 5 us.
 plain <- function(result) {
-  if (inherits(result, "numpy.ndarray")) class(result) <- "python.builtin.object"
-  without_one_dim(py_to_r(result))
+  if (is.null(session$to_r)) {
+    session$to_r <- utils::getS3method("py_to_r", "default", envir = asNamespace("reticulate"))
+  }
+  without_one_dim(session$to_r(result))
 }
 
 without_one_dim <- function(x) {
