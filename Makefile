@@ -31,7 +31,7 @@ help:
 	@echo 'make check   formatting, lint, types'
 	@echo 'make bench   measure speed'
 	@echo 'make man     write man/, the pages of R'"'"'s manual (ARGS=--run: run their examples in R first)'
-	@echo 'make vignettes   render vignettes/ (needs R with reticulate and knitr)'
+	@echo 'make vignettes   render vignettes/ and the R package'"'"'s pages (needs R with reticulate, knitr; pandoc)'
 	@echo 'make setup   all that the above need, installed beforehand'
 	@echo 'make setup-r R, with the Python that it calls (apt-get: as root or with sudo -n)'
 	@echo 'make clean   take away all that make has made'
