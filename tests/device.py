@@ -15,8 +15,9 @@ import ml_dtypes
 import numpy as np
 import ptx
 
-from sparse_xent.kernels import Scores, portable
+from sparse_xent.kernels import Scores, disk, portable
 from sparse_xent.kernels.cuda import build
+from sparse_xent.kernels.cuda import code as code_of_device
 from sparse_xent.kernels.cuda.arguments import CODES, NEGATIVE, NONE, Arguments
 from sparse_xent.kernels.cuda.plan import Place, Plan, Verb, choose
 
@@ -36,7 +37,14 @@ _ahead: dict[str, Future[str]] = {}
 
 
 def _text(kernel: str) -> str:
-    return build.compiled(kernel, (9, 0), "ptx")
+    """A kernel's PTX, from the cache on disk or compiled now."""
+    name = ("ptx", kernel, code_of_device._stamp())
+    found = disk.load(name)
+    if found is not None:
+        return found.decode()
+    text: str = build.compiled(kernel, (9, 0), "ptx")
+    disk.save(name, text.encode())
+    return text
 
 
 @contextmanager
