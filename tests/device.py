@@ -36,15 +36,15 @@ ORDERS = {"classes last": (0, 2, 1), "classes first": (0, 1, 2), "R": (1, 0, 2)}
 _ahead: dict[str, Future[str]] = {}
 
 
-def _text(kernel: str) -> str:
+def text(kernel: str) -> str:
     """A kernel's PTX, from the cache on disk or compiled now."""
     name = ("ptx", kernel, code_of_device._stamp())
     found = disk.load(name)
     if found is not None:
         return found.decode()
-    text: str = build.compiled(kernel, (9, 0), "ptx")
-    disk.save(name, text.encode())
-    return text
+    made: str = build.compiled(kernel, (9, 0), "ptx")
+    disk.save(name, made.encode())
+    return made
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def compiling(kernels: list[str]) -> Iterator[None]:
     """Meanwhile other processes compile these kernels, in this order, before they are wanted."""
     kernels = [k for k in kernels if k not in _ahead]
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        _ahead.update({k: pool.submit(_text, k) for k in kernels})
+        _ahead.update({k: pool.submit(text, k) for k in kernels})
         yield
         for k in kernels:
             _ahead[k].cancel()
@@ -61,7 +61,7 @@ def compiling(kernels: list[str]) -> Iterator[None]:
 @cache
 def program(kernel: str) -> ptx.Program:
     """The compiled kernel."""
-    return ptx.parse(_ahead[kernel].result() if kernel in _ahead else _text(kernel))
+    return ptx.parse(_ahead[kernel].result() if kernel in _ahead else text(kernel))
 
 
 def arithmetic(dtype: str) -> type:

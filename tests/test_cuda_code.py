@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import device
 import pytest
 from cuda.pathfinder import find_nvidia_binary_utility
 
@@ -105,10 +106,12 @@ def read(kernel, cc, folder):
         run = subprocess.run([path, *options, image], capture_output=True, text=True, check=True)
         return run.stdout
 
-    return Listing(told("nvdisasm", "-c"), told("cuobjdump", "-res-usage"))
+    # without an analysis of the flow of data, which takes as long as all the rest
+    return Listing(told("nvdisasm", "-c", "-ndf"), told("cuobjdump", "-res-usage"))
 
 
 def _read_all(kernel, folder):
+    device.text(kernel)  # the simulator wants it later; once Numba knows its types, all is quick
     able = [cc for cc in ARCHITECTURES if cc[0] >= 9 or not kernel.startswith("cluster")]
     return [(cc, read(kernel, cc, folder)) for cc in able]
 
