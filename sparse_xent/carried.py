@@ -8,6 +8,7 @@ leaves its own sums, so that neither the number of threads nor their pace can be
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -70,11 +71,11 @@ class CarriedCall(sweep.Call):
 
     def total(self) -> tuple[float, int, float]:
         """sum(l * w), the number of labels kept, and the sum of their weights."""
-        return _summed(self._carry(self.walk.forward()))
+        return summed(self._carry(self.walk.forward()))
 
     def survey(self) -> tuple[int, float]:
         """Check every label and weight before anything is written; the last two of `total`."""
-        return _summed(self._carry(0))[1:]
+        return summed(self._carry(0))[1:]
 
     def descend(self, divisor: float, losses: Array | None = None) -> tuple[float, Array]:
         """sum(l * w), and the gradient of sum(l * w) / divisor, written into `out`."""
@@ -82,7 +83,7 @@ class CarriedCall(sweep.Call):
         if self._beyond_float32(divisor):  # the kernels hold a row's factor in its arithmetic
             return sweep.Call.descend(self, divisor, losses)
         sums = self._carry(self.walk.both(), losses=losses, dx=self.out, divisor=divisor)
-        return _summed(sums)[0], self.out
+        return summed(sums)[0], self.out
 
     def ranks(self) -> npt.NDArray[np.int64]:
         """How many classes stand above each label."""
@@ -110,7 +111,7 @@ class CarriedCall(sweep.Call):
             to = flat[start:].ctypes.data
             rank(classes, inner, first, last, places[number], xo, xc, xi, y.ctypes.data, to)
 
-        pool.run(task, len(places) * chunks, self._threads())
+        pool.run(task, len(places) * chunks, _threads(self.x.nbytes))
         if bad:
             self.labels.refuse()
         return self.layout.unflatten(flat)
@@ -149,8 +150,6 @@ class CarriedCall(sweep.Call):
         chunks = -(-slab // size)  # of one slab
         sums: Array = np.zeros((math.prod(rest), chunks, native.SUMS))
         taken = self.walk.reads if dx is None else classes * self.x.itemsize
-        per_task = max(1, TASK_BYTES // (size * taken))
-        tasks = -(-chunks // per_task)
         own = np.dtype(np.float64 if self.arithmetic == np.float64 else np.float32)
         direct = losses is not None and losses.dtype == own
         to = losses.ctypes.data if losses is not None and direct else 0
@@ -172,10 +171,7 @@ class CarriedCall(sweep.Call):
         places, carry = [call.ctypes.data for call in held], native.carry()
         here = not lines.apart and (losses is None or direct)  # nothing is made beside
 
-        def task(k: int) -> None:
-            number, part = divmod(k, tasks)
-            first = part * per_task * size
-            last = min(slab, first + per_task * size)
+        def task(number: int, first: int, last: int) -> None:
             if here:
                 carry(places[number], first, last)
                 return
@@ -190,16 +186,13 @@ class CarriedCall(sweep.Call):
                 losses[start:stop] = made
             del kept
 
-        pool.run(task, len(calls) * tasks, self._threads())
+        in_tasks(task, len(calls), slab, size, taken, self.x.nbytes)
         sums = sums.reshape(-1, native.SUMS)
         if sums[:, _FAULTS].any():
             if sums[:, native.BAD].any():
                 self.labels.refuse()
             self.weights.refuse(self.labels.lower(self.labels.y))
         return sums
-
-    def _threads(self) -> int:
-        return config.config_threads() if self.x.nbytes >= SERIAL_BYTES else 1
 
     def _lines(self) -> "_Lines":
         y, w = self.layout.positions(self.labels.y), self.weights.sample
@@ -302,9 +295,45 @@ def _offsets(shape: list[int], steps: list[int]) -> list[int]:
     ]
 
 
-def _summed(sums: Array) -> tuple[float, int, float]:
+def summed(sums: Array) -> tuple[float, int, float]:
+    """sum(l * w), labels kept and sum(w) of all chunks; where losses are infinite NumPy warns."""
     if len(sums) == 1:
         total, kept, weight = sums[0, :3].tolist()
     else:
         total, kept, weight = np.sum(np.ascontiguousarray(sums.T[:3]), axis=1).tolist()
     return total, int(kept), weight
+
+
+def _threads(nbytes: int) -> int:
+    return config.config_threads() if nbytes >= SERIAL_BYTES else 1
+
+
+def in_tasks(
+    task: Callable[[int, int, int], None],
+    slabs: int,
+    positions: int,
+    size: int,
+    taken: int,
+    nbytes: int,
+) -> None:
+    """Call task(slab, first position, the one after the last) until all slabs are done.
+
+    Args:
+        task: what is done; by several threads where there is enough of it.
+        slabs: how many there are.
+        positions: of each slab.
+        size: positions of a chunk.
+        taken: bytes that a position takes from memory.
+        nbytes: of all scores.
+    """
+    length = max(1, TASK_BYTES // (size * taken)) * size
+    tasks = -(-positions // length)
+    if slabs * tasks == 1:
+        task(0, 0, positions)
+        return
+
+    def one(k: int) -> None:
+        slab, part = divmod(k, tasks)
+        task(slab, part * length, min(positions, (part + 1) * length))
+
+    pool.run(one, slabs * tasks, _threads(nbytes))

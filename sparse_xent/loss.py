@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, NoReturn, Protocol, Self, cast, overl
 import numpy.typing as npt
 from numpy import ndarray
 
-from sparse_xent import carried, cuda, soft, sweep, tiny
+from sparse_xent import carried, cuda, plain, soft, sweep
 from sparse_xent.arrays.numpy import output
 from sparse_xent.config import config_floatx
 from sparse_xent.options import (
@@ -231,9 +231,9 @@ class SparseCategoricalCrossentropy(_Loss):
             ValueError: a label is neither a class nor ignored, or shapes do not fit.
         """
         if sample_weight is None and self._options.device is None:
-            small = tiny.reduced(y_true, y_pred, self._options, gradient=False)
-            if small is not None:
-                return small[0]
+            done = plain.reduced(y_true, y_pred, self._options, gradient=False)
+            if done is not None:
+                return done[0]
         library = cuda.serving(y_pred, self._options)
         if library is not None:
             return cuda.value(library, y_true, y_pred, sample_weight, self._options)
@@ -270,9 +270,9 @@ class SparseCategoricalCrossentropy(_Loss):
             array([[-0.5,  0.5]])
         """
         if sample_weight is None and self._options.device is None:
-            small = tiny.reduced(y_true, y_pred, self._options, gradient=True, out=out)
-            if small is not None:
-                return small
+            done = plain.reduced(y_true, y_pred, self._options, gradient=True, out=out)
+            if done is not None:
+                return done
         library = cuda.serving(y_pred, self._options)
         if library is not None:
             options = self._options
@@ -458,19 +458,19 @@ def loss_sparse_categorical_crossentropy(
 
     Source: R keras3, `loss_sparse_categorical_crossentropy`.
     """
-    plain = dtype is None and class_weight is None and reduction is REDUCTION and name is NAME
+    usual = dtype is None and class_weight is None and reduction is REDUCTION and name is NAME
     if (
-        plain
+        usual
         and device is None
         and not unknown
         and y_pred.__class__ is ndarray
         and axis.__class__ is int
     ):
-        small = tiny.losses(
+        done = plain.losses(
             y_true, y_pred, from_logits, ignore_class, axis, label_smoothing, normalize
         )
-        if small is not None:
-            return small
+        if done is not None:
+            return done
     options = {
         "from_logits": from_logits,
         "ignore_class": ignore_class,

@@ -17,7 +17,7 @@ from conftest import require_peer
 from fake_cuda import Cupy, CupyArray, Gpu, Packed, Spoken
 
 import sparse_xent as sx
-from sparse_xent import cuda, tiny
+from sparse_xent import cuda, plain
 from sparse_xent.arrays import cuda as arrays
 from sparse_xent.kernels.cuda import arguments, driver
 
@@ -1125,7 +1125,7 @@ def test_small_calls_never_ask_whose_arrays_they_are(monkeypatch):
     assert f(y, x).shape == (2,)
     SPARSE()(y, x)
     SPARSE().value_and_grad(y, x)
-    monkeypatch.setattr(tiny, "losses", lambda *args: None)
+    monkeypatch.setattr(plain, "losses", lambda *args: None)
     with pytest.raises(AssertionError, match="asked"):
         f(y, x)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import sparse_xent as sx
-from sparse_xent import carried, config, tiny
+from sparse_xent import carried, config, plain
 
 #: shape, class axis, memory order: tiles, medium rows, rows, strided; one call is cut for the pool.
 LAYOUTS = {
@@ -109,7 +109,7 @@ def test_small_calls_in_fortran_order_have_the_bits_of_large_ones(
     out = np.empty_like(x)
     small = [compiled(loss.value_and_grad, y, x), compiled(loss.value_and_grad, y, x, out=out)]
     assert small[1][1] is out
-    monkeypatch.setattr(tiny, "_planned", lambda *call: None)
+    monkeypatch.setattr(plain, "_planned", lambda *call: None)
     value, gradient = compiled(loss.value_and_grad, y, x)
     for v, g in small:
         assert v == value
@@ -117,12 +117,73 @@ def test_small_calls_in_fortran_order_have_the_bits_of_large_ones(
         np.testing.assert_array_equal(g, gradient)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("kind", ["logits", "after", "never"])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((5000, 10), "float32"),
+        ((700, 300), "float64"),
+        ((1300, 1000), "float32"),
+        ((3, 70001), "float64"),
+    ],
+)
+def test_plain_calls_of_many_chunks_have_the_bits_of_any_other(
+    shape, dtype, kind, order, engines, monkeypatch
+):
+    """Several chunks, and several tasks of several threads, on either way."""
+    compiled, _ = engines
+    rng = np.random.default_rng(shape)
+    x = np.asarray(rng.normal(size=shape).astype(dtype), order=order)
+    x[1] = 0.5
+    if kind != "logits":
+        x = np.abs(x)
+    y = rng.integers(0, shape[1], shape[0])
+    given = {"from_logits": kind == "logits", "ignore_class": int(y[0])}
+    if kind != "logits":
+        given["normalize"] = kind
+
+    def results():
+        f = sx.loss_sparse_categorical_crossentropy
+        made = [compiled(f, y, x, **given)]
+        for reduction in ("mean", "sum"):
+            loss = f(reduction=reduction, dtype=dtype, **given)
+            made.append(compiled(loss, y, x))
+            value, gradient = compiled(loss.value_and_grad, y, x)
+            apart, there = np.zeros_like(x), x.copy(order="K")
+            made += [value, gradient, *compiled(loss.value_and_grad, y, x, out=apart)]
+            made += compiled(loss.value_and_grad, y, there, out=there)
+        return made
+
+    plainly = results()
+    monkeypatch.setattr(plain, "_planned", lambda *call: None)
+    for a, b in zip(plainly, results(), strict=True):
+        assert a.dtype == b.dtype
+        assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("rows", [3, 5000])
+def test_a_bad_label_is_found_before_anything_is_written(rows, order, engines):
+    compiled, _ = engines
+    x = np.asarray(np.random.default_rng(0).random((rows, 10)), order=order)
+    before, y = x.copy(), np.zeros(rows, np.int64)
+    y[-1] = 10
+    loss = sx.loss_sparse_categorical_crossentropy()
+    for call in (loss, sx.loss_sparse_categorical_crossentropy):
+        with pytest.raises(ValueError, match=rf"got 10 at \({rows - 1},\)"):
+            compiled(call, y, x)
+    with pytest.raises(ValueError, match=rf"got 10 at \({rows - 1},\)"):
+        compiled(loss.value_and_grad, y, x, out=x)
+    np.testing.assert_array_equal(x, before)
+
+
 def test_what_is_unusual_is_left_to_the_plain_engine(engines):
     compiled, _ = engines
     options = sx.SparseCategoricalCrossentropy()._options
     for x in (np.ones((2, 3), np.int64), np.ones((2, 3), ">f8"), np.ones((2, 3), np.longdouble)):
         assert type(compiled(carried.read, [0, 1], x, None, options)) is not carried.CarriedCall
-        assert compiled(tiny.reduced, np.array([0, 1]), x, options, gradient=False) is None
+        assert compiled(plain.reduced, np.array([0, 1]), x, options, gradient=False) is None
 
 
 @pytest.mark.parametrize("labels", [[0, 2], [0.0, 2.0], [0, 2.0]])
@@ -130,8 +191,8 @@ def test_a_short_list_of_labels_is_a_small_call(labels, engines):
     compiled, _ = engines
     x = np.array([[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]])
     options = sx.SparseCategoricalCrossentropy()._options
-    listed = compiled(tiny.reduced, labels, x, options, gradient=True)
-    value, gradient = compiled(tiny.reduced, np.array(labels), x, options, gradient=True)
+    listed = compiled(plain.reduced, labels, x, options, gradient=True)
+    value, gradient = compiled(plain.reduced, np.array(labels), x, options, gradient=True)
     assert listed[0] == value
     np.testing.assert_array_equal(listed[1], gradient)
 
@@ -140,7 +201,7 @@ def test_a_short_list_of_labels_is_a_small_call(labels, engines):
 def test_other_lists_are_not(labels, engines):
     compiled, _ = engines
     options = sx.SparseCategoricalCrossentropy()._options
-    assert compiled(tiny.reduced, labels, np.ones((2, 3)), options, gradient=False) is None
+    assert compiled(plain.reduced, labels, np.ones((2, 3)), options, gradient=False) is None
 
 
 @pytest.mark.parametrize("labels", [np.int64, np.float32], ids=["as they lie", "lowered"])

@@ -469,6 +469,29 @@ def test_an_out_between_y_preds_elements_does_not_overlap() -> None:
     assert scores.ravel().tolist() == list(range(0, 12, 2))
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", None])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(2, 3), (4000, 3), (40, 3, 50)], ids=str)
+@pytest.mark.parametrize("odd", ["a deleted target", "beyond the largest float", "NaN"])
+def test_in_place_a_value_that_is_no_number_is_what_it_is_elsewhere(
+    odd: str, shape: tuple[int, ...], dtype: str, reduction: str | None
+) -> None:
+    y_pred = np.random.default_rng(0).normal(size=shape).astype(dtype)
+    labels = np.zeros(np.delete(shape, 1), int)
+    first = y_pred[0] if len(shape) == 2 else y_pred[0, :, 0]
+    first[:] = {
+        "a deleted target": [-INF, 1, 2],
+        "beyond the largest float": np.finfo(dtype).max * np.array([-0.7, 0.7, 0.1]),
+        "NaN": [0, NAN, 1],
+    }[odd]
+    loss = make(dtype, from_logits=True, axis=1, reduction=reduction)
+    value, gradient = loss.value_and_grad(labels, y_pred)
+    there, out = loss.value_and_grad(labels, y_pred, out=y_pred)
+    assert not np.isfinite(value).all()
+    np.testing.assert_array_equal(there, value)
+    np.testing.assert_array_equal(out, gradient)
+
+
 @pytest.mark.parametrize(
     ("y_true", "w"),
     [

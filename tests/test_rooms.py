@@ -25,7 +25,7 @@ FLOORS = [
     ["evaluate"],
     [""],
     ["loss", "metrics"],
-    ["soft", "tiny", "cuda"],
+    ["soft", "plain", "cuda"],
     ["carried"],
     ["sweep"],
     ["config", "labels", "reduction"],

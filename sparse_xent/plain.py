@@ -1,11 +1,12 @@
-"""Small calls: plain arrays of a few rows go from the caller to a kernel with nothing between.
+"""Plain calls: dense arrays go from the caller to a kernel with next to nothing between.
 
-A loss of two rows takes a kernel some 50 ns; reading options, judging layouts and waking threads
-would take a thousand times as long. Here a call is looked at just far enough to see that nothing
+A loss of two rows takes a kernel some 50 ns; to read options and judge layouts takes 150 us, in
+which a kernel reads a megabyte. Here a call is looked at just far enough to see that nothing
 about it is unusual (dense, the last of two axes, no weights); whatever else it is, and every
 mistake in it, is left to `sweep`. A loss has the same bits either way, and so have sums and
-gradients. Scores in Fortran order, as every matrix of R's is, have a plan for each number of rows,
-for their steps depend on it.
+gradients: chunks and tasks are `carried`'s. Rows that are one chunk, which has one sum, take the
+shortest way: `carry.small`. Scores in Fortran order, as every matrix of R's is, have a plan for
+each number of rows, for their steps depend on it.
 """
 
 from collections.abc import Callable
@@ -14,13 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from sparse_xent import config
-from sparse_xent.carried import CHUNK_BYTES
+from sparse_xent import carried, config
 from sparse_xent.kernels import Scores, code, native
 from sparse_xent.options import SCORES, Options
-
-# A call is small where its rows are one chunk of `carried`: that is long beside what `sweep` adds,
-# and one chunk has one sum, whoever makes it.
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _REDUCED = {"sum_over_batch_size": True, "mean": True, "sum": False}
@@ -38,10 +35,12 @@ _LISTED = 64
 class _Plan:
     """What serves calls of one kind."""
 
-    rows: int  # at most
+    walk: native.Walk
     small: Callable[..., int]
-    call: int  # address of what `held` keeps alive
-    held: tuple[Any, ...]
+    call: native.Call  # but for what each call brings
+    at: int  # address of its numbers
+    formula: native.Formula
+    held: tuple[Any, ...]  # what has addresses
 
 
 _plans: dict[tuple[Any, ...], _Plan | None] = {}
@@ -57,7 +56,7 @@ def losses(
     smoothing: Any,
     normalize: Any,
 ) -> Any:
-    """One loss a label, in y_pred's dtype; None where the call is not small."""
+    """One loss a label, in y_pred's dtype; None where the call is not plain."""
     if from_logits.__class__ is not bool or smoothing.__class__ is not float:
         return None
     if (axis != -1 and axis != 1) or normalize.__class__ is not str:
@@ -70,15 +69,18 @@ def losses(
     if plan is None:
         return None
     made = _empty(y_true.shape, y_pred.dtype)
+    if len(made) > plan.walk.chunk:
+        sums = _carried(plan, y_true, y_pred, plan.call.walk, 1.0, losses=made)
+        return None if sums is None else made
     arrays = y_true, y_pred, made, None, None
-    bad = plan.small(plan.call, id(arrays))
+    bad = plan.small(plan.at, id(arrays))
     return None if bad else made
 
 
 def reduced(
     y_true: Any, y_pred: Any, options: Options, gradient: bool, out: Any = None
 ) -> tuple[Any, Any] | None:
-    """The reduced value and, if wanted, its gradient; None where the call is not small."""
+    """The reduced value and, if wanted, its gradient; None where the call is not plain."""
     result = _RESULTS.get(options.dtype or "")
     mean = _REDUCED.get(options.reduction or "")
     if result is None or mean is None or options.axis not in (-1, 1):
@@ -99,14 +101,72 @@ def reduced(
     if out is not None and not _fits(out, y_pred, y_true):
         return None
     dx = out if out is not None else np.empty_like(y_pred) if gradient else None
+    found = (_small if len(y_true) <= plan.walk.chunk else _large)(plan, y_true, y_pred, dx, mean)
+    if found is None:
+        return None
+    total, kept = found
+    value = total / kept if mean and kept else total
+    if value > _LARGEST:  # it rounds to inf, of which NumPy would warn
+        with np.errstate(over="ignore"):
+            return result(value), dx
+    return result(value), dx
+
+
+def _small(
+    plan: _Plan, y_true: Any, y_pred: Any, dx: Any, mean: bool
+) -> tuple[float, float] | None:
+    """The sum of all losses and the number of labels kept; None where a label is no class."""
     sums = _empty(native.SUMS)
     arrays = y_true, y_pred, None, dx, sums
-    bad = plan.small(plan.call, id(arrays))
-    total, kept, *_ = sums.tolist()
-    value = total / kept if mean and kept else total
-    if bad or value > _LARGEST:  # what rounds to inf is rounded where no warning is heard
+    if plan.small(plan.at, id(arrays)):
         return None
-    return result(value), dx
+    total, kept, *_ = sums.tolist()
+    return total, kept
+
+
+def _large(
+    plan: _Plan, y_true: Any, y_pred: Any, dx: Any, mean: bool
+) -> tuple[float, float] | None:
+    """The same of more than one chunk."""
+    divisor = 1.0
+    if dx is not None:  # labels are checked before anything is written, and counted
+        sums = _carried(plan, y_true, y_pred, 0, divisor)
+        if sums is None:
+            return None
+        if mean:
+            divisor = float(carried.summed(sums)[1])
+    sums = _carried(plan, y_true, y_pred, plan.call.walk, divisor, dx)
+    if sums is None:
+        return None
+    with np.errstate(invalid="ignore"):
+        return carried.summed(sums)[:2]
+
+
+def _carried(
+    plan: _Plan,
+    y_true: Any,
+    y_pred: Any,
+    walk: int,
+    divisor: float,
+    dx: Any = None,
+    losses: Any = None,
+) -> Any:
+    """The sums of all chunks, one row a chunk; None where a label is no class."""
+    positions, size, x = len(y_true), plan.walk.chunk, y_pred.ctypes.data
+    sums = np.zeros((-(-positions // size), native.SUMS))
+    formula = plan.formula._replace(divisor=divisor).laid()
+    to = 0 if dx is None else dx.ctypes.data
+    call = plan.call._replace(
+        walk=walk, x=x, y=y_true.ctypes.data, dx=to, past=plan.walk.past and to not in (0, x),
+        size=size, sums=sums.ctypes.data, losses=0 if losses is None else losses.ctypes.data,
+        mean=False, formula=formula.ctypes.data,
+    ).laid()  # fmt: skip
+    at, carry = call.ctypes.data, native.carry()
+    taken = plan.walk.reads if dx is None else y_pred.shape[1] * y_pred.itemsize
+    carried.in_tasks(
+        lambda _, first, last: carry(at, first, last), 1, positions, size, taken, y_pred.nbytes
+    )
+    return None if sums[:, native.BAD].any() else sums
 
 
 def _listed(labels: list[Any]) -> Any:
@@ -126,7 +186,7 @@ def _planned(
     gradient: bool,
     mean: bool | None,
 ) -> _Plan | None:
-    """What serves the call, if it is small and plain. `mean` is None where losses are wanted."""
+    """What serves the call, if it is plain. `mean` is None where losses are wanted."""
     if y_pred.__class__ is not _Array or y_true.__class__ is not _Array or not config._compiled:
         return None
     shape = y_pred.shape
@@ -149,7 +209,7 @@ def _planned(
         if len(_plans) > 1000:  # shapes that never come again
             _plans.clear()
         plan = _plans[key] = _find(x, y, *key[2:])
-    if plan is None or not 0 < shape[0] <= plan.rows:
+    if plan is None or not shape[0]:
         return None
     plain = others.c_contiguous and flags.aligned and others.aligned
     return plan if plain and x.isnative and y.isnative else None
@@ -189,16 +249,20 @@ def _find(
     if served and normal is not None and classes and 0 <= smoothing <= 1:
         scores, size = Scores.LOGITS if from_logits else normal, x.itemsize
         steps = (classes * size, size, 0) if inner == 1 else (0, inner * size, size)
-        walk = native.choose(x.name, scores, smoothing > 0, classes, inner, steps[1:], CHUNK_BYTES)
+        walk = native.choose(
+            x.name, scores, smoothing > 0, classes, inner, steps[1:], carried.CHUNK_BYTES
+        )
         kept = np.array([0 if ignored is None else ignored], np.int64)
         span = float(x.type(eps)), float(x.type(1 - eps))
-        formula = native.Formula(smoothing, *span, 1.0).laid()
+        formula = native.Formula(smoothing, *span, 1.0)
+        doubles = formula.laid()
         call = native.Call(
             walk.both() if gradient else walk.forward(), size == 8, classes, inner, 0, *steps,
             gradient, *steps, False, native.lowering(y), 0, y.itemsize, kept.ctypes.data,
             ignored is not None, 0, 0, 0, native.POSITIONS, 0, mean is None, mean is True,
-            formula.ctypes.data, code.address("carry"),
-        ).laid()  # fmt: skip
-        held = kept, call, formula
-        plan = _Plan(walk.chunk, native.small(), call.ctypes.data, held)
+            doubles.ctypes.data, code.address("carry"),
+        )  # fmt: skip
+        longs = call.laid()
+        held = kept, longs, doubles
+        plan = _Plan(walk, native.small(), call, longs.ctypes.data, formula, held)
     return plan
