@@ -193,6 +193,8 @@ def _planned(
     if len(shape) != 2 or y_true.shape != shape[:1]:
         return None
     x, y, eps = y_pred.dtype, y_true.dtype, config._epsilon
+    if not (x.isnative and y.isnative):
+        return None  # a dtype's number does not tell
     flags, others = y_pred.flags, y_true.flags
     if flags.c_contiguous:
         inner = 1
@@ -211,8 +213,7 @@ def _planned(
         plan = _plans[key] = _find(x, y, *key[2:])
     if plan is None or not shape[0]:
         return None
-    plain = others.c_contiguous and flags.aligned and others.aligned
-    return plan if plain and x.isnative and y.isnative else None
+    return plan if others.c_contiguous and flags.aligned and others.aligned else None
 
 
 def _fits(out: Any, y_pred: Any, y_true: Any) -> bool:

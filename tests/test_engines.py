@@ -186,6 +186,16 @@ def test_what_is_unusual_is_left_to_the_plain_engine(engines):
         assert compiled(plain.reduced, np.array([0, 1]), x, options, gradient=False) is None
 
 
+def test_a_foreign_byte_order_is_not_held_against_the_native_one(engines, monkeypatch):
+    compiled, _ = engines
+    monkeypatch.setattr(plain, "_plans", {})
+    options = sx.SparseCategoricalCrossentropy()._options
+    y, x = np.array([0, 1]), np.ones((2, 3))
+    for labels, scores in ((y, x.astype(">f8")), (y.astype(">i8"), x)):
+        assert compiled(plain.reduced, labels, scores, options, gradient=False) is None
+    assert compiled(plain.reduced, y, x, options, gradient=False) is not None
+
+
 @pytest.mark.parametrize("labels", [[0, 2], [0.0, 2.0], [0, 2.0]])
 def test_a_short_list_of_labels_is_a_small_call(labels, engines):
     compiled, _ = engines
