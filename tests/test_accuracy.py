@@ -128,6 +128,57 @@ def test_below_the_normal_numbers_it_is_the_nearest_subnormal_or_0(
     assert 0 < losses([0], rows[3:4])[0] < np.finfo(dtype).tiny * 1.01
 
 
+# How far e^x may climb above the first score of a row before a term no longer fits the dtype.
+RANGE = {"float32": 128 * np.log(2), "float64": 1024 * np.log(2)}
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("classes", [5, 10, 100, 2000])
+@pytest.mark.parametrize("dtype", WIDE)
+def test_what_was_summed_at_the_top_of_the_range_survives_a_climb_beyond_it(
+    dtype: str, classes: int, order: Any
+) -> None:
+    """The sum so far is all of the target's rest, and is to be scaled by nearly the whole range."""
+    rows = []
+    for below in (0.3, 5, 60):
+        for above in (0.3, 5, 60):
+            row = np.zeros(classes, dtype)
+            row[1], row[-1] = RANGE[dtype] - below, RANGE[dtype] + above
+            rows.append(row - np.asarray(RANGE[dtype] / 2, dtype))
+    y_pred = np.asarray(np.array(rows), order=order)
+    want = Definition(from_logits=True, reduction="sum")
+    for label in (classes - 1, 1, 0):
+        y_true = np.full(len(rows), label)
+        assert_close(losses(y_true, y_pred), want.per_label(y_true, y_pred), RTOL[dtype])
+        slopes = want.value_and_gradient(y_true, y_pred)[1]
+        assert_close(gradient(y_true, y_pred)[:, [1, -1]], slopes[:, [1, -1]], RTOL[dtype])
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("classes", [2, 5, 10, 24, 25, 100, 600, 1500])
+@pytest.mark.parametrize("spread", [3, 30, 100, 300])
+@pytest.mark.parametrize("dtype", WIDE)
+def test_rows_of_any_spread_are_right(dtype: str, spread: float, classes: int, order: Any) -> None:
+    """Thousands of rows, whose highest score stands anywhere; half of them are predicted right."""
+    rng = np.random.default_rng(classes)
+    rows = 60_000 // classes
+    y_pred = np.asarray((rng.normal(size=(rows, classes)) * spread).astype(dtype), order=order)
+    y_true = rng.integers(0, classes, rows)
+    y_true[::2] = y_pred[::2].argmax(1)
+    gaps = y_pred.astype(np.longdouble)
+    gaps -= np.take_along_axis(gaps, y_true[:, None], 1)
+    top = np.maximum(gaps.max(1), 0)
+    np.put_along_axis(gaps, y_true[:, None], -np.inf, 1)
+    rest = np.exp(gaps - top[:, None]).sum(1)
+    loss = np.where(top > 0, top + np.log(rest + np.exp(-top)), np.log1p(rest))
+    normal = loss >= np.finfo(dtype).tiny
+    np.testing.assert_allclose(losses(y_true, y_pred)[normal], loss[normal], RTOL[dtype])
+    shares = np.exp(gaps - (top + np.log(rest + np.exp(-top)))[:, None])
+    slopes = gradient(y_true, y_pred)
+    np.put_along_axis(slopes, y_true[:, None], 0, 1)
+    np.testing.assert_allclose(slopes, shares, 1e-4 if dtype == "float32" else 1e-10, 1e-30)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_above_the_greatest_number_it_is_inf_without_a_warning(dtype: str) -> None:
     kind = oracle.FLOATS[dtype]

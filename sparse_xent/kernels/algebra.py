@@ -296,6 +296,16 @@ def rescaled(kind: Kind, a: Num, first: Num, m: Num) -> Num:
 
 
 @word
+def lowered(value: Num, by: Num) -> Num:
+    """value * 2^by, by whole and not above 0.
+
+    In two steps: a sum may be near the greatest number, and 2^by be 0 where the product is not.
+    """
+    half = floor(by * 0.5)
+    return value * whole_power(half) * whole_power(by - half)
+
+
+@word
 def whole_sum(kind: Kind, rest: Num, hit: Num) -> Num:
     """S; for "before" NaN where it is 0 or infinite, for p / S means nothing then."""
     s = rest + hit

@@ -20,6 +20,7 @@ from sparse_xent.kernels.algebra import (
     lines,
     log2e,
     loss,
+    lowered,
     mean,
     rescaled,
     settled,
@@ -60,7 +61,6 @@ from sparse_xent.kernels.simd import (
     store_one,
     stream_line,
     total,
-    whole_power,
     widen,
     word,
 )
@@ -216,8 +216,8 @@ def _row_sums(kind, p, C, t, span, held):  # type: ignore[no-untyped-def]
             if not raised > m:
                 return math.nan, math.nan, m, False  # out of reach
             whole = whole and column == 0
-            rest = rest * whole_power(m - raised)
-            hit = hit * whole_power(m - raised)
+            rest = lowered(rest, m - raised)
+            hit = lowered(hit, m - raised)
             m = raised
             continue
         rest += widen(more)

@@ -19,6 +19,7 @@ from sparse_xent.kernels.algebra import (
     lifted,
     lines,
     loss,
+    lowered,
     mean,
     rescaled,
     settled,
@@ -59,7 +60,6 @@ from sparse_xent.kernels.simd import (
     stack,
     store,
     store_some,
-    whole_power,
     word,
 )
 from sparse_xent.kernels.tiles import unusual
@@ -92,10 +92,9 @@ def _raise(kind, q, xc, xi, count, classes, m_at, rest_at, lost_at, span):  # ty
         x = load_some(kind, q + c * xc, xi, count)
         top, heights = maximum(x, top), heights | lifted(kind, x, m, span)[1]
     to = where_high(kind, heights, maximum(m, first_reference(kind, top)), m)
-    less = whole_power(m - to)
     keep(m_at, to)
-    keep(rest_at, fetch(kind, rest_at) * less)
-    keep(lost_at, fetch(kind, lost_at) * less)
+    keep(rest_at, lowered(fetch(kind, rest_at), m - to))
+    keep(lost_at, lowered(fetch(kind, lost_at), m - to))
 
 
 State = tuple[Num, Num, Num]
