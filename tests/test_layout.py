@@ -404,24 +404,24 @@ PEAK = """
         if verb == "losses":
             return loss(y, x)
         return loss.value_and_grad(y, x, out=out)
-    # a small call first: what is imported or made once is not this call's memory
+    def made(sizes):
+        twice = [2 * n if k == 0 and source == "every other" else n for k, n in enumerate(sizes)]
+        x = np.full([twice[k] for k in axes], 0.5, dtype).transpose(np.argsort(axes))
+        return {"every other": x[::2], "reversed": x[::-1]}.get(source, x)
+    # a small call of its kind first: what is imported or made once is not this call's memory
     for most in (4, 2**22 // shape[axis]):  # the second is large enough for threads
         few = list(shape)
         for k in sorted((k for k in range(len(shape)) if k != axis % len(shape)), reverse=True):
             few[k] = min(few[k], most)
             most = -(-most // few[k]) if most > 4 else most
-        small = np.full([few[k] for k in axes], 0.5, dtype).transpose(np.argsort(axes))
+        small = made(few)
         labels = np.zeros([n for k, n in enumerate(few) if k != axis % len(few)], "int32")
         call(labels, small, small if verb == "in place" else None)
     if source == "file":
         x = np.load(sys.argv[2], mmap_mode="r")
     else:
-        x = np.full([shape[k] for k in axes], 0.5, dtype).transpose(np.argsort(axes))
-        if source == "every other":
-            x = np.full([2 * n if k == 0 else n for k, n in enumerate(shape)], 0.5, dtype)[::2]
-        elif source == "reversed":
-            x = x[::-1]
-        elif source == "read-only":
+        x = made(shape)
+        if source == "read-only":
             x.flags.writeable = False
     y = np.zeros([n for k, n in enumerate(shape) if k != axis % len(shape)], "int32")
     out = x if verb == "in place" else None
