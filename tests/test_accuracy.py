@@ -133,25 +133,24 @@ RANGE = {"float32": 128 * np.log(2), "float64": 1024 * np.log(2)}
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("classes", [5, 10, 100, 2000])
+@pytest.mark.parametrize("classes", [5, 10, 100, 1100])
 @pytest.mark.parametrize("dtype", WIDE)
 def test_what_was_summed_at_the_top_of_the_range_survives_a_climb_beyond_it(
     dtype: str, classes: int, order: Any
 ) -> None:
     """The sum so far is all of the target's rest, and is to be scaled by nearly the whole range."""
-    rows = []
-    for below in (0.3, 5, 60):
-        for above in (0.3, 5, 60):
-            row = np.zeros(classes, dtype)
-            row[1], row[-1] = RANGE[dtype] - below, RANGE[dtype] + above
-            rows.append(row - np.asarray(RANGE[dtype] / 2, dtype))
+    rows, high = [], min(20, classes - 4)  # where possible not among the first that are read
+    for below, above in ((0.3, 0.3), (5, 5), (60, 0.3), (0.3, 60)):
+        row = np.zeros(classes, dtype)
+        row[high], row[-1] = RANGE[dtype] - below, RANGE[dtype] + above
+        rows.append(row - np.asarray(RANGE[dtype] / 2, dtype))
     y_pred = np.asarray(np.array(rows), order=order)
     want = Definition(from_logits=True, reduction="sum")
-    for label in (classes - 1, 1, 0):
+    for label in (classes - 1, high):
         y_true = np.full(len(rows), label)
         assert_close(losses(y_true, y_pred), want.per_label(y_true, y_pred), RTOL[dtype])
         slopes = want.value_and_gradient(y_true, y_pred)[1]
-        assert_close(gradient(y_true, y_pred)[:, [1, -1]], slopes[:, [1, -1]], RTOL[dtype])
+        assert_close(gradient(y_true, y_pred)[:, [high, -1]], slopes[:, [high, -1]], RTOL[dtype])
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
