@@ -94,11 +94,8 @@ class CarriedCall(sweep.Call):
         places = [self.x.ctypes.data + before for before in _offsets(rest, xr)]
         rank = native.rank(native.format_of(self.x.dtype))
         lower = None if lines.apart else native.lower(lines.y.dtype)
-        chunks = -(-slab // size)  # of one slab
 
-        def task(k: int) -> None:
-            number, part = divmod(k, chunks)
-            first, last = part * size, min(slab, (part + 1) * size)
+        def task(number: int, first: int, last: int) -> None:
             start = number * slab + first
             y = np.empty(last - first, _LOWERED)
             if lower is None:
@@ -106,12 +103,12 @@ class CarriedCall(sweep.Call):
             else:
                 _, at, step, ignored, many, *_ = lines.at(start)
                 if lower(at, step, y.size, classes, ignored, many, y.ctypes.data):
-                    bad.append(k)
+                    bad.append(start)
                     return
             to = flat[start:].ctypes.data
             rank(classes, inner, first, last, places[number], xo, xc, xi, y.ctypes.data, to)
 
-        pool.run(task, len(places) * chunks, _threads(self.x.nbytes))
+        in_tasks(task, len(places), slab, size, self.x.nbytes)
         if bad:
             self.labels.refuse()
         return self.layout.unflatten(flat)
@@ -186,7 +183,7 @@ class CarriedCall(sweep.Call):
                 losses[start:stop] = made
             del kept
 
-        in_tasks(task, len(calls), slab, size, taken, self.x.nbytes)
+        in_tasks(task, len(calls), slab, task_length(size, taken), self.x.nbytes)
         sums = sums.reshape(-1, native.SUMS)
         if sums[:, _FAULTS].any():
             if sums[:, native.BAD].any():
@@ -304,17 +301,13 @@ def summed(sums: Array) -> tuple[float, int, float]:
     return total, int(kept), weight
 
 
-def _threads(nbytes: int) -> int:
-    return config.config_threads() if nbytes >= SERIAL_BYTES else 1
+def task_length(size: int, taken: int) -> int:
+    """Positions of a task: whole chunks of `size`, each position of which takes `taken` bytes."""
+    return max(1, TASK_BYTES // (size * taken)) * size
 
 
 def in_tasks(
-    task: Callable[[int, int, int], None],
-    slabs: int,
-    positions: int,
-    size: int,
-    taken: int,
-    nbytes: int,
+    task: Callable[[int, int, int], None], slabs: int, positions: int, length: int, nbytes: int
 ) -> None:
     """Call task(slab, first position, the one after the last) until all slabs are done.
 
@@ -322,11 +315,9 @@ def in_tasks(
         task: what is done; by several threads where there is enough of it.
         slabs: how many there are.
         positions: of each slab.
-        size: positions of a chunk.
-        taken: bytes that a position takes from memory.
+        length: positions of a task.
         nbytes: of all scores.
     """
-    length = max(1, TASK_BYTES // (size * taken)) * size
     tasks = -(-positions // length)
     if slabs * tasks == 1:
         task(0, 0, positions)
@@ -336,4 +327,4 @@ def in_tasks(
         slab, part = divmod(k, tasks)
         task(slab, part * length, min(positions, (part + 1) * length))
 
-    pool.run(one, slabs * tasks, _threads(nbytes))
+    pool.run(one, slabs * tasks, config.config_threads() if nbytes >= SERIAL_BYTES else 1)

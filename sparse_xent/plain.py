@@ -101,7 +101,7 @@ def reduced(
     if out is not None and not _fits(out, y_pred, y_true):
         return None
     dx = out if out is not None else np.empty_like(y_pred) if gradient else None
-    found = (_small if len(y_true) <= plan.walk.chunk else _large)(plan, y_true, y_pred, dx, mean)
+    found = (_small if len(y_true) <= plan.walk.chunk else _large)(plan, y_true, y_pred, dx)
     if found is None:
         return None
     total, kept = found
@@ -112,9 +112,7 @@ def reduced(
     return result(value), dx
 
 
-def _small(
-    plan: _Plan, y_true: Any, y_pred: Any, dx: Any, mean: bool
-) -> tuple[float, float] | None:
+def _small(plan: _Plan, y_true: Any, y_pred: Any, dx: Any) -> tuple[float, float] | None:
     """The sum of all losses and the number of labels kept; None where a label is no class."""
     sums = _empty(native.SUMS)
     arrays = y_true, y_pred, None, dx, sums
@@ -124,16 +122,14 @@ def _small(
     return total, kept
 
 
-def _large(
-    plan: _Plan, y_true: Any, y_pred: Any, dx: Any, mean: bool
-) -> tuple[float, float] | None:
+def _large(plan: _Plan, y_true: Any, y_pred: Any, dx: Any) -> tuple[float, float] | None:
     """The same of more than one chunk."""
     divisor = 1.0
     if dx is not None:  # labels are checked before anything is written, and counted
         sums = _carried(plan, y_true, y_pred, 0, divisor)
         if sums is None:
             return None
-        if mean:
+        if plan.call.mean:
             divisor = float(carried.summed(sums)[1])
     sums = _carried(plan, y_true, y_pred, plan.call.walk, divisor, dx)
     if sums is None:
@@ -164,7 +160,11 @@ def _carried(
     at, carry = call.ctypes.data, native.carry()
     taken = plan.walk.reads if dx is None else y_pred.shape[1] * y_pred.itemsize
     carried.in_tasks(
-        lambda _, first, last: carry(at, first, last), 1, positions, size, taken, y_pred.nbytes
+        lambda _, first, last: carry(at, first, last),
+        1,
+        positions,
+        carried.task_length(size, taken),
+        y_pred.nbytes,
     )
     return None if sums[:, native.BAD].any() else sums
 

@@ -17,8 +17,8 @@ import ptx
 
 from sparse_xent.kernels import Scores, disk, portable
 from sparse_xent.kernels.cuda import build
-from sparse_xent.kernels.cuda import code as code_of_device
 from sparse_xent.kernels.cuda.arguments import CODES, NEGATIVE, NONE, Arguments
+from sparse_xent.kernels.cuda.code import _stamp
 from sparse_xent.kernels.cuda.plan import Place, Plan, Verb, choose
 
 DTYPES = {
@@ -38,7 +38,7 @@ _ahead: dict[str, Future[str]] = {}
 
 def text(kernel: str) -> str:
     """A kernel's PTX, from the cache on disk or compiled now."""
-    name = ("ptx", kernel, code_of_device._stamp())
+    name = ("ptx", kernel, _stamp())
     found = disk.load(name)
     if found is not None:
         return found.decode()
