@@ -27,6 +27,11 @@ MEDIUM = 512
 # a small part of a core's second-level cache beside the scores themselves.
 POSITIONS = 2048
 
+# Bytes of scores in a chunk at most, where it has more than 16 positions (a line of float32): no
+# exception of a signal handler is raised within one. At 90 ns an element, the worst that was seen
+# (rows of 20,000 float32 far apart in memory, each done again one number at a time), that is 0.8 s.
+CHUNK_LIMIT = 32 << 20
+
 FORMATS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 """Bytes of a score."""
 
@@ -132,10 +137,11 @@ def choose(
 ) -> Walk:
     """The walk for scores with these steps in bytes along classes and inner."""
     size = FORMATS[format]
+    positions = min(POSITIONS, max(16, CHUNK_LIMIT // (size * classes) // 16 * 16))
     if scores == Scores.NEVER and not smooth:
-        return Walk("picked", format, scores, smooth, POSITIONS, classes >= 4096, LINE)
+        return Walk("picked", format, scores, smooth, positions, classes >= 4096, LINE)
     if classes > 1 and steps[0] != size:
-        return Walk("strided", format, scores, smooth, POSITIONS, False, size * classes)
+        return Walk("strided", format, scores, smooth, positions, False, size * classes)
     name = "tile" if classes <= TILE else "medium" if classes < MEDIUM else "rows"
     rows_of_a_chunk = max(1, min(POSITIONS, chunk_bytes // (size * classes)))
     return Walk(name, format, scores, smooth, rows_of_a_chunk, classes >= 4096, size * classes)

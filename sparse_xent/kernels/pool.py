@@ -1,70 +1,142 @@
-"""The threads that carry the kernels: a small pool of our own, in which the caller takes a share.
+"""The threads that run the kernels: a small pool of our own, in which the caller takes a share.
 
 Numba's own layers each fail someone: OpenMP kills a forked child at its first parallel call,
 workqueue aborts the process when two threads call at once, TBB is not found where pip puts it. The
-kernels hold no GIL, so plain threads carry them; what a call costs beside its work is two locks
+kernels hold no GIL, so plain threads run them; what a call costs beside its work is a few locks
 and a queue. How the work is cut is the caller's affair, and no result depends on who did what.
+
+A caller gets its arrays back only when no helper writes into them any more, whatever a signal
+handler raises and wherever. And no helper is inside a task while the process forks: the child,
+which has none of the parent's threads, finds every task either done or not begun.
 """
 
+import _thread
 import itertools
 import os
 import queue
 import threading
 from collections.abc import Callable
 
+from sparse_xent.kernels.locks import Lock
+
 Task = Callable[[int], None]
+
+
+class _Gate:
+    """Many may be inside at once; `close` waits until all have left, and keeps others out."""
+
+    def __init__(self, lock: Lock) -> None:
+        self._counting = threading.Lock()
+        self._inside = 0
+        self._closed = lock  # held by those inside, or by the one who closed the gate
+        self.close, self.open = lock.acquire, lock.release
+
+    def enter(self, wait: bool) -> bool:
+        """Go in; where the gate is closed wait until it opens, or give up."""
+        with self._counting:
+            if not self._inside:
+                if wait:
+                    self._closed.acquire()
+                elif not self._closed.try_acquire():
+                    return False
+            self._inside += 1
+            return True
+
+    def leave(self) -> None:
+        with self._counting:
+            self._inside -= 1
+            if not self._inside:
+                self._closed.release()
+
+    def forget(self) -> None:
+        """In a forked child: those who were entering or leaving are not there."""
+        self._counting, self._inside = threading.Lock(), 0
+
+
+class _Forks:
+    """Holds helpers off while the process forks: all of them, between two tasks."""
+
+    def __init__(self) -> None:
+        self._next_task = Lock()  # a fork takes it first, so that it need not wait for ever
+        self._tasks = _Gate(Lock())
+        if hasattr(os, "register_at_fork"):
+            # All but the last are functions in C: what a signal handler raises while a Python
+            # function runs here would be lost. Those before the fork run in reverse order.
+            for begin, end in (
+                (self._tasks.close, self._tasks.open),
+                (self._next_task.acquire, self._next_task.release),
+            ):
+                os.register_at_fork(before=begin, after_in_parent=end, after_in_child=end)
+            os.register_at_fork(after_in_child=self._tasks.forget)
+
+    def __enter__(self) -> None:
+        self._next_task.acquire()
+        self._next_task.release()
+        self._tasks.enter(wait=True)
+
+    def __exit__(self, *_: object) -> None:
+        self._tasks.leave()
+
+
+_spare: list[Lock] = []
+"""Locks of jobs that have ended."""
 
 
 class _Job:
     """Tasks 0 .. count-1 of one call, taken one by one by whoever is free."""
 
     def __init__(self, task: Task, count: int) -> None:
-        self._task, self._count = task, count
+        self._task, self.count = task, count
         self._next = itertools.count()  # next() is one bytecode: no two threads get one number
-        self._lock = threading.Lock()
-        self._helping = 0
-        self._closed = False
-        self._idle = threading.Event()
-        self._error: BaseException | None = None
+        try:
+            self._lock = _spare.pop()
+        except IndexError:
+            self._lock = Lock()
+        self._helpers = _Gate(self._lock)
+        self.wait_for_helpers = self._helpers.close
+        self.error: BaseException | None = None
 
     def help(self) -> None:
-        """Take tasks until there are none; a late helper finds the job closed."""
-        with self._lock:
-            if self._closed:
-                return
-            self._helping += 1
-        try:
-            self._work()
-        finally:
-            self._leave()
+        """Take tasks until there are none, or the caller wants no more of them done."""
+        while self.count:
+            with _forks:
+                if not self._helpers.enter(wait=False):
+                    return
+                try:
+                    if not self._take():
+                        return
+                finally:
+                    self._helpers.leave()
 
-    def finish(self) -> None:
-        """The caller's share; returns when no task is under way, and raises what one raised."""
-        try:
-            self._work()
-        finally:
-            # Also after Ctrl-C: no helper may still be writing when the caller has its arrays back.
-            with self._lock:
-                self._closed = True
-                helping = self._helping
-            if helping:
-                self._idle.wait()
-        if self._error is not None:
-            raise self._error
+    def work(self) -> None:
+        """The caller's share."""
+        while self._take():
+            pass
 
-    def _leave(self) -> None:
-        with self._lock:
-            self._helping -= 1
-            if self._closed and not self._helping:
-                self._idle.set()
+    def end(self) -> None:
+        """After the wait: raise what a task raised.
 
-    def _work(self) -> None:
-        while (k := next(self._next)) < self._count:
+        A helper that comes late finds no task left, whoever has the lock by then.
+        """
+        self._helpers.open()
+        _spare.append(self._lock)
+        if self.error is not None:
             try:
-                self._task(k)
-            except BaseException as error:
-                self._error = self._error or error
-                self._count = 0  # nobody takes another
+                raise self.error
+            finally:
+                self.error = None  # or error, traceback and job would keep each other's arrays
+
+    def _take(self) -> bool:
+        """Do the next task; False where there is none."""
+        k = next(self._next)
+        if k >= self.count:
+            return False
+        try:
+            self._task(k)
+        except BaseException as error:
+            self.error = self.error or error
+            self.count = 0  # nobody takes another
+        return True
 
 
 class _Pool:
@@ -76,20 +148,32 @@ class _Pool:
         self._workers = 0
 
     def run(self, task: Task, count: int, threads: int) -> None:
-        helpers = min(threads, count) - 1
         job = _Job(task, count)
-        if helpers > 0:
-            self._hire(helpers)
-            for _ in range(helpers):
+        try:
+            for _ in range(self._hire(min(threads, count) - 1)):
                 self._jobs.put(job)
-        job.finish()
+            job.work()
+        finally:
+            # A signal handler may raise anywhere above, and again between any two calls of
+            # functions or rounds of a loop. Here it cannot before the wait is over: what comes
+            # first is an assignment and one C function, of which the interpreter knows no middle.
+            job.count = 0
+            job.wait_for_helpers()
+        job.end()
 
-    def _hire(self, wanted: int) -> None:
-        with self._lock:
-            while self._workers < wanted:
-                name = f"sparse_xent-{self._workers}"
-                threading.Thread(target=self._serve, name=name, daemon=True).start()
-                self._workers += 1
+    def _hire(self, wanted: int) -> int:
+        """How many workers there are, `wanted` at most: where the system gives no thread, fewer."""
+        if self._workers < wanted:
+            with self._lock:
+                while self._workers < wanted:
+                    try:
+                        # `Thread.start` would wait for the thread, and an interrupt of that wait
+                        # can leave its lock in a state of which the next wait complains.
+                        _thread.start_new_thread(self._serve, ())
+                    except RuntimeError:  # the limit of threads or memory; or the interpreter ends
+                        break
+                    self._workers += 1
+        return min(wanted, self._workers)
 
     def _serve(self) -> None:
         jobs = self._jobs
@@ -100,6 +184,7 @@ class _Pool:
 
 
 _pool = _Pool()
+_forks = _Forks()
 
 
 def run(task: Task, count: int, threads: int) -> None:
@@ -111,16 +196,17 @@ def run(task: Task, count: int, threads: int) -> None:
         threads: how many threads may work on them; 1 means the caller alone.
 
     Raises:
-        BaseException: the first exception that a task raised, when none is under way any more.
+        BaseException: the first exception that a task raised, or what a signal handler raised; in
+            either case when no task is under way any more.
     """
     _pool.run(task, count, threads)
 
 
-def _after_fork() -> None:
+def _after_fork_in_child() -> None:
     """Threads do not survive a fork, and a lock may be held by one of them: begin anew."""
     global _pool
     _pool = _Pool()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_after_fork_in_child)
