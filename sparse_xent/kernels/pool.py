@@ -16,6 +16,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from sparse_xent.kernels.locks import Lock
 
@@ -116,8 +117,9 @@ class _Job:
     def end(self) -> None:
         """After the wait: raise what a task raised.
 
-        A helper that comes late finds no task left, whoever has the lock by then.
+        A helper that comes late finds no task left, whoever has the lock by then, and no arrays.
         """
+        del self._task
         self._helpers.open()
         _spare.append(self._lock)
         if self.error is not None:
@@ -179,7 +181,8 @@ class _Pool:
         jobs = self._jobs
         while True:
             job = jobs.get()
-            job.help()
+            with suppress(MemoryError):  # before or after a task: the caller goes on alone
+                job.help()
             del job  # or its arrays would live until the next one comes
 
 
