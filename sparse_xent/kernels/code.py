@@ -19,8 +19,25 @@ compiled: list[tuple[Any, ...]] = []
 """What this process did not find on disk."""
 
 
+class EngineUnavailable(RuntimeError):
+    """Why a kernel cannot be had here, in one line: the NumPy engine serves instead.
+
+    Attributes:
+        lasting: whether asking again is no use.
+        asked_for: whether the user wanted it so, and need not be warned.
+    """
+
+    def __init__(self, why: str, *, lasting: bool = True, asked_for: bool = False) -> None:
+        super().__init__(why)
+        self.lasting, self.asked_for = lasting, asked_for
+
+
 def address(*name: object) -> int:
-    """Address of a C function: a walk, a lowering, `carry`, `small` or `rank`."""
+    """Address of a C function: a walk, a lowering, `carry`, `small` or `rank`.
+
+    Raises:
+        EngineUnavailable: it can be neither loaded nor compiled here.
+    """
     found = _addresses.get(name)
     if found is not None:
         return found
