@@ -2,8 +2,9 @@
 
 `sweep` says what a call is; here it is done by `kernels.native` for the arrays that the kernels
 take as they lie: native floats of at most 64 bits, whose arithmetic is their own. All else stays
-with the NumPy engine; so does a call whose kernels cannot be had. Positions are cut into chunks by shape and layout alone, and each chunk
-leaves its own sums, so that neither the number of threads nor their pace can be seen in a result.
+with the NumPy engine, and so does a call whose kernels cannot be had. Positions are cut into chunks
+by shape and layout alone, and each chunk leaves its own sums, so that neither the number of threads
+nor their pace can be seen in a result.
 """
 
 import itertools
