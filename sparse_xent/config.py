@@ -45,8 +45,8 @@ def fall_back(error: EngineUnavailable) -> None:
     if not (error.asked_for or _fell_back):
         _fell_back = True
         warnings.warn(
-            f"the NumPy engine serves, more slowly: {error} "
-            "(SPARSE_XENT_ENGINE=numpy in the environment asks for it without this warning)",
+            f"the NumPy engine serves, more slowly: {error}; "
+            "SPARSE_XENT_ENGINE=numpy in the environment asks for it without this warning",
             RuntimeWarning,
             stacklevel=_outside(),
         )
