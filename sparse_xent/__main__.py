@@ -1,4 +1,4 @@
-"""The command line: `sparse-xent evaluate` and `sparse-xent demo`, also as `python -m sparse_xent`.
+"""The command line: `sparse-xent evaluate`, `demo` and `warm`, also as `python -m sparse_xent`.
 
 Data go to standard output; progress, notes and errors to standard error, progress only where that
 is a terminal. The exit status is 0, 1 where something failed, 2 where what was asked or given is
@@ -33,6 +33,20 @@ files:
 
 Losses are in nats. The mean is sum(w * loss) / sum(w), w = 1 without --sample-weight; its standard
 error is sd / sqrt(n), with weights sqrt(sum(w^2 * (loss - mean)^2)) / sum(w). Sums are exact.
+"""
+
+_WARM = """\
+They are kept in the user's cache folder, or in the one that NUMBA_CACHE_DIR names. From a folder
+that is not the user's own they are loaded where it belongs to root, and only root may write it:
+
+  NUMBA_CACHE_DIR=/opt/kernels sparse-xent warm      as root; set the same variable for the users
+
+or, in NUMBA_CACHE_DIR, where a group that the user is in may write it, and others may not:
+
+  mkdir /srv/kernels && chgrp team /srv/kernels && chmod 2775 /srv/kernels        as root
+
+They are of use on the same kind of processor, with the same versions of Python, Numba and this
+package; NUMBA_CPU_NAME (with NUMBA_CPU_FEATURES) names another processor, for the users too.
 """
 
 
@@ -94,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_evaluate(commands)
     _add_demo(commands)
+    _add_warm(commands)
     return parser
 
 
@@ -161,6 +176,42 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     command.set_defaults(run=_demo)
     command.add_argument("--folder", metavar="DIR", help="keep the demonstration's files here")
+
+
+def _add_warm(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "warm",
+        help="compile the usual kernels before they are wanted",
+        description="Compile the usual kernels and keep them, so that no later process has to: for "
+        "images of containers, and for machines that many share. What is there already is left.",
+        epilog=_WARM,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.set_defaults(run=_warm)
+    command.add_argument(
+        "--halves", action="store_true", help="float16 and bfloat16 too, not float32 and 64 alone"
+    )
+    command.add_argument(
+        "--all",
+        action="store_true",
+        help="every dtype, every --normalize and label smoothing: some minutes",
+    )
+
+
+def _warm(chosen: argparse.Namespace) -> int:
+    from sparse_xent import warm
+
+    done = warm.run(
+        halves=chosen.halves,
+        everything=chosen.all,
+        on_compiled=lambda kernel, seconds: print(f"{seconds:6.2f} s  {kernel}", flush=True),
+    )
+    print(
+        f"{done.compiled} kernels compiled in {done.seconds:.1f} s, {done.found} were there "
+        f"already: {done.folder}"
+    )
+    return 0
 
 
 def _demo(chosen: argparse.Namespace) -> int:

@@ -2,25 +2,29 @@
 
 `sweep` says what a call is; here it is done by `kernels.native` for the arrays that the kernels
 take as they lie: native floats of at most 64 bits, whose arithmetic is their own. All else stays
-with the plain engine. Positions are cut into chunks by shape and layout alone, and each chunk
-leaves its own sums, so that neither the number of threads nor their pace can be seen in a result.
+with the NumPy engine, and so does a call whose kernels cannot be had. Positions are cut into chunks
+by shape and layout alone, and each chunk leaves its own sums, so that neither the number of threads
+nor their pace can be seen in a result.
 """
 
 import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from sparse_xent import config, sweep
-from sparse_xent.kernels import native, pool
+from sparse_xent.kernels import code, native, pool
 from sparse_xent.labels import Labels
 from sparse_xent.options import Options
 
 Array = npt.NDArray[Any]
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 # A call of fewer bytes of scores is done by its caller alone: waking another thread costs some
 # 50 us, in which one thread reads about this much.
@@ -50,6 +54,26 @@ def read(
     return CarriedCall(**{f: getattr(call, f) for f in call.__dataclass_fields__}, walk=walk)
 
 
+def _or_by_numpy(
+    method: Callable[Concatenate["CarriedCall", _P], _R],
+) -> Callable[Concatenate["CarriedCall", _P], _R]:
+    """The method; the NumPy engine's of the same name where a kernel cannot be had.
+
+    Kernels are asked for before anything is written, so nothing is done twice.
+    """
+    by_numpy: Callable[Concatenate[CarriedCall, _P], _R] = getattr(sweep.Call, method.__name__)
+
+    @wraps(method)
+    def serve(self: "CarriedCall", *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return method(self, *args, **kwargs)
+        except code.EngineUnavailable as error:
+            config.fall_back(error)
+        return by_numpy(self, *args, **kwargs)
+
+    return serve
+
+
 @dataclass(frozen=True, slots=True)
 class CarriedCall(sweep.Call):
     """A call that the compiled kernels serve."""
@@ -63,20 +87,24 @@ class CarriedCall(sweep.Call):
         assert walk is not None  # as for the same scores before
         return replace(call, walk=walk)
 
+    @_or_by_numpy
     def losses(self, dtype: np.dtype[Any]) -> Array:
         """Every loss times its weight, in the losses' shape."""
         flat = np.empty(self.layout.count, dtype)
         self._carry(self.walk.forward(), losses=flat)
         return self.layout.unflatten(flat)
 
+    @_or_by_numpy
     def total(self) -> tuple[float, int, float]:
         """sum(l * w), the number of labels kept, and the sum of their weights."""
         return summed(self._carry(self.walk.forward()))
 
+    @_or_by_numpy
     def survey(self) -> tuple[int, float]:
         """Check every label and weight before anything is written; the last two of `total`."""
         return summed(self._carry(0))[1:]
 
+    @_or_by_numpy
     def descend(self, divisor: float, losses: Array | None = None) -> tuple[float, Array]:
         """sum(l * w), and the gradient of sum(l * w) / divisor, written into `out`."""
         assert self.out is not None
@@ -85,6 +113,7 @@ class CarriedCall(sweep.Call):
         sums = self._carry(self.walk.both(), losses=losses, dx=self.out, divisor=divisor)
         return summed(sums)[0], self.out
 
+    @_or_by_numpy
     def ranks(self) -> npt.NDArray[np.int64]:
         """How many classes stand above each label."""
         size = self.walk.chunk

@@ -3,13 +3,16 @@
 The names are Keras's (R: keras3's). `config_epsilon` and `config_threads` are read at each call;
 `config_floatx` when a loss object is constructed.
 
-The sparse loss is served by compiled kernels. SPARSE_XENT_ENGINE=plain in the environment asks for
-the plain engine instead, array operations on one thread: for a machine that cannot compile, or to
-compare.
+The sparse loss is served by compiled kernels. SPARSE_XENT_ENGINE=numpy in the environment asks for
+the NumPy engine instead, array operations on one thread: for a machine that cannot compile, or to
+compare. Where the kernels cannot be had the NumPy engine serves too, and one warning says why.
 """
 
 import os
+import sys
+import warnings
 
+from sparse_xent.kernels.code import EngineUnavailable
 from sparse_xent.options import FLOATS, describe, float_name, number, whole_number
 
 _floatx = "float32"
@@ -19,16 +22,42 @@ _threads: int | None = None  # None: as many as the machine gives, see config_th
 
 
 def _asked_for() -> str:
-    """The engine that the environment asks for."""
-    engine = os.environ.get("SPARSE_XENT_ENGINE", "compiled")
-    if engine not in ("compiled", "plain"):
+    """The engine that the environment asks for: "compiled" or "numpy"; empty counts as unset."""
+    engine = os.environ.get("SPARSE_XENT_ENGINE", "").strip() or "compiled"
+    if engine not in ("compiled", "numpy", "plain"):
         raise ValueError(
-            f'SPARSE_XENT_ENGINE in the environment must be "compiled" or "plain", got {engine!r}'
+            'SPARSE_XENT_ENGINE in the environment must be "compiled" or "numpy" (or "plain", its '
+            f"older name), got {engine!r}"
         )
-    return engine
+    return "numpy" if engine == "plain" else engine
 
 
+# Which engine serves is decided here: each call reads `_compiled`, and `fall_back` alone sets it.
 _compiled = _asked_for() == "compiled"
+_fell_back = False
+
+
+def fall_back(error: EngineUnavailable) -> None:
+    """Let the NumPy engine serve, for the kernels cannot be had; one RuntimeWarning a process."""
+    global _compiled, _fell_back
+    if error.lasting:
+        _compiled = False
+    if not (error.asked_for or _fell_back):
+        _fell_back = True
+        warnings.warn(
+            f"the NumPy engine serves, more slowly: {error}; "
+            "SPARSE_XENT_ENGINE=numpy in the environment asks for it without this warning",
+            RuntimeWarning,
+            stacklevel=_outside(),
+        )
+
+
+def _outside() -> int:
+    """The stack level, for a warning of `fall_back`'s, of the caller outside this package."""
+    package, level, frame = __name__.partition(".")[0], 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def config_floatx() -> str:
@@ -111,7 +140,7 @@ def config_set_epsilon(value: float) -> None:
 
 
 def config_threads() -> int:
-    """How many threads a call of the compiled engine may use; the plain one uses one.
+    """How many threads a call of the compiled engine may use; the NumPy engine uses one.
 
     Returns:
         The number that `config_set_threads()` set; else the cores that this process may run on.

@@ -210,7 +210,12 @@ def _planned(
     if plan is _UNKNOWN:
         if len(_plans) > 1000:  # shapes that never come again
             _plans.clear()
-        plan = _plans[key] = _find(x, y, *key[2:])
+        try:
+            plan = _find(x, y, *key[2:])
+        except code.EngineUnavailable as error:
+            config.fall_back(error)
+            return None
+        _plans[key] = plan
     if plan is None or not shape[0]:
         return None
     return plan if others.c_contiguous and flags.aligned and others.aligned else None

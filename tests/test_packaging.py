@@ -69,9 +69,9 @@ def test_wheel_serves_every_platform(wheel):
     assert wheel.filename.endswith("-py3-none-any.whl")
 
 
-def test_core_dependencies_are_numpy_scipy_numba(metadata):
+def test_core_dependencies_are_few_and_numba_is_bounded(metadata):
     core = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
-    assert sorted(core) == ["numba", "numpy>=1.26", "scipy"]
+    assert sorted(core) == ["numba<0.69,>=0.61", "numpy>=1.26", "platformdirs", "scipy"]
 
 
 def test_metadata(metadata):

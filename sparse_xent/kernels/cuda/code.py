@@ -11,7 +11,6 @@ import re
 import threading
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import NamedTuple
 
 from sparse_xent.kernels import disk
@@ -90,8 +89,8 @@ def _entry(image: bytes) -> str:
 def _stamp() -> str:
     """Hash of what this code depends on beside `disk.stamp`: sources here, and the compiler."""
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    for part in disk.modules(__package__):
+        digest.update(part + b"\0")
     digest.update("\0".join(_version(package) for package in _PACKAGES).encode())
     return digest.hexdigest()[:16]
 

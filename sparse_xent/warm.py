@@ -1,0 +1,79 @@
+"""Compile the usual kernels before they are wanted: for images, and for machines that many share.
+
+A kernel serves one geometry (walk), one dtype of scores, one kind of scores, with or without label
+smoothing and gradient. Which of them there are is `kernels.native`'s to say; here is which of them
+most calls want.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sparse_xent.kernels import Scores, code, disk, native
+
+_WALKS = ("tile", "medium", "rows", "strided")
+_WIDE, _HALVES = ("float32", "float64"), ("float16", "bfloat16")
+
+
+class Report(NamedTuple):
+    """What was done."""
+
+    folder: Path
+    compiled: int
+    found: int  # were there already
+    seconds: float
+
+
+def kernels(halves: bool = False, everything: bool = False) -> Iterator[tuple[Any, ...]]:
+    """Names of kernels, as `kernels.code` takes them; the quick ones first.
+
+    Args:
+        halves: float16 and bfloat16 scores too, beside float32 and float64.
+        everything: every dtype, every kind of probabilities, and label smoothing too.
+    """
+    formats = _WIDE + _HALVES if halves or everything else _WIDE
+    yield from (("small",), ("carry",))
+    yield from (("lowering", name) for name in sorted(set(native.LABELS.values())))
+    yield from (("rank", format) for format in formats)
+    kinds = tuple(Scores) if everything else (Scores.LOGITS, Scores.AFTER)
+    smooths = (False, True) if everything else (False,)
+    for format, scores, smooth in itertools.product(formats, kinds, smooths):
+        walks = ("picked",) if scores == Scores.NEVER and not smooth else _WALKS
+        for walk, gradient in itertools.product(walks, (False, True)):
+            yield walk, format, scores.name, smooth, gradient
+
+
+def run(
+    halves: bool = False,
+    everything: bool = False,
+    on_compiled: Callable[[str, float], None] = lambda kernel, seconds: None,
+) -> Report:
+    """Compile what is not there yet, and keep it.
+
+    Args:
+        halves: as in `kernels`.
+        everything: as in `kernels`.
+        on_compiled: is called with each kernel's name and the seconds that it took.
+
+    Raises:
+        OSError: nothing can be kept, or nothing compiled, here.
+    """
+    start, compiled, found = time.perf_counter(), 0, 0
+    for name in kernels(halves, everything):
+        if disk.load(name) is not None:
+            found += 1
+            continue
+        began = time.perf_counter()
+        try:
+            image = code.made(name)
+        except code.EngineUnavailable as error:
+            raise OSError(str(error)) from error
+        try:
+            disk.keep(name, image)
+        except OSError as error:
+            raise OSError(disk.refusal(error)) from error
+        compiled += 1
+        on_compiled(" ".join(map(str, name)), time.perf_counter() - began)
+    return Report(disk.folder(), compiled, found, time.perf_counter() - start)
