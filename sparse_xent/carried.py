@@ -108,8 +108,9 @@ class CarriedCall(sweep.Call):
     def descend(self, divisor: float, losses: Array | None = None) -> tuple[float, Array]:
         """sum(l * w), and the gradient of sum(l * w) / divisor, written into `out`."""
         assert self.out is not None
-        if self._beyond_float32(divisor):  # the kernels hold a row's factor in its arithmetic
-            return sweep.Call.descend(self, divisor, losses)
+        if self._beyond_kernels(divisor):  # the gradient alone: values are the call's
+            total = summed(self._carry(self.walk.forward(), losses=losses))[0]
+            return total, sweep.Call.descend(self, divisor)[1]
         sums = self._carry(self.walk.both(), losses=losses, dx=self.out, divisor=divisor)
         return summed(sums)[0], self.out
 
@@ -142,9 +143,9 @@ class CarriedCall(sweep.Call):
             self.labels.refuse()
         return self.layout.unflatten(flat)
 
-    def _beyond_float32(self, divisor: float) -> bool:
-        """Whether some w / divisor is too large or too small for the arithmetic's float32."""
-        if self.arithmetic == np.float64 or divisor == 0:
+    def _beyond_kernels(self, divisor: float) -> bool:
+        """Whether some w / divisor is infinite, or no number for the arithmetic's float32."""
+        if divisor == 0:
             return False
         largest, least = 1.0 / abs(divisor), 1.0 / abs(divisor)
         for weights in (self.weights.sample, self.weights.by_class):
@@ -157,6 +158,8 @@ class CarriedCall(sweep.Call):
                     most = max(most, float(sizes.max()))
                     few = min(few, float(sizes.min(where=sizes > 0, initial=1.0)))
                 largest, least = largest * most, least * few
+        if self.arithmetic == np.float64:
+            return largest == math.inf
         return largest > 1e30 or least < 1e-30
 
     def _carry(
@@ -199,7 +202,7 @@ class CarriedCall(sweep.Call):
 
         def task(number: int, first: int, last: int) -> None:
             if here:
-                carry(places[number], first, last)
+                carry(places[number], first, last, native.scratch.at)
                 return
             start, stop = number * slab + first, number * slab + last
             fields, kept = lines.beside(start, stop, first) if lines.apart else ({}, ())
@@ -207,7 +210,7 @@ class CarriedCall(sweep.Call):
                 made = np.empty(stop - start, own)
                 fields["losses"] = made.ctypes.data - first * own.itemsize
             call = calls[number]._replace(**fields).laid()
-            carry(call.ctypes.data, first, last)
+            carry(call.ctypes.data, first, last, native.scratch.at)
             if losses is not None and not direct:
                 losses[start:stop] = made
             del kept
@@ -354,6 +357,7 @@ def in_tasks(
 
     def one(k: int) -> None:
         slab, part = divmod(k, tasks)
-        task(slab, part * length, min(positions, (part + 1) * length))
+        with np.errstate(all="ignore"):  # the caller's does not reach other threads
+            task(slab, part * length, min(positions, (part + 1) * length))
 
     pool.run(one, slabs * tasks, config.config_threads() if nbytes >= SERIAL_BYTES else 1)

@@ -23,7 +23,7 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _REDUCED = {"sum_over_batch_size": True, "mean": True, "sum": False}
 
 _RESULTS: dict[str, Any] = {"float32": np.float32, "float64": np.float64}
-_LARGEST = float(np.finfo(np.float32).max)
+_LARGEST, _LEAST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 
 _Array, _empty = np.ndarray, np.empty
 
@@ -72,7 +72,7 @@ def losses(
     if len(made) > plan.walk.chunk:
         sums = _carried(plan, y_true, y_pred, plan.call.walk, 1.0, losses=made)
         return None if sums is None else made
-    arrays = y_true, y_pred, made, None, None
+    arrays = y_true, y_pred, made, None, None, native.scratch.array
     bad = plan.small(plan.at, id(arrays))
     return None if bad else made
 
@@ -106,8 +106,8 @@ def reduced(
         return None
     total, kept = found
     value = total / kept if mean and kept else total
-    if value > _LARGEST:  # it rounds to inf, of which NumPy would warn
-        with np.errstate(over="ignore"):
+    if value > _LARGEST or 0 < value < _LEAST:  # of what rounds to inf or to 0 NumPy would warn
+        with np.errstate(all="ignore"):
             return result(value), dx
     return result(value), dx
 
@@ -115,7 +115,7 @@ def reduced(
 def _small(plan: _Plan, y_true: Any, y_pred: Any, dx: Any) -> tuple[float, float] | None:
     """The sum of all losses and the number of labels kept; None where a label is no class."""
     sums = _empty(native.SUMS)
-    arrays = y_true, y_pred, None, dx, sums
+    arrays = y_true, y_pred, None, dx, sums, native.scratch.array
     if plan.small(plan.at, id(arrays)):
         return None
     total, kept, *_ = sums.tolist()
@@ -134,7 +134,7 @@ def _large(plan: _Plan, y_true: Any, y_pred: Any, dx: Any) -> tuple[float, float
     sums = _carried(plan, y_true, y_pred, plan.call.walk, divisor, dx)
     if sums is None:
         return None
-    with np.errstate(invalid="ignore"):
+    with np.errstate(all="ignore"):
         return carried.summed(sums)[:2]
 
 
@@ -160,7 +160,7 @@ def _carried(
     at, carry = call.ctypes.data, native.carry()
     taken = plan.walk.reads if dx is None else y_pred.shape[1] * y_pred.itemsize
     carried.in_tasks(
-        lambda _, first, last: carry(at, first, last),
+        lambda _, first, last: carry(at, first, last, native.scratch.at),
         1,
         positions,
         carried.task_length(size, taken),

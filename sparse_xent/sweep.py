@@ -74,6 +74,7 @@ def value_and_grad(call: "Call", options: Options) -> tuple[Any, Array]:
     return _divided(summed if total is None else total, divisor, _result_dtype(options)), gradient
 
 
+@_quiet
 def ranks(y_true: object, y_pred: object, axis: int = -1, ignore_class: object = None) -> Any:
     """How many classes stand above each label: 0 where it is predicted, -1 where it is ignored.
 

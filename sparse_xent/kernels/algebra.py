@@ -423,6 +423,22 @@ def lines(
 
 
 @word
+def cancels(kind: Kind, a: Num, aim: Num, share: Num) -> Num:
+    """Whether the terms of a target's slope, of `lines`, leave less of each other than an eighth.
+
+    Smoothed probabilities near what smoothing wants: float32's sums and quotients, right to some
+    1e-6, would then leave less than five digits.
+    """
+    whole = a * share.to(a.typ) if kind.scores == Scores.AFTER else a
+    return maximum(aim, 0.0 - aim) * 8.0 < maximum(whole, 0.0 - whole)
+
+
+def may_cancel(kind: Kind) -> bool:
+    """Whether a target's slope has terms of either sign, in float32."""
+    return kind.smooth and not kind.format.wide and kind.scores in (Scores.AFTER, Scores.BEFORE)
+
+
+@word
 def slope(kind: Kind, x: Num, e: Num, a: Num, b: Num, s: Num, span: Span) -> Num:
     """The gradient of a class that is not the target."""
     a = a.to(x.typ)

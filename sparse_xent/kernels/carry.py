@@ -23,6 +23,7 @@ from sparse_xent.kernels.native import (
     INTEGERS,
     ITEMS,
     KEPT,
+    LOWERED,
     MISSING,
     POSITIONS,
     SIZES,
@@ -38,10 +39,10 @@ from sparse_xent.kernels.simd import Num, Room, fetch_factor, fetch_long, keep, 
 _long, _double = types.int64, types.float64
 
 SIGNATURES: dict[str, tuple[types.Type, ...]] = {
-    # C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g; share, lo, hi; past
-    "walk": (types.void, *[_long] * INTEGERS, *[_double] * DOUBLES, _long),
+    # C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g; share, lo, hi; past, scratch
+    "walk": (types.void, *[_long] * INTEGERS, *[_double] * DOUBLES, *[_long] * 2),
     "lowering": (_long, *[_long] * 7),  # labels, step, n, classes, ignored, many, to
-    "carry": (types.void, *[_long] * 3),
+    "carry": (types.void, *[_long] * 4),
     "small": (_long, *[_long] * 2),
     "rank": (types.void, *[_long] * 10),
 }
@@ -172,8 +173,6 @@ def _sum(v, n):  # type: ignore[no-untyped-def]
 
 # The chunks ------------------------------------------------------------------------------------
 
-_LABELS, _DOUBLES = Room(4 * POSITIONS), Room(8 * POSITIONS)
-
 
 @word
 def _numbers(address: Num) -> tuple[Num, ...]:
@@ -187,7 +186,7 @@ def _doubles(address: Num) -> tuple[Num, ...]:
     return tuple(fetch_factor(address + 8 * i) for i in range(len(Formula._fields)))
 
 
-def carry(call, first, last):  # type: ignore[no-untyped-def]
+def carry(call, first, last, scratch):  # type: ignore[no-untyped-def]
     """Carry positions first .. last - 1 of a call, in chunks; `first` is where a chunk begins.
 
     It stops at a chunk that has a label that is no class, or a weight that is NA.
@@ -196,6 +195,7 @@ def carry(call, first, last):  # type: ignore[no-untyped-def]
         call: address of a `Call`.
         first: first position.
         last: position after the last.
+        scratch: address of SCRATCH bytes that no other thread uses meanwhile.
     """
     (
         walk, wide, classes, inner, x, xo, xc, xi, dx, do, dc, di, past,
@@ -203,8 +203,8 @@ def carry(call, first, last):  # type: ignore[no-untyped-def]
         size, sums, losses, mean, formula, _,
     ) = _numbers(call)  # fmt: skip
     share, lo, hi, divisor = _doubles(formula)
-    y_at, l_at, g_at = stack(_LABELS), stack(_DOUBLES), stack(_DOUBLES)
-    w_at, v_at = stack(_DOUBLES), stack(_DOUBLES)
+    l_at, g_at, w_at = scratch, scratch + 8 * POSITIONS, scratch + 16 * POSITIONS
+    v_at, y_at, spare = scratch + 24 * POSITIONS, scratch + 32 * POSITIONS, scratch + LOWERED
     y = _at(types.int32, y_at)
     w, v, g = _at(types.float64, w_at), _at(types.float64, v_at), _at(types.float64, g_at)
     for p in range(first, last, size):
@@ -227,7 +227,7 @@ def carry(call, first, last):  # type: ignore[no-untyped-def]
             for i in range(n):
                 g[i] = w[i] / divisor if divisor != 0 else 0.0
         rows = x, xo, xc, xi, y_at, l_at, dx, do, dc, di, g_at
-        _call_walk(walk, (classes, inner, p, p + n, *rows, share, lo, hi, past))
+        _call_walk(walk, (classes, inner, p, p + n, *rows, share, lo, hi, past, spare))
         if wide:
             doubles = _at(types.float64, l_at), _at(types.float64, losses + 8 * p)
             _settle(doubles[0], w, n, v, doubles[1], losses != 0)
@@ -250,8 +250,8 @@ def small(plan, arrays):  # type: ignore[no-untyped-def]
     Args:
         plan: address of a `Call` whose arrays are still to come; dx and losses are 1 where wanted.
         arrays: address of a tuple of array objects: labels [n], scores [n, C], losses [n],
-            gradient [n, C] and SUMS float64. What is not wanted may be anything; sums are written
-            where losses are not.
+            gradient [n, C], SUMS float64 and SCRATCH bytes that no other thread uses meanwhile.
+            What is not wanted may be anything; sums are written where losses are not.
 
     Returns:
         How many labels are no class.
@@ -271,5 +271,6 @@ def small(plan, arrays):  # type: ignore[no-untyped-def]
     if fetch_long(plan + DX):
         keep(call + DX, fetch_long(fetch_long(items + 24) + DATA))
     keep(call + TO, to)
-    _call_carry(fetch_long(plan + CARRY), (call, 0, fetch_long(fetch_long(scores + SIZES))))
+    n, scratch = fetch_long(fetch_long(scores + SIZES)), fetch_long(items + 40)
+    _call_carry(fetch_long(plan + CARRY), (call, 0, n, fetch_long(scratch + DATA)))
     return int(fetch_factor(to + 8 * BAD))

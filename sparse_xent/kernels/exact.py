@@ -2,14 +2,16 @@
 
 It serves rows whose fast result is not finite (an inf or a NaN among the scores, all classes -inf,
 the target -inf or 1e38 below, offsets that a whole reference cannot reach), and those whose loss is
-smaller than any normal number.
+smaller than any normal number. And it serves targets of smoothed probabilities whose slope is the
+small difference of two numbers.
 """
 
 import math
 
-from sparse_xent.kernels.algebra import Kind
+from sparse_xent.kernels import Scores
+from sparse_xent.kernels.algebra import Kind, Span, clip, passed
 from sparse_xent.kernels.parts import aside
-from sparse_xent.kernels.simd import load_one, store_one, word
+from sparse_xent.kernels.simd import Num, fact, load_one, store_one, word
 
 
 @word
@@ -75,3 +77,33 @@ def exact_gradient(kind, p, step, to, to_step, C, t, m, rest, hit, count, share,
         else:
             value = math.exp(x - m) / total - kept
         store_one(kind, to + j * to_step, g * value)
+
+
+@word
+def _is_before(kind: Kind) -> Num:
+    return fact(kind.scores == Scores.BEFORE)
+
+
+@word
+def _summand(kind: Kind, p: Num, span: Span) -> Num:
+    """What a probability adds to its row's sum."""
+    return p if kind.scores == Scores.BEFORE else clip(p, span)
+
+
+@aside
+def exact_target(kind, p, step, C, t, share, g, span):  # type: ignore[no-untyped-def]
+    """g times the target's slope of AFTER or BEFORE, smoothed."""
+    p_t, rest = float(load_one(kind, p + t * step)), 0.0
+    for j in range(C):
+        if j != t:
+            rest += _summand(kind, float(load_one(kind, p + j * step)), span)
+    hit = _summand(kind, p_t, span)
+    total, sharp = rest + hit, 1.0 - share
+    if not _is_before(kind):
+        value = (share * (hit - total / C) - sharp * rest) / (total * hit)
+        return g * passed(p_t, span) * value
+    m_t, count = passed(p_t / total, span), 0.0
+    for j in range(C):
+        count += passed(float(load_one(kind, p + j * step)) / total, span)
+    r_t, each = clip(p_t / total, span), share / C
+    return g * ((sharp * m_t + each * count) - (sharp + each) * m_t / r_t) / total

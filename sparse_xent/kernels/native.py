@@ -8,6 +8,7 @@ they are known by their addresses.
 
 import ctypes
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -23,7 +24,7 @@ LINE = 64  # bytes of a cache line, and of every vector of lanes
 TILE = 24  # classes at most; above, turning the rows costs more than walking along them
 MEDIUM = 512
 
-# Positions of a chunk at most: its scratch of 28 bytes each (labels, losses, weights, factors) is
+# Positions of a chunk at most: its scratch of 36 bytes each (labels, losses, weights, factors) is
 # a small part of a core's second-level cache beside the scores themselves.
 POSITIONS = 2048
 
@@ -31,6 +32,24 @@ POSITIONS = 2048
 # exception of a signal handler is raised within one. At 90 ns an element, the worst that was seen
 # (rows of 20,000 float32 far apart in memory, each done again one number at a time), that is 0.8 s.
 CHUNK_LIMIT = 32 << 20
+
+# A caller's thread may have a stack of 128 KiB (musl's default), so that the kernels of one call
+# together take less than half of that; what they need beyond is handed to them.
+LOWERED = 36 * POSITIONS  # bytes: a chunk's positions, in `carry`
+TERMS = 144 << 10  # bytes: of a walk that makes gradients
+SCRATCH = LOWERED + TERMS
+
+
+class _Scratch(threading.local):
+    """Each thread's own; `array` begins a cache line at the address `at`."""
+
+    def __init__(self) -> None:
+        held = np.empty(SCRATCH + LINE, np.uint8)
+        self.array = held[-held.ctypes.data % LINE :]
+        self.at = self.array.ctypes.data
+
+
+scratch = _Scratch()
 
 FORMATS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 """Bytes of a score."""
@@ -102,7 +121,7 @@ SIZES = DATA + 16  # behind the data's address and the number of dimensions
 
 INTEGERS, DOUBLES = 15, 3
 """A walk takes C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g; share, lo, hi; and
-whether the gradient is written past the caches."""
+whether the gradient is written past the caches; scratch of TERMS bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +179,11 @@ def lowering(dtype: np.dtype[Any]) -> int:
 
 @cache
 def carry() -> Callable[[int, int, int], None]:
-    """`carry.carry`: address of a Call, first position, the one after the last. Holds no GIL."""
-    return _function(code.address("carry"), None, *[ctypes.c_int64] * 3)
+    """`carry.carry`: address of a Call, first position, the one after the last, scratch.
+
+    Holds no GIL.
+    """
+    return _function(code.address("carry"), None, *[ctypes.c_int64] * 4)
 
 
 @cache
@@ -200,7 +222,7 @@ def rank(format: str) -> Callable[..., None]:
 @cache
 def walk(address: int) -> Callable[..., None]:
     """A walk that Python can call."""
-    takes = [ctypes.c_int64] * INTEGERS + [ctypes.c_double] * DOUBLES + [ctypes.c_int64]
+    takes = [ctypes.c_int64] * INTEGERS + [ctypes.c_double] * DOUBLES + [ctypes.c_int64] * 2
     return _function(address, None, *takes)
 
 

@@ -40,7 +40,7 @@ _BLOCK = Room(BLOCK * 8)
 
 @part
 def picked(
-    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past
+    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past, work
 ):  # type: ignore[no-untyped-def]
     """Scores.NEVER without smoothing."""
     w, size, one = lanes(kind), itemsize(kind), slot(kind)

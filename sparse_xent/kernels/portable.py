@@ -77,7 +77,7 @@ def nll_grad(
         The gradient [outer, C, inner], in float64 for float64 scores, else float32 (or `out`).
     """
     with np.errstate(all="ignore"):
-        return _store(_scale(y, g, _rows(x, y, scores, eps).grad(smoothing)), out)
+        return _store(_scale(y, g, _rows(x, y, scores, eps), smoothing), out)
 
 
 def nll_and_grad(
@@ -108,7 +108,7 @@ def nll_and_grad(
     with np.errstate(all="ignore"):
         rows = _rows(x, y, scores, eps)
         loss = _keep(y, rows.nll(smoothing))
-        return loss, _store(_scale(y, g, rows.grad(smoothing)), out)
+        return loss, _store(_scale(y, g, rows, smoothing), out)
 
 
 def rank(x: Array, y: Array, *, out: Array | None = None) -> Array:
@@ -141,7 +141,7 @@ class _Logits:
     """
 
     def __init__(self, x: Array, t: Array) -> None:
-        self.x, self.t = x, t
+        self.x, self.t, self.dtype = x, t, x.dtype
         self.m = x.max(axis=1, keepdims=True)
         self.e = np.exp(x - self.m)
         self.e_t = np.take_along_axis(self.e, t, axis=1)
@@ -171,6 +171,19 @@ class _Logits:
         np.put_along_axis(dx, self.t, at_target, axis=1)
         return dx
 
+    def signs(self, dx: Array, s: float) -> Array:
+        """Of each slope: 0 only where it is exactly 0, not where its term is too small a number."""
+        if s > 0:
+            return np.sign(dx)
+        alive = self.x != -np.inf
+        signs = np.where((dx == 0) & alive, 1, np.sign(dx))
+        alone = np.count_nonzero(alive, axis=1, keepdims=True) == np.take_along_axis(
+            alive, self.t, axis=1
+        )
+        dx_t = np.take_along_axis(dx, self.t, axis=1)
+        np.put_along_axis(signs, self.t, np.where(np.isnan(dx_t), dx_t, alone - 1), axis=1)
+        return signs
+
     def _alive(self, s: float) -> tuple[Array, Array]:
         alive = self.x != -np.inf
         return alive, s / np.count_nonzero(alive, axis=1, keepdims=True).astype(self.x.dtype)
@@ -182,7 +195,7 @@ class _Probabilities:
     def __init__(self, p: Array, t: Array, eps: float) -> None:
         # The bounds are rounded to the arithmetic's dtype: 1 - 1e-7 is 0.99999988 in float32.
         self.lo, self.hi = p.dtype.type(eps), p.dtype.type(1 - eps)
-        self.p, self.t = p, t
+        self.p, self.t, self.dtype = p, t, p.dtype
 
     def _clip(self, p: Array) -> Array:
         return np.clip(p, self.lo, self.hi)
@@ -192,6 +205,10 @@ class _Probabilities:
 
     def _target(self, p: Array) -> Array:
         return np.take_along_axis(p, self.t, axis=1)
+
+    def signs(self, dx: Array, s: float) -> Array:
+        """Of each slope."""
+        return np.sign(dx)
 
     def _add_at_target(self, p: Array, value: Array) -> None:
         np.put_along_axis(p, self.t, self._target(p) + value, axis=1)
@@ -215,10 +232,15 @@ class _After(_Probabilities):
         return (1 - s) * loss + s * (np.log(self.sum) - sum_by_halves(np.log(self.q)) / classes)
 
     def grad(self, s: float) -> Array:
-        each = s / self.q.shape[1]
-        dx = 1 / self.sum - each / self.q if s > 0 else _like(self.q, 1 / self.sum)
-        # 1 / S - 1 / q_t without the cancellation, and what smoothing gives back.
-        at_target = (s - each) / self.q_t - self.rest / (self.sum * self.q_t)
+        q, q_t, rest, total = self.q, self.q_t, self.rest, self.sum
+        dx = _like(q, 1 / total)
+        if s > 0:  # float32 would keep few digits of the difference where q_j is near a_j S
+            q = q.astype(np.float64)
+            q_t, rest = self._target(q), _sum_without(q, self.t)
+            total = rest + q_t
+            dx = 1 / total - s / q.shape[1] / q
+        # 1 / S - a_t / q_t without the cancellation: S = rest + q_t.
+        at_target = (s * (q_t - total / q.shape[1]) - (1 - s) * rest) / (total * q_t)
         np.put_along_axis(dx, self.t, at_target, axis=1)
         return dx * self._passed(self.p)
 
@@ -238,17 +260,20 @@ class _Before(_Probabilities):
 
     def grad(self, s: float) -> Array:
         # With u = sum_j a_j m_j: dloss/dp_j = (u - a_j m_j / r_j) / sum p.
-        m = self._passed(self.share)
-        m_t, r_t = self._target(m), self._target(self.r)
+        m, r, total = self._passed(self.share), self.r, self.sum
+        if s > 0:  # in float64, as in `_After`
+            m = m.astype(np.float64)
+            total = np.where(np.isnan(total), total, sum_by_halves(self.p.astype(np.float64)))
+            r = self._clip(self.p / total)
+        m_t, each = self._target(m), s / m.shape[1]
         u = (1 - s) * m_t
         if s > 0:
-            each = s / m.shape[1]
             u = u + each * sum_by_halves(m.copy())
-            dx = u - each * m / self.r
+            dx = u - each * m / r
         else:
             dx = _like(m, u)
-        self._add_at_target(dx, -(1 - s) * m_t / r_t)
-        return dx / self.sum
+        self._add_at_target(dx, -(1 - s) * m_t / self._target(r))
+        return dx / total
 
 
 class _Never(_Probabilities):
@@ -326,10 +351,14 @@ def _keep(y: Array, loss: Array) -> Array:
     return np.where(y < 0, 0, loss[:, 0])
 
 
-def _scale(y: Array, g: Array, dx: Array) -> Array:
-    factor = np.where(y < 0, 0, g)[:, None]
-    # In float64: a factor beyond float32 may have a product within it.
-    return np.where(factor == 0, 0, dx * factor).astype(dx.dtype, copy=False)
+def _scale(y: Array, g: Array, rows: _Rows, s: float) -> Array:
+    """The gradient times g, in the arithmetic's dtype; 0 where either is, whatever the other."""
+    dx, factor = rows.grad(s), np.where(y < 0, 0, g)[:, None]
+    made = dx * factor  # in float64: a factor beyond float32 may have a product within it
+    if np.isinf(factor).any():
+        signs = rows.signs(dx, s)
+        made = np.where(np.isinf(factor), np.where(signs == 0, 0, signs * factor), made)
+    return np.where(factor == 0, 0, made).astype(rows.dtype, copy=False)
 
 
 def _store(result: Array, out: Array | None) -> Array:

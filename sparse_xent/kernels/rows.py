@@ -14,6 +14,7 @@ from sparse_xent.kernels.algebra import (
     FAR,
     Kind,
     Span,
+    cancels,
     first_reference,
     gist,
     lifted,
@@ -21,6 +22,7 @@ from sparse_xent.kernels.algebra import (
     log2e,
     loss,
     lowered,
+    may_cancel,
     mean,
     rescaled,
     settled,
@@ -29,7 +31,7 @@ from sparse_xent.kernels.algebra import (
     too_high,
     whole_sum,
 )
-from sparse_xent.kernels.exact import exact_gradient, exact_sums
+from sparse_xent.kernels.exact import exact_gradient, exact_sums, exact_target
 from sparse_xent.kernels.native import LINE
 from sparse_xent.kernels.parts import part
 from sparse_xent.kernels.simd import (
@@ -72,7 +74,6 @@ _BUFFER = Room(8 * (CHUNK + 128))
 # Terms of a row that are held, so that its gradient takes no second exponential: 128 KiB, a quarter
 # of a second-level cache (of 512 KiB: AMD's; most have more).
 HELD = 1 << 17  # bytes
-_TERMS = Room(HELD + 8 * (CHUNK + 128))
 
 
 # One vector, one group of two ------------------------------------------------------------------
@@ -127,9 +128,9 @@ def _vector(
 
 
 @word
-def room_for(dx: Num | None, room: Room) -> Num | None:
-    """Scratch that a kernel needs only where it makes gradients."""
-    return None if dx is None else stack(room)
+def only_with(dx: Num | None, work: Num) -> Num | None:
+    """Scratch that a kernel uses only where it makes gradients."""
+    return None if dx is None else work
 
 
 @word
@@ -405,15 +406,23 @@ def fair(kind: Kind, value: Num) -> Num:
 
 
 @word
+def _unsure(kind: Kind, a: Num, aim: Num, share: Num) -> Num:
+    """Whether `aim` is to be taken exactly."""
+    return cancels(kind, a, aim, share) if may_cancel(kind) else fact(False)
+
+
+@word
 def slot(kind: Kind) -> int:
     """Bytes of a loss."""
     return kind.format.element.bitwidth // 8
 
 
 @part
-def rows(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past):  # type: ignore[no-untyped-def]
+def rows(
+    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past, work
+):  # type: ignore[no-untyped-def]
     """C >= MEDIUM, and any C that has a whole vector."""
-    held = room_for(dx, _TERMS)
+    held = only_with(dx, work)
     o, i = first // inner, first % inner
     for k in range(last - first):
         t = fetch_label(y + 4 * k)
@@ -443,6 +452,8 @@ def rows(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
                 clear(kind, q, dc, C)
             elif usual:
                 a, b, aim = lines(kind, rest, hit, at, count, C, share, factor, span)
+                if _unsure(kind, a, aim, share):
+                    aim = exact_target(kind, p, xc, C, t, share, factor, span)
                 terms = 0
                 if holds_terms(kind) and whole and m - before <= FAR:
                     terms, a = held, rescaled(kind, a, before, m)

@@ -62,13 +62,12 @@ from sparse_xent.kernels.simd import (
     store_some,
     word,
 )
-from sparse_xent.kernels.tiles import unusual
+from sparse_xent.kernels.tiles import sure, unusual
 
 BLOCK = 512  # positions: what they gather is 8 KiB, beside four classes of 2 KiB each
 _STATE = Room(BLOCK * 8 + 5 * LINE)
 _VALUES = Room(LINE)
 HELD = 96 * 1024  # bytes: terms of a block, so that a gradient takes no second exponential
-_HELD = Room(HELD)
 
 
 @word
@@ -236,7 +235,7 @@ def _descend(
 
 @part
 def strided(
-    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past
+    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past, work
 ):  # type: ignore[no-untyped-def]
     """Any strides: classes apart, or rows whose positions are not one step apart."""
     w, size, one = lanes(kind), itemsize(kind), slot(kind)
@@ -247,7 +246,7 @@ def strided(
     # the same sets of the first-level cache (21 classes: 32 cycles for 32 bytes, now 28).
     held, step = 0, (BLOCK + w) * size
     if dx is not None and _may_hold(kind) and C * step <= HELD:
-        held = stack(_HELD)
+        held = work
     k = 0
     while k < last - first:
         o, i = (first + k) // inner, (first + k) % inner
@@ -282,6 +281,8 @@ def strided(
                 factor = fetch_factors(kind, factors)
                 y_t = target(kind, x_t, m)
                 a, b, aim = lines(kind, rest, hit, y_t, alive, C, share, factor, span)
+                here = labels + 4 * v
+                aim = sure(kind, q, xi, xc, count, C, here, factors, a, aim, share, span)
                 if held:  # the factor of terms as they are held takes the place of b, which is 0
                     stale = stale or far(kind, before, m)
                     b = rescaled(kind, a, before, m)

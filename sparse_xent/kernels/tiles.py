@@ -11,6 +11,7 @@ from sparse_xent.kernels import Scores
 from sparse_xent.kernels.algebra import (
     Kind,
     Span,
+    cancels,
     checked,
     far,
     first_reference,
@@ -18,6 +19,7 @@ from sparse_xent.kernels.algebra import (
     lifted,
     lines,
     loss,
+    may_cancel,
     mean,
     near_enough,
     rescaled,
@@ -28,7 +30,7 @@ from sparse_xent.kernels.algebra import (
     where_high,
     whole_sum,
 )
-from sparse_xent.kernels.exact import exact_gradient, exact_sums
+from sparse_xent.kernels.exact import exact_gradient, exact_sums, exact_target
 from sparse_xent.kernels.native import LINE, MEDIUM, TILE
 from sparse_xent.kernels.parts import part
 from sparse_xent.kernels.rows import (
@@ -72,6 +74,7 @@ from sparse_xent.kernels.simd import (
     like,
     load,
     load_one,
+    load_some,
     mask_of,
     maximum,
     minimum,
@@ -90,8 +93,9 @@ from sparse_xent.kernels.simd import (
 _LINES = Room(LINE * 16)  # one number a row and class vector, for as many rows as there are lanes
 _TURNED = Room(LINE * (TILE + 8))
 _SQUARE = Room(LINE * 16)
+_NUMBERS = Room(LINE)  # a vector
 _ROWS = Room(16 * (TILE + 4) * 8 + 2 * LINE)
-_STREAM = Room(16 * MEDIUM * 8 + 2 * LINE)
+_STREAM = 16 * MEDIUM * 8 + 2 * LINE  # bytes: a number for each class of a tile
 
 
 @word
@@ -107,7 +111,9 @@ def _copy(to, source, size):  # type: ignore[no-untyped-def]
 
 
 @part
-def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past):  # type: ignore[no-untyped-def]
+def tile(
+    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past, work
+):  # type: ignore[no-untyped-def]
     """C <= TILE."""
     w, size = lanes(kind), itemsize(kind)
     turned, terms = stack(_TURNED), stack(_TURNED)
@@ -126,8 +132,9 @@ def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
         next_p, step, labels, factors = p + count * x_step, x_step, y + 4 * done, 0
         if dx is not None:
             factors = g + 8 * done
-        if count < w or done + w >= end:
-            # The last tile is taken from a copy: nothing may be read behind it.
+        # A panel of fewer classes than it is wide reaches into the rows behind its own.
+        within = panel <= C or (step == row and done + w + panel <= end)
+        if count < w:  # a copy, so that there are as many rows as lanes
             for r in range(w):
                 if r < count:
                     _copy(spare + r * row, p + r * step, row)
@@ -136,14 +143,11 @@ def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
                         keep(lent_g + 8 * r, fetch_factor(factors + 8 * r))
                 else:
                     keep_label(lent + 4 * r, -1)
-            p, step, labels, factors = spare, row, lent, lent_g
+            p, step, labels, factors, within = spare, row, lent, lent_g, True
         t = fetch_labels(kind, labels)
         for line in range(0, w * row, LINE):
             prefetch(p + (AHEAD + line))
-        c = 0
-        while c < C:
-            gather_panel(kind, p + c * size, step, turned + LINE * c)
-            c += panel
+        _turn(kind, C, p, step, within, turned)
         before = first_reference(kind, fetch(kind, turned))
         rest, x_t, heights = _walk(kind, C, turned, terms, t, before, span, dx is not None)
         if too_high(kind, heights):
@@ -168,6 +172,7 @@ def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
         if dx is not None:
             factor = fetch_factors(kind, factors)
             a, b, aim = lines(kind, rest, hit, at, alive, C, share, factor, span)
+            aim = sure(kind, p, step, size, count, C, labels, factors, a, aim, share, span)
             if far(kind, before, m):
                 before = near_enough(before, m)
                 _walk(kind, C, turned, terms, t, before, span, True)
@@ -209,6 +214,22 @@ def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
         done += count
     if dx is not None and past:
         fence()
+
+
+@part
+def _turn(kind, C, p, step, within, turned):  # type: ignore[no-untyped-def]
+    """Each class of a tile's rows as a vector: in panels, the last of which ends with its row.
+
+    Where panels would not stay `within` the rows, numbers are read one by one.
+    """
+    size, panel = itemsize(kind), _panel(kind)
+    if within:
+        for c in range(0, C, panel):
+            at = minimum(c, maximum(C - panel, 0))
+            gather_panel(kind, p + at * size, step, turned + LINE * at)
+    else:
+        for c in range(C):
+            keep(turned + LINE * c, load_some(kind, p + c * size, step, lanes(kind)))
 
 
 @part
@@ -296,6 +317,29 @@ def unusual(kind: Kind, value: Num) -> Num:
     if kind.scores != Scores.LOGITS:
         return fact(False)
     return anywhere(select(fair(kind, value), like(value, 0.0), 1.0) > 0.0)
+
+
+@word
+def _unsure(kind: Kind, a: Num, aim: Num, share: Num) -> Num:
+    """Whether some row's `aim` is to be taken exactly."""
+    return anywhere(cancels(kind, a, aim, share)) if may_cancel(kind) else fact(False)
+
+
+@part
+def sure(kind, p, step, apart, count, C, labels, factors, a, aim, share, span):  # type: ignore[no-untyped-def]
+    """`aim`, taken exactly in the rows (at p, `step` apart) where its terms cancel."""
+    if not _unsure(kind, a, aim, share):
+        return aim
+    aims, whole = stack(_NUMBERS), stack(_NUMBERS)
+    keep(aims, aim)
+    keep(whole, a)
+    for r in range(count):
+        at, t = r * slot(kind), fetch_label(labels + 4 * r)
+        if t >= 0 and cancels(kind, fetch_one(kind, whole + at), fetch_one(kind, aims + at), share):
+            factor = fetch_factor(factors + 8 * r)
+            exact = exact_target(kind, p + r * step, apart, C, t, share, factor, span)
+            keep(aims + at, rounded(kind, exact))
+    return fetch(kind, aims)
 
 
 @part
@@ -440,7 +484,7 @@ def _gists(kind, C, p, step, rows, ms, ss, square, more, span):  # type: ignore[
 
 @part
 def medium(
-    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past
+    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past, work
 ):  # type: ignore[no-untyped-def]
     """TILE < C < MEDIUM."""
     w, size, one = lanes(kind), itemsize(kind), slot(kind)
@@ -451,9 +495,9 @@ def medium(
     ms, ss, aa, bb, aims = stack(_LINES), stack(_LINES), stack(_LINES), stack(_LINES), stack(_LINES)
     made, terms, direct = 0, 0, False
     if dx is not None:
-        made, direct = stack(_STREAM), dc == size and not past
+        made, direct = work, dc == size and not past
         if holds_terms(kind):
-            terms = stack(_STREAM)
+            terms = work + _STREAM
     keep(factors, splat(kind, 0.0))
     for r in range(w):
         keep(square + LINE * r, splat(kind, 0.0))
@@ -519,6 +563,7 @@ def medium(
             a, b, aim = lines(
                 kind, rest, hit, y_t, alive, C, share, fetch_factors(kind, factors), span
             )
+            aim = sure(kind, p, x_step, size, rows, C, labels, factors, a, aim, share, span)
             if terms:
                 if far(kind, before, m):
                     before = near_enough(before, m)

@@ -1,0 +1,160 @@
+"""Far ends: slopes that are small differences, weights of inf, casts that overflow."""
+
+import numpy as np
+import pytest
+from oracle import Definition, mp
+
+import sparse_xent as sx
+from sparse_xent import carried, config
+
+KINDS = {
+    "logits": {"from_logits": True},
+    "after": {"normalize": "after"},
+    "before": {"normalize": "before"},
+    "never": {"normalize": "never"},
+}
+#: shape and class axis: tile, medium, rows, strided.
+SHAPES = {"tile": ((200, 10), 1), "medium": ((60, 50), 1), "rows": ((12, 520), 1)}
+SHAPES["strided"] = ((10, 200), 0)
+
+
+@pytest.fixture(params=[True, False], ids=["compiled", "numpy"])
+def engine(request, monkeypatch):
+    monkeypatch.setattr(config, "_compiled", request.param)
+    return request.param
+
+
+# ---- slopes that are small differences ----------------------------------------------------------
+
+
+def near_what_smoothing_wants(shape, axis, s, seed=0):
+    """Probabilities in float32, the target's from near to very near its smoothed share."""
+    r = np.random.default_rng(seed)
+    classes = shape[axis]
+    x = r.dirichlet(np.full(classes, 3.0), sum(shape) - classes)
+    y = r.integers(0, classes, len(x))
+    rows = np.arange(len(x))
+    wanted = 1 - s + s / classes
+    off = 10.0 ** r.uniform(-5, 0, len(x)) * r.choice((-1, 1), len(x))
+    share = np.clip(wanted * (1 + off / 2), 1e-4, 1 - 1e-4)
+    x *= ((1 - share) / (1 - x[rows, y]))[:, None]
+    x[rows, y] = share
+    x = x.astype(np.float32)
+    return y, x if axis else np.ascontiguousarray(x.T)
+
+
+@pytest.mark.parametrize("s", [0.1, 1.0])
+@pytest.mark.parametrize("kind", ["after", "before", "never"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_smoothed_probabilities_keep_the_digits_of_the_target_s_slope(shape, kind, s, engine):
+    shape, axis = SHAPES[shape]
+    y, x = near_what_smoothing_wants(shape, axis, s)
+    options = {**KINDS[kind], "label_smoothing": s, "axis": axis, "reduction": "sum"}
+    gradient = sx.SparseCategoricalCrossentropy(**options).value_and_grad(y, x)[1]
+    with mp.workdps(50):
+        want = Definition(**options).value_and_gradient(y, x)[1]
+    at = (np.arange(len(y)), y) if axis else (y, np.arange(len(y)))
+    errors = [abs(mp.mpf(float(a)) / b - 1) for a, b in zip(gradient[at], want[at], strict=True)]
+    assert max(errors) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["after", "before"])
+def test_smoothed_away_a_target_of_little_probability_keeps_its_slope(kind, engine):
+    r = np.random.default_rng(1)
+    x = r.dirichlet(np.full(100, 0.3), 50).astype(np.float32)
+    y = x.argsort(axis=1)[:, 20]  # far below 1 / 100
+    options = {**KINDS[kind], "label_smoothing": 1.0, "reduction": "sum"}
+    gradient = sx.SparseCategoricalCrossentropy(**options).value_and_grad(y, x)[1]
+    with mp.workdps(50):
+        want = Definition(**options).value_and_gradient(y, x)[1]
+    kept = [(i, t) for i, t in enumerate(y) if want[i, t] != 0]
+    assert len(kept) > 30
+    for i, t in kept:
+        assert abs(mp.mpf(float(gradient[i, t])) / want[i, t] - 1) < 1e-5
+
+
+# ---- weights of inf -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_weight_of_inf_gives_an_infinite_gradient_where_the_slope_is_not_0(
+    shape, kind, dtype, engine
+):
+    """Where the slope is exactly 0 (clipped, not read, weight 0) so is the gradient."""
+    shape, axis = SHAPES[shape]
+    r = np.random.default_rng(2)
+    classes, n = shape[axis], sum(shape) - shape[axis]
+    x = r.normal(0, 1, (n, classes))
+    y = r.integers(0, classes, n)
+    if kind == "logits":
+        x[0, y[0]] = 900  # the others' terms are no numbers of the dtype
+        x[1, (y[1] + 1) % classes] = -np.inf
+        x[2] = -np.inf
+        x[2, y[2]] = 0  # nothing to learn
+    else:
+        x = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+        x[0, (y[0] + 1) % classes] = 0
+        x[1, y[1]] = 0
+    x = x.astype(dtype)
+    w = np.ones(n)
+    w[:4] = np.inf
+    w[4] = -np.inf
+    w[5] = 0
+    there = x if axis else np.ascontiguousarray(x.T)
+    loss = sx.SparseCategoricalCrossentropy(**KINDS[kind], axis=axis, reduction="sum", dtype=dtype)
+    gradient = loss.value_and_grad(y, there, w)[1]
+    gradient = gradient if axis else gradient.T
+    options = {**KINDS[kind], "reduction": "sum", "dtype": dtype}
+    slopes = Definition(**options).value_and_gradient(y[:5], x[:5])[1]
+    for i, j in np.ndindex(5, classes):
+        sign = mp.sign(slopes[i, j])
+        assert gradient[i, j] == (0 if sign == 0 else float(sign) * w[i]), (i, j)
+    assert not gradient[5].any()
+    assert np.isfinite(gradient[6:]).all()
+
+
+# ---- no warning on any thread -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["sum", None])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("stored", ["float16", "float32", "float64", "longdouble"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_call_warns_whatever_overflows_on_whatever_thread(
+    shape, stored, dtype, reduction, engine, monkeypatch
+):
+    """Losses beyond the result's dtype are inf; pytest makes an error of every warning."""
+    monkeypatch.setattr(carried, "SERIAL_BYTES", 0)  # helper threads take their share
+    monkeypatch.setattr(carried, "CHUNK_BYTES", 1 << 10)
+    monkeypatch.setattr(carried, "TASK_BYTES", 1 << 11)
+    shape, axis = SHAPES[shape]
+    top = float(np.finfo(stored if stored != "longdouble" else "float64").max)
+    x = np.random.default_rng(3).normal(size=shape)
+    y = np.zeros(sum(shape) - shape[axis], int)
+    x = np.moveaxis(x, axis, -1)
+    x[0, 1], x[1, 0], x[2, 1], x[3, 1] = top, -top, np.inf, np.nan
+    x = np.moveaxis(x, -1, axis).astype(stored)
+    given = {"from_logits": True, "axis": axis, "dtype": dtype}
+    weights = np.full(y.shape, 3, np.longdouble)
+    losses = sx.loss_sparse_categorical_crossentropy(y, x, **given)
+    assert np.isinf(losses.astype(float)[0]) or float(losses[0]) >= top / 2
+    for w in (None, weights, np.full(y.shape, 1e300), np.full(y.shape, 1e-300)):
+        loss = sx.SparseCategoricalCrossentropy(**given, reduction=reduction)
+        loss(y, x, w)
+        loss(y.astype(np.longdouble), x, w)
+        loss.value_and_grad(y, x, w)
+        loss.value_and_grad(y, x, w, out=np.empty((*x.shape, 2), x.dtype)[..., 0]) if (
+            stored != "longdouble"
+        ) else None
+
+
+def test_a_mean_near_the_ends_of_float32_does_not_warn(engine):
+    x = np.array([[0, 3e38], [0, 3e38]], np.float32)
+    loss = sx.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+    assert np.isinf(loss(np.array([0, 0]), x))
+    with np.errstate(all="raise"):  # someone's own setting
+        assert loss(np.array([1, 1]), x) == 0
+        assert loss(np.array([0]), np.array([[95.0, 0]], np.float32)) > 0
+        assert loss(np.array([0]), np.array([[103.0, 0]], np.float32)) > 0

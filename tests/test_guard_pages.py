@@ -1,0 +1,84 @@
+"""No kernel reads or writes one byte outside the elements of the scores, labels, weights, gradient.
+
+`guarded.py` says how that is seen. The fast part uses kernels that other tests compile, too; the
+slow one every format and kind, and the code for processors without AVX-512 and without AVX.
+"""
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import llvmlite.binding as llvm
+import pytest
+
+PROGRAM = Path(__file__).with_name("guarded.py")
+#: Names and features of processors that the code is compiled for.
+PROCESSORS = {
+    "haswell": "+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe",
+    "nehalem": "+sse4.2,+popcnt",
+}
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no mprotect")
+
+
+def walk(calls, seed, kernels, **environment):
+    """Run so many random calls in a process of their own."""
+    done = subprocess.run(
+        [sys.executable, PROGRAM, str(calls), str(seed), kernels],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    last = "".join(done.stdout.splitlines()[-1:])
+    assert (done.returncode, last) == (0, "done"), f"ended in call {last}\n{done.stderr}"
+
+
+@pytest.mark.seconds(600)  # where the kernels are still to be compiled
+def test_no_byte_outside_the_operands_is_touched():
+    walk(4000, 1, "few")
+
+
+@pytest.mark.slow
+@pytest.mark.seconds(3600)
+def test_no_byte_outside_is_touched_by_any_kernel():
+    walk(20_000, 2, "all")
+
+
+@pytest.mark.slow
+@pytest.mark.seconds(3600)
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_no_byte_outside_is_touched_on_older_processors(processor):
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("the code of x86 processors runs on x86 alone")
+    wanted = [f[1:] for f in PROCESSORS[processor].split(",")]
+    if absent := [f for f in wanted if not llvm.get_host_cpu_features()[f]]:
+        pytest.skip(f"this processor cannot run {processor}'s code: it has no {absent[0]}")
+    features = PROCESSORS[processor]
+    walk(20_000, 3, "few", NUMBA_CPU_NAME=processor, NUMBA_CPU_FEATURES=features)
+
+
+TOUCH = """
+import ctypes, sys
+import numpy as np
+import guarded
+class AtTheEnd(np.random.Generator):
+    def integers(self, *given): return 1
+values = np.ones((5, 4), np.float32)
+operand = guarded.Operand(AtTheEnd(np.random.PCG64(0)), guarded.Memory(), values, repeated=(0,))
+first = operand.view.ctypes.data
+print(ctypes.string_at(first, 16) == values[0].tobytes(), flush=True)
+ctypes.string_at(first, 17)
+"""
+
+
+def test_the_byte_behind_an_operand_cannot_be_read():
+    done = subprocess.run(
+        [sys.executable, "-c", TOUCH],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PROGRAM.parent), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGSEGV, "True\n"), done.stderr
