@@ -64,7 +64,8 @@ class SoftCall(sweep.Call):
     def _nll_and_grad(self, block: Block, y: Int64, g: Float64, dx: Array) -> Array:
         loss, gradient = self._both(block)
         factor = block.boxed(g)[:, None]  # float64: a product may fit where the factor does not
-        np.copyto(dx, np.where(factor == 0, 0, gradient * factor), casting="unsafe")
+        nothing = (factor == 0) | (gradient == 0)  # whatever the other is, inf too
+        np.copyto(dx, np.where(nothing, 0, gradient * factor), casting="unsafe")
         return loss
 
     def _both(self, block: Block) -> tuple[Array, Array]:

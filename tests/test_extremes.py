@@ -1,5 +1,7 @@
 """Far ends: slopes that are small differences, weights of inf, casts that overflow."""
 
+import itertools
+
 import numpy as np
 import pytest
 from oracle import Definition, mp
@@ -14,7 +16,7 @@ KINDS = {
     "never": {"normalize": "never"},
 }
 #: shape and class axis: tile, medium, rows, strided.
-SHAPES = {"tile": ((200, 10), 1), "medium": ((60, 50), 1), "rows": ((12, 520), 1)}
+SHAPES = {"tile": ((200, 10), 1), "medium": ((60, 50), 1), "rows": ((8, 520), 1)}
 SHAPES["strided"] = ((10, 200), 0)
 
 
@@ -76,9 +78,10 @@ def test_smoothed_away_a_target_of_little_probability_keeps_its_slope(kind, engi
 # ---- weights of inf -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [*itertools.product(SHAPES, ["float32"]), ("tile", "float64")]
+)
 def test_a_weight_of_inf_gives_an_infinite_gradient_where_the_slope_is_not_0(
     shape, kind, dtype, engine
 ):
@@ -107,7 +110,8 @@ def test_a_weight_of_inf_gives_an_infinite_gradient_where_the_slope_is_not_0(
     gradient = loss.value_and_grad(y, there, w)[1]
     gradient = gradient if axis else gradient.T
     options = {**KINDS[kind], "reduction": "sum", "dtype": dtype}
-    slopes = Definition(**options).value_and_gradient(y[:5], x[:5])[1]
+    with mp.workdps(420 if kind == "logits" else 50):
+        slopes = Definition(**options).value_and_gradient(y[:5], x[:5])[1]
     for i, j in np.ndindex(5, classes):
         sign = mp.sign(slopes[i, j])
         assert gradient[i, j] == (0 if sign == 0 else float(sign) * w[i]), (i, j)
@@ -120,7 +124,7 @@ def test_a_weight_of_inf_gives_an_infinite_gradient_where_the_slope_is_not_0(
 
 @pytest.mark.parametrize("reduction", ["sum", None])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-@pytest.mark.parametrize("stored", ["float16", "float32", "float64", "longdouble"])
+@pytest.mark.parametrize("stored", ["float32", "float64", "longdouble"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_call_warns_whatever_overflows_on_whatever_thread(
     shape, stored, dtype, reduction, engine, monkeypatch
@@ -145,9 +149,8 @@ def test_no_call_warns_whatever_overflows_on_whatever_thread(
         loss(y, x, w)
         loss(y.astype(np.longdouble), x, w)
         loss.value_and_grad(y, x, w)
-        loss.value_and_grad(y, x, w, out=np.empty((*x.shape, 2), x.dtype)[..., 0]) if (
-            stored != "longdouble"
-        ) else None
+        if stored != "longdouble":  # its gradient is float64
+            loss.value_and_grad(y, x, w, out=np.empty((*x.shape, 2), x.dtype)[..., 0])
 
 
 def test_a_mean_near_the_ends_of_float32_does_not_warn(engine):
@@ -158,3 +161,14 @@ def test_a_mean_near_the_ends_of_float32_does_not_warn(engine):
         assert loss(np.array([1, 1]), x) == 0
         assert loss(np.array([0]), np.array([[95.0, 0]], np.float32)) > 0
         assert loss(np.array([0]), np.array([[103.0, 0]], np.float32)) > 0
+
+
+@pytest.mark.parametrize("from_logits", [True, False])
+def test_the_one_hot_sibling_s_gradient_is_infinite_or_0_under_a_weight_of_inf(from_logits):
+    x = np.array([[0.2, 0.5, 0.3], [0.1, 0.0, 0.9]])
+    y = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    loss = sx.CategoricalCrossentropy(from_logits=from_logits, reduction="sum", dtype="float64")
+    slopes = loss.value_and_grad(y, x)[1]
+    gradient = loss.value_and_grad(y, x, np.array([np.inf, -np.inf]))[1]
+    want = np.array([[np.inf], [-np.inf]]) * np.where(slopes == 0, np.nan, slopes)
+    np.testing.assert_array_equal(gradient, np.where(slopes == 0, 0, want))

@@ -178,7 +178,7 @@ def lowering(dtype: np.dtype[Any]) -> int:
 
 
 @cache
-def carry() -> Callable[[int, int, int], None]:
+def carry() -> Callable[[int, int, int, int], None]:
     """`carry.carry`: address of a Call, first position, the one after the last, scratch.
 
     Holds no GIL.
