@@ -15,7 +15,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent import config, sweep
+from sparse_xent import config, implausible, sweep
+from sparse_xent.implausible import Found
 from sparse_xent.kernels import native, pool
 from sparse_xent.labels import Labels
 from sparse_xent.options import Options
@@ -63,27 +64,27 @@ class CarriedCall(sweep.Call):
         assert walk is not None  # as for the same scores before
         return replace(call, walk=walk)
 
-    def losses(self, dtype: np.dtype[Any]) -> Array:
-        """Every loss times its weight, in the losses' shape."""
+    def losses(self, dtype: np.dtype[Any]) -> tuple[Array, Found]:
+        """Every loss times its weight, in the losses' shape; and what cannot be probabilities."""
         flat = np.empty(self.layout.count, dtype)
-        self._carry(self.walk.forward(), losses=flat)
-        return self.layout.unflatten(flat)
+        sums = self._carry(self.walk.forward(), losses=flat)
+        return self.layout.unflatten(flat), implausible.of_sums(sums)
 
-    def total(self) -> tuple[float, int, float]:
-        """sum(l * w), the number of labels kept, and the sum of their weights."""
-        return summed(self._carry(self.walk.forward()))
+    def total(self) -> tuple[tuple[float, int, float], Found]:
+        """sum(l * w), labels kept and the sum of weights; and what cannot be probabilities."""
+        sums = self._carry(self.walk.forward())
+        return summed(sums), implausible.of_sums(sums)
 
     def survey(self) -> tuple[int, float]:
         """Check every label and weight before anything is written; the last two of `total`."""
         return summed(self._carry(0))[1:]
 
-    def descend(self, divisor: float, losses: Array | None = None) -> tuple[float, Array]:
-        """sum(l * w), and the gradient of sum(l * w) / divisor, written into `out`."""
-        assert self.out is not None
+    def descend(self, divisor: float, losses: Array | None = None) -> tuple[float, Found]:
+        """sum(l * w); the gradient of sum(l * w) / divisor is written into `out`."""
         if self._beyond_float32(divisor):  # the kernels hold a row's factor in its arithmetic
             return sweep.Call.descend(self, divisor, losses)
-        sums = self._carry(self.walk.both(), losses=losses, dx=self.out, divisor=divisor)
-        return summed(sums)[0], self.out
+        sums = self._carry(self.walk.both(), losses=losses, dx=self.gradient, divisor=divisor)
+        return summed(sums)[0], implausible.of_sums(sums)
 
     def ranks(self) -> npt.NDArray[np.int64]:
         """How many classes stand above each label."""
@@ -151,6 +152,7 @@ class CarriedCall(sweep.Call):
         direct = losses is not None and losses.dtype == own
         to = losses.ctypes.data if losses is not None and direct else 0
         formula = native.Formula(*self._span(), divisor).laid()
+        order = self.layout.c_order_of_slabs()
         calls = []
         for number, (x_by, dx_by) in enumerate(
             zip(_offsets(rest, xr), _offsets(rest, gr), strict=True)
@@ -161,7 +163,7 @@ class CarriedCall(sweep.Call):
                 dx_at + dx_by if dx_at else 0, go, gc, gi, past,
                 *lines.at(before),
                 size, sums[number].ctypes.data, to + before * own.itemsize if to else 0, False,
-                formula.ctypes.data,
+                formula.ctypes.data, order=0 if order is None else order[number].ctypes.data,
             )  # fmt: skip
             calls.append(call)
         held = [call.laid() for call in calls]

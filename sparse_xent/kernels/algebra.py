@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from sparse_xent.kernels import Scores
+from sparse_xent.kernels.native import LEAST, MOST
 from sparse_xent.kernels.simd import (
     Format,
     Num,
@@ -230,10 +231,25 @@ def term(kind: Kind, x: Num, m: Any, span: Span) -> Num:
 
 @word
 def lifted(kind: Kind, x: Num, m: Any, span: Span) -> tuple[Num, Num]:
-    """The term, and its height: integers that are or-ed over many terms and given to `too_high`."""
+    """The term, and its height: integers that are or-ed over many terms and given to `too_high`.
+
+    Of probabilities they are marks, for `implausible.suspicious`.
+    """
     if kind.scores == Scores.LOGITS:
         return _power(x, m)
-    return term(kind, x, m, span), bits(like(x, 0.0))
+    return term(kind, x, m, span), marks(x)
+
+
+# A line that takes the range of probabilities to [0, 2]: below it the sign is set, above it the
+# highest bit of the exponent. It is a little too steep, so that no rounding hides what is outside.
+_STEEP = 2 / (MOST - LEAST) * (1 + 1e-6)
+_UP = -LEAST * _STEEP * (1 - 1e-6)
+
+
+@word
+def marks(x: Num) -> Num:
+    """Integers whose two highest bits are 0 where x lies in [LEAST, MOST], or a little within."""
+    return bits(mad(x, _STEEP, _UP))
 
 
 @word

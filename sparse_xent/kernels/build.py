@@ -27,19 +27,19 @@ def _walk(name: str, format: str, scores: str, smooth: bool, gradient: bool) -> 
     kernel, kind = _WALKS[name], Kind(_FORMATS[format], Scores[scores], smooth)
 
     def forward(  # type: ignore[no-untyped-def]
-        C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, lo, hi, past
+        C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes, share, lo, hi, past
     ):
         kernel(
             kind, C, inner, first, last, x, xo, xc, xi, y, out,
-            None, 0, 0, 0, 0, share, (lo, hi), False,
+            None, 0, 0, 0, 0, notes, share, (lo, hi), False,
         )  # fmt: skip
 
     def both(  # type: ignore[no-untyped-def]
-        C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, lo, hi, past
+        C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes, share, lo, hi, past
     ):
         kernel(
             kind, C, inner, first, last, x, xo, xc, xi, y, out,
-            dx, do, dc, di, g, share, (lo, hi), past != 0,
+            dx, do, dc, di, g, notes, share, (lo, hi), past != 0,
         )  # fmt: skip
 
     return both if gradient else forward

@@ -16,14 +16,17 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from sparse_xent.kernels.implausible import no_notes
 from sparse_xent.kernels.native import (
     BAD,
     DATA,
     DOUBLES,
+    FOUND,
     INTEGERS,
     ITEMS,
     KEPT,
     MISSING,
+    ODD_ROWS,
     POSITIONS,
     SIZES,
     SUMS,
@@ -38,7 +41,7 @@ from sparse_xent.kernels.simd import Num, Room, fetch_factor, fetch_long, keep, 
 _long, _double = types.int64, types.float64
 
 SIGNATURES: dict[str, tuple[types.Type, ...]] = {
-    # C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g; share, lo, hi; past
+    # C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes; share, lo, hi; past
     "walk": (types.void, *[_long] * INTEGERS, *[_double] * DOUBLES, _long),
     "lowering": (_long, *[_long] * 7),  # labels, step, n, classes, ignored, many, to
     "carry": (types.void, *[_long] * 3),
@@ -200,7 +203,7 @@ def carry(call, first, last):  # type: ignore[no-untyped-def]
     (
         walk, wide, classes, inner, x, xo, xc, xi, dx, do, dc, di, past,
         lowering, y_from, y_step, ignored, many, w_from, w_step, by_class,
-        size, sums, losses, mean, formula, _,
+        size, sums, losses, mean, formula, _, order,
     ) = _numbers(call)  # fmt: skip
     share, lo, hi, divisor = _doubles(formula)
     y_at, l_at, g_at = stack(_LABELS), stack(_DOUBLES), stack(_DOUBLES)
@@ -216,7 +219,7 @@ def carry(call, first, last):  # type: ignore[no-untyped-def]
         kept = 0
         for i in range(n):
             kept += y[i] >= 0
-        row[KEPT], row[WEIGHT], row[TOTAL] = kept, _sum(w, n), 0.0
+        row[KEPT], row[WEIGHT], row[TOTAL], row[ODD_ROWS] = kept, _sum(w, n), 0.0, 0.0
         if row[BAD] or row[MISSING]:
             return
         if not walk:
@@ -226,7 +229,8 @@ def carry(call, first, last):  # type: ignore[no-untyped-def]
                 divisor = float(kept)
             for i in range(n):
                 g[i] = w[i] / divisor if divisor != 0 else 0.0
-        rows = x, xo, xc, xi, y_at, l_at, dx, do, dc, di, g_at
+        notes = no_notes(order)
+        rows = x, xo, xc, xi, y_at, l_at, dx, do, dc, di, g_at, notes
         _call_walk(walk, (classes, inner, p, p + n, *rows, share, lo, hi, past))
         if wide:
             doubles = _at(types.float64, l_at), _at(types.float64, losses + 8 * p)
@@ -235,6 +239,9 @@ def carry(call, first, last):  # type: ignore[no-untyped-def]
             floats = _at(types.float32, l_at), _at(types.float32, losses + 4 * p)
             _settle(floats[0], w, n, v, floats[1], losses != 0)
         row[TOTAL] = _sum(v, n)
+        if fetch_factor(notes) > 0.0:
+            for i in range(FOUND):
+                row[ODD_ROWS + i] = fetch_factor(notes + 8 * i)
 
 
 FIELDS = len(Call._fields)
@@ -254,7 +261,7 @@ def small(plan, arrays):  # type: ignore[no-untyped-def]
             where losses are not.
 
     Returns:
-        How many labels are no class.
+        How many labels are no class, and how many rows cannot be probabilities.
     """
     call, spare = stack(_CALL), stack(_SPARE)
     for i in range(FIELDS):
@@ -272,4 +279,4 @@ def small(plan, arrays):  # type: ignore[no-untyped-def]
         keep(call + DX, fetch_long(fetch_long(items + 24) + DATA))
     keep(call + TO, to)
     _call_carry(fetch_long(plan + CARRY), (call, 0, fetch_long(fetch_long(scores + SIZES))))
-    return int(fetch_factor(to + 8 * BAD))
+    return int(fetch_factor(to + 8 * BAD) + fetch_factor(to + 8 * ODD_ROWS))

@@ -136,7 +136,7 @@ def _carried(
     else:
         call, to = native.walk(walk.both()), (dx.ctypes.data, *dx.strides, factors.ctypes.data)
         past = walk.past and dx.ctypes.data != x.ctypes.data
-    call(classes, inner, 0, y.size, *scores_at, *to, smoothing, *span, past)
+    call(classes, inner, 0, y.size, *scores_at, *to, 0, smoothing, *span, past)
     return made
 
 

@@ -30,6 +30,7 @@ from sparse_xent.kernels.algebra import (
     whole_sum,
 )
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
+from sparse_xent.kernels.implausible import note, suspicious
 from sparse_xent.kernels.native import LINE
 from sparse_xent.kernels.parts import aside, part
 from sparse_xent.kernels.rows import fair, is_smooth, slot, target
@@ -45,6 +46,7 @@ from sparse_xent.kernels.simd import (
     fetch_labels,
     fetch_one,
     from_bits,
+    integers,
     itemsize,
     keep,
     keep_label,
@@ -153,9 +155,9 @@ def _slope(
 
 @part
 def _gather(kind, C, n, p, xc, xi, ms, rests, losts, targets, labels, span, held, step):  # type: ignore[no-untyped-def]
-    """Walk a block of n positions; returns whether the terms held are under other references."""
+    """Walk a block of n positions; whether the terms held are under other references; and marks."""
     w, size, one = lanes(kind), itemsize(kind), slot(kind)
-    zero, stale = splat(kind, 0.0), False
+    zero, stale, marks = splat(kind, 0.0), False, integers(kind, 0)
     for v in range(0, n, w):
         keep(ms + v * one, first_reference(kind, load_some(kind, p + v * xi, xi, n - v)))
         keep(rests + v * one, zero)
@@ -183,6 +185,7 @@ def _gather(kind, C, n, p, xc, xi, ms, rests, losts, targets, labels, span, held
                 high = too_high(kind, heights)
                 if held:
                     _hold(kind, to, step, term1)
+            marks = marks | heights
             if again:
                 state = checked(kind, state[0], heights), state[1], state[2]
             elif high:
@@ -196,7 +199,7 @@ def _gather(kind, C, n, p, xc, xi, ms, rests, losts, targets, labels, span, held
             keep(targets + at, state[2])
             v, again = v + w, False
         c += 4 if four else 1
-    return stale
+    return stale, marks
 
 
 @part
@@ -236,7 +239,7 @@ def _descend(
 
 @part
 def strided(
-    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past
+    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes, share, span, past
 ):  # type: ignore[no-untyped-def]
     """Any strides: classes apart, or rows whose positions are not one step apart."""
     w, size, one = lanes(kind), itemsize(kind), slot(kind)
@@ -257,7 +260,13 @@ def strided(
             keep_label(labels + 4 * r, fetch_label(y + 4 * (k + r)))
         for r in range(n, (n + w - 1) // w * w):
             keep_label(labels + 4 * r, -1)
-        stale = _gather(kind, C, n, p, xc, xi, ms, rests, losts, targets, labels, span, held, step)
+        stale, marks = _gather(
+            kind, C, n, p, xc, xi, ms, rests, losts, targets, labels, span, held, step
+        )
+        if suspicious(kind, marks):
+            for r in range(n):
+                label = fetch_label(labels + 4 * r)
+                note(kind, p + r * xi, xc, C, label, -1, first + k + r, notes)
         spared = False
         for v in range(0, n, w):
             count, at, q = minimum(w, n - v), v * one, p + v * xi

@@ -29,6 +29,7 @@ from sparse_xent.kernels.algebra import (
     whole_sum,
 )
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
+from sparse_xent.kernels.implausible import note, suspicious
 from sparse_xent.kernels.native import LINE, MEDIUM, TILE
 from sparse_xent.kernels.parts import part
 from sparse_xent.kernels.rows import (
@@ -107,7 +108,9 @@ def _copy(to, source, size):  # type: ignore[no-untyped-def]
 
 
 @part
-def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past):  # type: ignore[no-untyped-def]
+def tile(
+    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes, share, span, past
+):  # type: ignore[no-untyped-def]
     """C <= TILE."""
     w, size = lanes(kind), itemsize(kind)
     turned, terms = stack(_TURNED), stack(_TURNED)
@@ -152,6 +155,10 @@ def tile(kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, 
             )
             rest, x_t, heights = _walk(kind, C, turned, terms, t, before, span, dx is not None)
             rest = checked(kind, rest, heights)
+        if suspicious(kind, heights):
+            for r in range(count):
+                label, here = fetch_label(labels + 4 * r), first + done + r
+                note(kind, p + r * step, size, C, label, -1, here, notes)
         rest, hit, m = settled(kind, rest, term(kind, x_t, before, span), before)
         at = target(kind, x_t, m)
         s = whole_sum(kind, rest, hit)
@@ -440,7 +447,7 @@ def _gists(kind, C, p, step, rows, ms, ss, square, more, span):  # type: ignore[
 
 @part
 def medium(
-    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past
+    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes, share, span, past
 ):  # type: ignore[no-untyped-def]
     """TILE < C < MEDIUM."""
     w, size, one = lanes(kind), itemsize(kind), slot(kind)
@@ -482,6 +489,11 @@ def medium(
             kind, C, p, x_step, rows, ahead, labels, ms, masks, square, highs, terms, span
         )
         lost = splat(kind, 0.0)
+        if suspicious(kind, heights):
+            for r in range(rows):
+                if suspicious(kind, fetch_integers(kind, highs + LINE * r)):
+                    label, here = fetch_label(labels + 4 * r), first + done + r
+                    note(kind, p + r * x_step, size, C, label, -1, here, notes)
         if too_high(kind, heights):
             keep(values, first_reference(kind, _tops(kind, C, p, x_step, rows, square)))
             for r in range(rows):
