@@ -77,8 +77,7 @@ def views(x):
     """Arrays of x's values that lie differently in memory."""
     wide = np.zeros([2 * n for n in x.shape], x.dtype)
     wide[tuple(slice(None, None, 2) for _ in x.shape)] = x
-    axes = range(x.ndim)
-    turned = np.ascontiguousarray(x.transpose([*axes][1:] + [0]))
+    turned = np.ascontiguousarray(x.transpose([*range(1, x.ndim), 0]))
     backwards = np.flip(np.flip(x).copy())
     return {
         "C": x.copy(),

@@ -1,15 +1,15 @@
 """Rows that are given as probabilities and cannot be any, found while they are walked.
 
-A walk marks what it reads: integers that are or-ed over many scores, with two bits that are set
-where one of them may lie outside [LEAST, MOST]. That takes two instructions a vector. Where the
-bits say so, `note` looks at the row again, before a gradient may go where it is, score by score;
-it counts the row if it is right, and keeps what the first one holds.
+A walk keeps the greatest bits that it reads, which takes one instruction a vector
+(`algebra.higher`). Where they are `suspicious`, `note` looks at the row again, before a gradient
+may go where it is; it counts the row if some score is odd, which is to say no probability, and
+keeps what the first such row holds. Scores a little below 0 are suspicious and not odd: where a
+whole row or many positions can be looked at by vectors, that is done first.
 """
 
 import numpy as np
 from numba.core import types
 
-from sparse_xent.kernels import Scores
 from sparse_xent.kernels.algebra import Kind
 from sparse_xent.kernels.native import FOUND, LEAST, MOST
 from sparse_xent.kernels.parts import aside, part
@@ -17,14 +17,18 @@ from sparse_xent.kernels.simd import (
     Num,
     Room,
     anywhere,
-    fact,
     fetch_factor,
     fetch_long,
     floor,
+    itemsize,
     keep,
+    lanes,
+    load,
     load_one,
+    load_some,
     maximum,
     minimum,
+    splat,
     stack,
     word,
 )
@@ -32,14 +36,6 @@ from sparse_xent.kernels.simd import (
 FIRST, COLUMN, SCORE, LOWEST, HIGHEST, TOTAL, WHOLE = (8 * i for i in range(1, FOUND))
 ORDER = 8 * FOUND  # behind what is found: the address of the order, see `_place`
 NOTES = Room(8 * (FOUND + 1))
-
-
-@word
-def suspicious(kind: Kind, marks: Num) -> Num:
-    """Whether some score among those marked may be no probability."""
-    if kind.scores == Scores.LOGITS:
-        return fact(False)
-    return anywhere((marks & (0b11 << (62 if kind.format.wide else 30))) != 0)
 
 
 @word
@@ -82,6 +78,36 @@ def _place(position, order):  # type: ignore[no-untyped-def]
     return place
 
 
+@word
+def _beyond(kind: Kind, low: Num, high: Num) -> Num:
+    """Whether some lane's least or greatest score lies outside the bounds."""
+    least, most = _bounds(kind)
+    return anywhere((low < least) | (high > most))
+
+
+@aside
+def row_is_odd(kind, p, C):  # type: ignore[no-untyped-def]
+    """Whether a row of at least one vector, whose classes lie together, has an odd score."""
+    w, size = lanes(kind), itemsize(kind)
+    low = high = splat(kind, 0.0)
+    column = 0
+    while column < C:
+        x = load(kind, p + minimum(column, C - w) * size)
+        low, high = minimum(x, low), maximum(x, high)  # NaN is passed over
+        column += w
+    return _beyond(kind, low, high)
+
+
+@aside
+def some_are_odd(kind, p, xc, xi, count, C):  # type: ignore[no-untyped-def]
+    """Whether one of as many positions as there are lanes has an odd score."""
+    low = high = splat(kind, 0.0)
+    for c in range(C):
+        x = load_some(kind, p + c * xc, xi, count)
+        low, high = minimum(x, low), maximum(x, high)
+    return _beyond(kind, low, high)
+
+
 @aside
 def note(kind, p, step, C, t, only, position, notes):  # type: ignore[no-untyped-def]
     """Count a row that counts and cannot be probabilities, and keep what the first one holds.
@@ -97,6 +123,8 @@ def note(kind, p, step, C, t, only, position, notes):  # type: ignore[no-untyped
         notes: where it is noted; 0 for nowhere.
     """
     if t < 0 or notes == 0:
+        return
+    if only < 0 and step == itemsize(kind) and C >= lanes(kind) and not row_is_odd(kind, p, C):
         return
     least, most = _bounds(kind)
     column, end = 0, C

@@ -3,13 +3,14 @@
 Serves every layout. What a gradient costs is the zeros around each target.
 """
 
-from sparse_xent.kernels.algebra import lines, loss, marks
-from sparse_xent.kernels.implausible import note, suspicious
+from sparse_xent.kernels.algebra import lines, loss, suspicious
+from sparse_xent.kernels.implausible import note
 from sparse_xent.kernels.native import LINE
 from sparse_xent.kernels.parts import part
 from sparse_xent.kernels.rows import slot
 from sparse_xent.kernels.simd import (
     Room,
+    bits,
     fence,
     fetch,
     fetch_factor,
@@ -70,7 +71,7 @@ def picked(
                 keep(factors + 8 * r, fetch_factor(g + 8 * (done + r)))
         for v in range(0, n, w):
             t, p_t = fetch_labels(kind, labels + 4 * v), fetch(kind, targets + one * v)
-            if suspicious(kind, marks(p_t)):
+            if suspicious(kind, bits(p_t)):
                 for r in range(v, minimum(v + w, n)):
                     label, here = fetch_label(labels + 4 * r), first + done + r
                     note(kind, p + r * x_step, xc, C, label, label, here, notes)

@@ -16,6 +16,7 @@ from sparse_xent.kernels.algebra import (
     Span,
     first_reference,
     gist,
+    higher,
     lifted,
     lines,
     log2e,
@@ -25,12 +26,13 @@ from sparse_xent.kernels.algebra import (
     rescaled,
     settled,
     slope,
+    suspicious,
     term,
     too_high,
     whole_sum,
 )
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
-from sparse_xent.kernels.implausible import note, suspicious
+from sparse_xent.kernels.implausible import note
 from sparse_xent.kernels.native import LINE
 from sparse_xent.kernels.parts import part
 from sparse_xent.kernels.simd import (
@@ -98,7 +100,7 @@ def _group(
     made = []
     for i, s in enumerate(sums):
         e, height = lifted(kind, load(kind, p + i * step), m, span)
-        heights = heights | height
+        heights = higher(kind, heights, height)
         made.append(s + e)
         if held is not None and kind.scores == Scores.LOGITS:
             keep(held + LINE * i, e)
@@ -124,7 +126,7 @@ def _vector(
         keep(held, e)
     e = select(indices(kind) >= begin, e, 0.0)
     here = indices(kind) == t
-    return rest + select(here, 0.0, e), hit + select(here, e, 0.0), heights | height
+    return rest + select(here, 0.0, e), hit + select(here, e, 0.0), higher(kind, heights, height)
 
 
 @word

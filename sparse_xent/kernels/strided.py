@@ -16,6 +16,7 @@ from sparse_xent.kernels.algebra import (
     far,
     first_reference,
     gist,
+    higher,
     lifted,
     lines,
     loss,
@@ -24,13 +25,14 @@ from sparse_xent.kernels.algebra import (
     rescaled,
     settled,
     slope,
+    suspicious,
     term,
     too_high,
     where_high,
     whole_sum,
 )
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
-from sparse_xent.kernels.implausible import note, suspicious
+from sparse_xent.kernels.implausible import note, some_are_odd
 from sparse_xent.kernels.native import LINE
 from sparse_xent.kernels.parts import aside, part
 from sparse_xent.kernels.rows import fair, is_smooth, slot, target
@@ -124,7 +126,7 @@ def _summed(
     for i, v in enumerate(x):
         here = t == (c + i).to(t.typ)
         e, height = lifted(kind, v, m, span)
-        heights = heights | height
+        heights = higher(kind, heights, height)
         terms.append(e)
         kept.append(select(here, 0.0, e))
         x_t = from_bits(bits(x_t) | bits(select(here, v, 0.0)))
@@ -185,7 +187,7 @@ def _gather(kind, C, n, p, xc, xi, ms, rests, losts, targets, labels, span, held
                 high = too_high(kind, heights)
                 if held:
                     _hold(kind, to, step, term1)
-            marks = marks | heights
+            marks = higher(kind, marks, heights)
             if again:
                 state = checked(kind, state[0], heights), state[1], state[2]
             elif high:
@@ -264,9 +266,11 @@ def strided(
             kind, C, n, p, xc, xi, ms, rests, losts, targets, labels, span, held, step
         )
         if suspicious(kind, marks):
-            for r in range(n):
-                label = fetch_label(labels + 4 * r)
-                note(kind, p + r * xi, xc, C, label, -1, first + k + r, notes)
+            for v in range(0, n, w):
+                if some_are_odd(kind, p + v * xi, xc, xi, n - v, C):
+                    for r in range(v, minimum(v + w, n)):
+                        label = fetch_label(labels + 4 * r)
+                        note(kind, p + r * xi, xc, C, label, -1, first + k + r, notes)
         spared = False
         for v in range(0, n, w):
             count, at, q = minimum(w, n - v), v * one, p + v * xi

@@ -15,6 +15,7 @@ from sparse_xent.kernels.algebra import (
     far,
     first_reference,
     gist,
+    higher,
     lifted,
     lines,
     loss,
@@ -23,13 +24,14 @@ from sparse_xent.kernels.algebra import (
     rescaled,
     settled,
     slope,
+    suspicious,
     term,
     too_high,
     where_high,
     whole_sum,
 )
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
-from sparse_xent.kernels.implausible import note, suspicious
+from sparse_xent.kernels.implausible import note
 from sparse_xent.kernels.native import LINE, MEDIUM, TILE
 from sparse_xent.kernels.parts import part
 from sparse_xent.kernels.rows import (
@@ -274,7 +276,7 @@ def _class(
     e, height = lifted(kind, x, m, span)
     here = t == c.to(t.typ)
     x_t = from_bits(bits(x_t) | bits(select(here, x, 0.0)))
-    return rest + select(here, 0.0, e), x_t, heights | height, e
+    return rest + select(here, 0.0, e), x_t, higher(kind, heights, height), e
 
 
 @word
@@ -343,7 +345,7 @@ def _sum_vector(
     prefetch(p + ahead)
     e, height = lifted(kind, load(kind, p), m, span)
     kept = from_bits(bits(e) & fetch_integers(kind, masks))
-    return rest + kept, heights | height, e
+    return rest + kept, higher(kind, heights, height), e
 
 
 @word
@@ -353,7 +355,7 @@ def _last_vector(
     """The same of a row's last vector, whose first lanes were counted before."""
     e, height = lifted(kind, load(kind, p), m, span)
     lane = indices(kind)
-    return rest + select((lane >= begin) & (lane != t), e, 0.0), heights | height, e
+    return rest + select((lane >= begin) & (lane != t), e, 0.0), higher(kind, heights, height), e
 
 
 @word
@@ -411,8 +413,9 @@ def _sums(kind, C, p, step, rows, ahead, labels, ms, masks, square, highs, terms
                 keep(to + at * one, e)
             column = at + w
         keep(square + LINE * r, u + v)
-        keep(highs + LINE * r, heights | others)
-        all_ = all_ | heights | others
+        heights = higher(kind, heights, others)
+        keep(highs + LINE * r, heights)
+        all_ = higher(kind, all_, heights)
     return all_
 
 
