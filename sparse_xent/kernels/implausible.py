@@ -124,7 +124,7 @@ def note(kind, p, step, C, t, only, position, notes):  # type: ignore[no-untyped
     """
     if t < 0 or notes == 0:
         return
-    if only < 0 and step == itemsize(kind) and C >= lanes(kind) and not row_is_odd(kind, p, C):
+    if only < 0 and step == itemsize(kind) and lanes(kind) <= C and not row_is_odd(kind, p, C):
         return
     least, most = _bounds(kind)
     column, end = 0, C
