@@ -9,7 +9,7 @@ same rows (`kernels.implausible`).
 import math
 import sys
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -130,7 +130,8 @@ def warn(found: Found, shape: tuple[int, ...], axis: int) -> None:
     elif found.rows:
         message = (
             f"y_pred must hold probabilities, from 0 to 1: got {found.score:.6g} at "
-            f"{place(found, shape, axis)}{_more(found.rows - 1)}; they look like {likely(found)}"
+            f"{place(found, shape, axis)}{_more(found.rows - 1)}; they look like "
+            f"{_WAYS_OUT[likely(found)]}"
         )
     if message is not None:
         warnings.warn(message, UserWarning, stacklevel=_depth())
@@ -144,18 +145,18 @@ def place(found: Found, shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return tuple(index)
 
 
-def likely(found: Found) -> str:
-    """What the first row looks like, and the way out."""
-    if found.least < 0:
-        return _LOGITS
-    if found.most <= 101 and abs(found.total - 100) <= 1:
-        return "percentages: divide by 100"
-    if found.whole:
-        return "counts: divide by their sum"
-    return _LOGITS
+def likely(found: Found) -> Literal["logits", "percentages", "counts"]:
+    """What the first row looks like."""
+    if found.least >= 0 and found.most <= 101 and abs(found.total - 100) <= 1:
+        return "percentages"
+    return "counts" if found.least >= 0 and found.whole else "logits"
 
 
-_LOGITS = "logits: from_logits=True (in R: from_logits = TRUE)"
+_WAYS_OUT = {
+    "logits": "logits: from_logits=True (in R: from_logits = TRUE)",
+    "percentages": "percentages: divide by 100",
+    "counts": "counts: divide by their sum",
+}
 
 
 def _more(rows: int) -> str:
