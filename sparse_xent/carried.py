@@ -17,7 +17,8 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent import config, sweep
+from sparse_xent import config, implausible, sweep
+from sparse_xent.implausible import Found
 from sparse_xent.kernels import code, native, pool
 from sparse_xent.labels import Labels
 from sparse_xent.options import Options
@@ -88,16 +89,17 @@ class CarriedCall(sweep.Call):
         return replace(call, walk=walk)
 
     @_or_by_numpy
-    def losses(self, dtype: np.dtype[Any]) -> Array:
-        """Every loss times its weight, in the losses' shape."""
+    def losses(self, dtype: np.dtype[Any]) -> tuple[Array, Found]:
+        """Every loss times its weight, in the losses' shape; and what cannot be probabilities."""
         flat = np.empty(self.layout.count, dtype)
-        self._carry(self.walk.forward(), losses=flat)
-        return self.layout.unflatten(flat)
+        sums = self._carry(self.walk.forward(), losses=flat)
+        return self.layout.unflatten(flat), implausible.of_sums(sums)
 
     @_or_by_numpy
-    def total(self) -> tuple[float, int, float]:
-        """sum(l * w), the number of labels kept, and the sum of their weights."""
-        return summed(self._carry(self.walk.forward()))
+    def total(self) -> tuple[tuple[float, int, float], Found]:
+        """sum(l * w), labels kept and the sum of weights; and what cannot be probabilities."""
+        sums = self._carry(self.walk.forward())
+        return summed(sums), implausible.of_sums(sums)
 
     @_or_by_numpy
     def survey(self) -> tuple[int, float]:
@@ -105,14 +107,14 @@ class CarriedCall(sweep.Call):
         return summed(self._carry(0))[1:]
 
     @_or_by_numpy
-    def descend(self, divisor: float, losses: Array | None = None) -> tuple[float, Array]:
-        """sum(l * w), and the gradient of sum(l * w) / divisor, written into `out`."""
-        assert self.out is not None
+    def descend(self, divisor: float, losses: Array | None = None) -> tuple[float, Found]:
+        """sum(l * w); the gradient of sum(l * w) / divisor is written into `out`."""
         if self._beyond_kernels(divisor):  # the gradient alone: values are the call's
-            total = summed(self._carry(self.walk.forward(), losses=losses))[0]
-            return total, sweep.Call.descend(self, divisor)[1]
-        sums = self._carry(self.walk.both(), losses=losses, dx=self.out, divisor=divisor)
-        return summed(sums)[0], self.out
+            sums = self._carry(self.walk.forward(), losses=losses)
+            sweep.Call.descend(self, divisor)
+        else:
+            sums = self._carry(self.walk.both(), losses=losses, dx=self.gradient, divisor=divisor)
+        return summed(sums)[0], implausible.of_sums(sums)
 
     @_or_by_numpy
     def ranks(self) -> npt.NDArray[np.int64]:
@@ -183,6 +185,7 @@ class CarriedCall(sweep.Call):
         direct = losses is not None and losses.dtype == own
         to = losses.ctypes.data if losses is not None and direct else 0
         formula = native.Formula(*self._span(), divisor).laid()
+        order = self.layout.c_order_of_slabs()
         calls = []
         for number, (x_by, dx_by) in enumerate(
             zip(_offsets(rest, xr), _offsets(rest, gr), strict=True)
@@ -193,7 +196,7 @@ class CarriedCall(sweep.Call):
                 dx_at + dx_by if dx_at else 0, go, gc, gi, past,
                 *lines.at(before),
                 size, sums[number].ctypes.data, to + before * own.itemsize if to else 0, False,
-                formula.ctypes.data,
+                formula.ctypes.data, order=0 if order is None else order[number].ctypes.data,
             )  # fmt: skip
             calls.append(call)
         held = [call.laid() for call in calls]

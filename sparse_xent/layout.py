@@ -96,6 +96,32 @@ class Layout:
         where = dict(zip(order, walked, strict=True))
         return tuple(int(where[a]) for a in range(len(order)))
 
+    def c_order(self, positions: Array) -> Array:
+        """Where positions stand among the losses, flat in C order."""
+        order = self._order()
+        if order == sorted(order):
+            return positions
+        walked = np.unravel_index(positions, [self.losses[a] for a in order])
+        index = [walked[order.index(a)] for a in range(len(order))]
+        places: Array = np.ravel_multi_index(index, self.losses)
+        return places
+
+    def c_order_of_slabs(self) -> Array | None:
+        """For each slab what `kernels.implausible` is told of `c_order`; None where it is flat.
+
+        A row of int64 each: where the first position stands, how many axes a slab has, and the
+        length and the step of each, from the innermost on.
+        """
+        order, (*rest, outer, inner) = self._order(), self.groups
+        if not rest and order == sorted(order):
+            return None
+        slabs = [math.prod(self.shape[a] for a in group) for group in rest]
+        positions = np.arange(math.prod(slabs)) * (self.count // math.prod(slabs))
+        own = [a - (a > self.axis) for a in outer + inner][::-1]
+        axes = [n for a in own for n in (self.losses[a], math.prod(self.losses[a + 1 :]))]
+        rows = [[place, len(own), *axes] for place in self.c_order(positions).tolist()]
+        return np.array(rows, np.int64)
+
     def blocks(self, positions: int) -> Iterator[Block]:
         """Cut all positions into blocks of at most `positions`, or one; by shape alone."""
         *rest, outer, inner = [math.prod(self.shape[a] for a in group) for group in self.groups]

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from sparse_xent import carried, config
+from sparse_xent import carried, config, implausible
+from sparse_xent.implausible import Found
 from sparse_xent.kernels import Scores, code, native
 from sparse_xent.options import SCORES, Options
 
@@ -71,10 +72,12 @@ def losses(
     made = _empty(y_true.shape, y_pred.dtype)
     if len(made) > plan.walk.chunk:
         sums = _carried(plan, y_true, y_pred, plan.call.walk, 1.0, losses=made)
+        if sums is not None:
+            implausible.warn(implausible.of_sums(sums), y_pred.shape, 1)
         return None if sums is None else made
     arrays = y_true, y_pred, made, None, None, native.scratch.array
-    bad = plan.small(plan.at, id(arrays))
-    return None if bad else made
+    odd = plan.small(plan.at, id(arrays))
+    return None if odd else made  # `sweep` says what is wrong
 
 
 def reduced(
@@ -101,10 +104,12 @@ def reduced(
     if out is not None and not _fits(out, y_pred, y_true):
         return None
     dx = out if out is not None else np.empty_like(y_pred) if gradient else None
-    found = (_small if len(y_true) <= plan.walk.chunk else _large)(plan, y_true, y_pred, dx)
-    if found is None:
+    sums = (_small if len(y_true) <= plan.walk.chunk else _large)(plan, y_true, y_pred, dx)
+    if sums is None:
         return None
-    total, kept = found
+    (total, kept, *_), found = sums
+    if found is not None:
+        implausible.warn(found, y_pred.shape, 1)
     value = total / kept if mean and kept else total
     if value > _LARGEST or 0 < value < _LEAST:  # of what rounds to inf or to 0 NumPy would warn
         with np.errstate(all="ignore"):
@@ -112,17 +117,21 @@ def reduced(
     return result(value), dx
 
 
-def _small(plan: _Plan, y_true: Any, y_pred: Any, dx: Any) -> tuple[float, float] | None:
-    """The sum of all losses and the number of labels kept; None where a label is no class."""
+_Sums = tuple[Any, Found | None]  # sum of losses, labels kept, ...; rows that warn, if any
+
+
+def _small(plan: _Plan, y_true: Any, y_pred: Any, dx: Any) -> _Sums | None:
+    """The sums of a call that is one chunk; None where a label is no class."""
     sums = _empty(native.SUMS)
     arrays = y_true, y_pred, None, dx, sums, native.scratch.array
     if plan.small(plan.at, id(arrays)):
-        return None
-    total, kept, *_ = sums.tolist()
-    return total, kept
+        if sums[native.BAD]:
+            return None
+        return sums.tolist(), implausible.of_sums(sums[None])
+    return sums.tolist(), None
 
 
-def _large(plan: _Plan, y_true: Any, y_pred: Any, dx: Any) -> tuple[float, float] | None:
+def _large(plan: _Plan, y_true: Any, y_pred: Any, dx: Any) -> _Sums | None:
     """The same of more than one chunk."""
     divisor = 1.0
     if dx is not None:  # labels are checked before anything is written, and counted
@@ -135,7 +144,7 @@ def _large(plan: _Plan, y_true: Any, y_pred: Any, dx: Any) -> tuple[float, float
     if sums is None:
         return None
     with np.errstate(all="ignore"):
-        return carried.summed(sums)[:2]
+        return carried.summed(sums), implausible.of_sums(sums)
 
 
 def _carried(
@@ -252,7 +261,7 @@ def _find(
     plan, normal = None, SCORES.get(normalize)
     served = x in _FLOATS and y in native.LABELS and native.arrays_are_as_expected()
     served = served and abs(ignored or 0) < 1 << 53  # exact among labels of any dtype
-    if served and normal is not None and classes and 0 <= smoothing <= 1:
+    if served and normal is not None and classes > 1 and 0 <= smoothing <= 1:
         scores, size = Scores.LOGITS if from_logits else normal, x.itemsize
         steps = (classes * size, size, 0) if inner == 1 else (0, inner * size, size)
         walk = native.choose(

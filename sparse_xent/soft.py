@@ -58,19 +58,19 @@ class SoftCall(sweep.Call):
             _refuse(self.targets)
         return self.labels.lower(y)
 
-    def _nll(self, block: Block, y: Int64) -> Array:
-        return self._both(block)[0]
+    def _nll(self, x: Array, block: Block, y: Int64) -> Array:
+        return self._both(x, block)[0]
 
-    def _nll_and_grad(self, block: Block, y: Int64, g: Float64, dx: Array) -> Array:
-        loss, gradient = self._both(block)
+    def _nll_and_grad(self, x: Array, block: Block, y: Int64, g: Float64, dx: Array) -> Array:
+        loss, gradient = self._both(x, block)
         factor = block.boxed(g)[:, None]  # float64: a product may fit where the factor does not
         nothing = (factor == 0) | (gradient == 0)  # whatever the other is, inf too
         np.copyto(dx, np.where(nothing, 0, gradient * factor), casting="unsafe")
         return loss
 
-    def _both(self, block: Block) -> tuple[Array, Array]:
+    def _both(self, x: Array, block: Block) -> tuple[Array, Array]:
         targets = block.of(self.layout.scores(self.targets))
-        loss, gradient = soft.nll_and_grad(self._scores(block), targets, **self.formula)
+        loss, gradient = soft.nll_and_grad(x, targets, **self.formula)
         return loss.ravel(), gradient
 
 

@@ -15,9 +15,10 @@ from typing import Any, ParamSpec, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent import config, labels, reduction
+from sparse_xent import config, implausible, labels, reduction
 from sparse_xent.arrays import numpy as arrays
-from sparse_xent.kernels import portable
+from sparse_xent.implausible import Found
+from sparse_xent.kernels import Scores, portable
 from sparse_xent.layout import Block, Layout, judge
 from sparse_xent.options import Options, float_dtype, read
 
@@ -42,17 +43,28 @@ def _quiet(function: Callable[_P, _R]) -> Callable[_P, _R]:
 @_quiet
 def per_label(call: "Call", options: Options) -> Any:
     """One loss a label, times its class weight; the losses' shape, y_pred's dtype or `dtype`."""
-    return arrays.scalar(
-        call.losses(call.effective if options.dtype is None else _result_dtype(options))
-    )
+    losses, found = losses_and_found(call, options)
+    call.warn(found)
+    return losses
+
+
+@_quiet
+def losses_and_found(call: "Call", options: Options) -> tuple[Any, Found]:
+    """One loss a label, and the rows that cannot be probabilities, of which nobody is told."""
+    dtype = call.effective if options.dtype is None else _result_dtype(options)
+    losses, found = call.losses(dtype)
+    return arrays.scalar(losses), found
 
 
 @_quiet
 def value(call: "Call", options: Options) -> Any:
     """The reduced value, a NumPy scalar; with reduction None every loss times its weight."""
     if options.reduction is None:
-        return arrays.scalar(call.losses(_result_dtype(options)))
-    total, kept, weight = call.total()
+        losses, found = call.losses(_result_dtype(options))
+        call.warn(found)
+        return arrays.scalar(losses)
+    (total, kept, weight), found = call.total()
+    call.warn(found)
     divisor = reduction.divisor(options.reduction, kept, weight)
     return _divided(total, divisor, _result_dtype(options))
 
@@ -65,13 +77,16 @@ def value_and_grad(call: "Call", options: Options) -> tuple[Any, Array]:
     divisor = reduction.divisor(options.reduction, kept, weight)
     if options.reduction is None:
         losses = np.empty(call.layout.count, _result_dtype(options))
-        _, gradient = call.descend(divisor, losses)
-        return arrays.scalar(call.layout.unflatten(losses)), gradient
+        _, found = call.descend(divisor, losses)
+        call.warn(found)
+        return arrays.scalar(call.layout.unflatten(losses)), call.gradient
     # Where `out` is laid out unlike y_pred the blocks are others, and with them the order of the
     # sum: a pass of its own gives the value the bits that it has without a gradient.
-    total = None if alone.layout == call.layout else alone.total()[0]
-    summed, gradient = call.descend(divisor)
-    return _divided(summed if total is None else total, divisor, _result_dtype(options)), gradient
+    total = None if alone.layout == call.layout else alone.total()[0][0]
+    summed, found = call.descend(divisor)
+    total = summed if total is None else total
+    call.warn(found)
+    return _divided(total, divisor, _result_dtype(options)), call.gradient
 
 
 @_quiet
@@ -126,19 +141,32 @@ class Call:
         """The same call with a place for its gradient, which is walked beside the scores."""
         return replace(self, out=out, layout=judge(self.x, self.layout.axis, *given(out)))
 
-    def losses(self, dtype: np.dtype[Any]) -> Array:
-        """Every loss times its weight, in the losses' shape."""
-        flat = np.empty(self.layout.count, dtype)
-        for block, y, w in self._blocks():
-            flat[block.start : block.stop] = reduction.weighted(self._nll(block, y), w)
-        return self.layout.unflatten(flat)
+    @property
+    def gradient(self) -> Array:
+        """Where the gradient goes."""
+        assert self.out is not None
+        return self.out
 
-    def total(self) -> tuple[float, int, float]:
-        """sum(l * w), the number of labels kept, and the sum of their weights."""
-        sums = _Sums()
+    def warn(self, found: Found) -> None:
+        """Tell the user of scores that cannot be probabilities, once for the whole call."""
+        implausible.warn(found, self.layout.shape, self.layout.axis)
+
+    def losses(self, dtype: np.dtype[Any]) -> tuple[Array, Found]:
+        """Every loss times its weight, in the losses' shape; and what cannot be probabilities."""
+        flat = np.empty(self.layout.count, dtype)
+        search = self._search()
         for block, y, w in self._blocks():
-            sums.add(reduction.weighted(self._nll(block, y), w), y, w)
-        return sums.total()
+            x = self._looked_at(block, y, search)
+            flat[block.start : block.stop] = reduction.weighted(self._nll(x, block, y), w)
+        return self.layout.unflatten(flat), search.found
+
+    def total(self) -> tuple[tuple[float, int, float], Found]:
+        """sum(l * w), labels kept and the sum of weights; and what cannot be probabilities."""
+        sums, search = _Sums(), self._search()
+        for block, y, w in self._blocks():
+            x = self._looked_at(block, y, search)
+            sums.add(reduction.weighted(self._nll(x, block, y), w), y, w)
+        return sums.total(), search.found
 
     def survey(self) -> tuple[int, float]:
         """Check every label and weight before anything is written; the last two of `total`."""
@@ -147,22 +175,23 @@ class Call:
             sums.add(w, y, w)
         return sums.total()[1:]
 
-    def descend(self, divisor: float, losses: Array | None = None) -> tuple[float, Array]:
-        """sum(l * w), and the gradient of sum(l * w) / divisor, written into `out`.
+    def descend(self, divisor: float, losses: Array | None = None) -> tuple[float, Found]:
+        """sum(l * w); the gradient of sum(l * w) / divisor is written into `out`.
 
-        `losses`, where wanted, receives every l * w in the flat order of positions.
+        `losses`, where wanted, receives every l * w in the flat order of positions. Scores that
+        cannot be probabilities are found before the gradient goes where they are.
         """
-        assert self.out is not None
-        dx = self.layout.scores(self.out)
-        sums = _Sums()
+        dx = self.layout.scores(self.gradient)
+        sums, search = _Sums(), self._search()
         for block, y, w in self._blocks():
             g = w / divisor if divisor != 0 else np.zeros_like(w)
-            loss = self._nll_and_grad(block, y, g, block.of(dx))
+            x = self._looked_at(block, y, search)
+            loss = self._nll_and_grad(x, block, y, g, block.of(dx))
             weighted = reduction.weighted(loss, w)
             sums.add(weighted, y, w)
             if losses is not None:
                 losses[block.start : block.stop] = weighted
-        return sums.total()[0], self.out
+        return sums.total()[0], search.found
 
     def ranks(self) -> Int64:
         """How many classes stand above each label."""
@@ -188,15 +217,28 @@ class Call:
     def _lower(self, block: Block, y: Array) -> Int64:
         return self.labels.lower(y)
 
-    def _nll(self, block: Block, y: Int64) -> Array:
-        loss: Array = portable.nll(self._scores(block), block.boxed(y), **self.formula)
+    def _nll(self, x: Array, block: Block, y: Int64) -> Array:
+        loss: Array = portable.nll(x, block.boxed(y), **self.formula)
         return loss.ravel()
 
-    def _nll_and_grad(self, block: Block, y: Int64, g: Float64, dx: Array) -> Array:
+    def _nll_and_grad(self, x: Array, block: Block, y: Int64, g: Float64, dx: Array) -> Array:
         loss: Array = portable.nll_and_grad(
-            self._scores(block), block.boxed(y), block.boxed(g), out=dx, **self.formula
+            x, block.boxed(y), block.boxed(g), out=dx, **self.formula
         )[0]
         return loss.ravel()
+
+    def _search(self) -> implausible.Search:
+        scores = self.formula["scores"]
+        target_only = scores == Scores.NEVER and self.formula["smoothing"] == 0
+        return implausible.Search(
+            self.layout, scores != Scores.LOGITS, target_only, self.arithmetic
+        )
+
+    def _looked_at(self, block: Block, y: Int64, search: implausible.Search) -> Array:
+        """The block's scores, after a look at whether they can be probabilities."""
+        x = self._scores(block)
+        search.look(x, block.boxed(y), block.start)
+        return x
 
     def _scores(self, block: Block) -> Array:
         """The block's scores; a dtype that the kernels do not take is converted, block by block."""

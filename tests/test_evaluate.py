@@ -442,14 +442,17 @@ P = np.random.default_rng(3).dirichlet(np.ones(10), 200)
         (np.log(P), {}, "look like log-probabilities .*say --log-probs"),
         (np.log(P), {"log_probs": True}, None),
         (np.log(P), {"from_logits": True}, None),
-        (logits(200, 10), {}, "no probabilities .*say --logits"),
+        (logits(200, 10), {}, "200 rows are no probabilities.* say --logits"),
         (logits(200, 10), {"from_logits": True}, None),
         (logits(200, 10), {"log_probs": True}, "do not look like log-probabilities .*--logits"),
         (P * 0.5, {}, "do not sum to 1"),
-        (np.where(np.arange(200)[:, None] == 3, np.inf, P), {}, None),  # a row that tells nothing
+        (np.where(np.arange(200)[:, None] == 3, np.inf, P), {}, "1 row is no probabilities"),
+        (P * 100, {}, "200 rows .* look like percentages: divide them by 100"),
+        (np.floor(P * 1000), {}, "200 rows .* look like counts: divide each row by its sum"),
         (np.where(P < 0.1, -np.inf, np.log(P)), {"from_logits": True}, None),
     ],
 )
+@pytest.mark.filterwarnings("ignore:y_pred must hold probabilities")  # what is expected says so
 def test_rows_of_another_kind_are_pointed_out_and_scored_as_asked(x, options, words):
     y = x.argmax(axis=1)
     save(x=x, y=y)
@@ -466,11 +469,31 @@ def test_rows_of_another_kind_are_pointed_out_and_scored_as_asked(x, options, wo
         assert re.search(words, heard[0])
 
 
-def test_ignored_rows_and_a_single_class_are_no_reason_for_a_note():
+def test_odd_rows_are_counted_over_all_boxes_and_no_warning_is_raised(small_boxes):
+    x = np.repeat(P, 5, axis=0)
+    x[[37, 500, 999]] = np.random.default_rng(0).normal(size=10)
+    x[11] = 7  # at a label that does not count
+    y = np.where(np.arange(1000) == 11, -1, 3)
+    column = int(np.argmax((x[37] < -1e-3) | (x[37] > 1.001)))
+    save(x=x, y=y, xt=np.asfortranarray(x))
+    with open("x.csv", "w") as file:
+        np.savetxt(file, x, delimiter=",")
+    said = f"3 rows are no probabilities, the first score is {x[37, column]:.6g} at "
+    way_out = ": say --logits if they are logits"
+    for name in ("x.npy", "xt.npy"):
+        notes = evaluate("y.npy", name, ignore_class=-1).notes
+        assert notes == (f"{name}: {said}(37, {column}){way_out}",)
+    (note,) = evaluate("y.npy", "x.csv", ignore_class=-1).notes
+    assert note.startswith(f"x.csv: {said}")
+    assert "line 38" in note
+
+
+def test_ignored_rows_are_no_reason_for_a_note_and_a_single_class_is():
     x = np.vstack([P, np.zeros((50, 10))])  # padding
     save(x=x, y=np.where(np.arange(250) < 200, 0, -1), one=np.full((5, 1), 3.0), zeros=np.zeros(5))
     assert evaluate("y.npy", "x.npy", ignore_class=-1).notes == ()
-    assert evaluate("zeros.npy", "one.npy").notes == ()
+    (note,) = evaluate("zeros.npy", "one.npy").notes
+    assert note == "one.npy has one class: every loss is 0; stack 1 - p, p"
 
 
 def test_losses_that_are_not_finite_are_counted_and_the_first_is_named(small_boxes):

@@ -21,7 +21,7 @@ from typing import Any, Literal, NoReturn, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent import SparseCategoricalCrossentropy, loss_sparse_categorical_crossentropy
+from sparse_xent import SparseCategoricalCrossentropy, carried, implausible
 from sparse_xent.evaluate import kinds
 from sparse_xent.evaluate.accumulation import ExactSum, Frequencies, Moments
 from sparse_xent.evaluate.output import LossesFile, check_output
@@ -36,7 +36,8 @@ from sparse_xent.evaluate.readers import (
     split,
 )
 from sparse_xent.evaluate.report import Report, as_json, as_text, exponential
-from sparse_xent.sweep import ranks
+from sparse_xent.options import read as settled
+from sparse_xent.sweep import losses_and_found, ranks
 
 __all__ = ["FileError", "Report", "as_json", "as_text", "evaluate"]
 
@@ -139,7 +140,7 @@ def evaluate(
         score = _Score(x, y, weighted=w is not None, on_note=on_note)
         for box in x.boxes():
             rows, block = x.read(box), y.read(box)
-            losses = x.score(rows, block)
+            losses = x.score(box, rows, block)
             above = np.asarray(ranks(block, rows, axis=x.axis, ignore_class=_IGNORED))
             score.add(box, rows, block, losses, above, None if w is None else w.kept(box, block))
             if written is not None:
@@ -181,6 +182,16 @@ class _Predictions:
         wide = source.dtype.kind == "f" and source.dtype.itemsize > 4
         self.arithmetic = "float64" if wide else "float32"  # asked for, so that nothing is rounded
         self.fortran = source.fortran and len(self.losses) > 1
+        self._read = settled(
+            from_logits=options["from_logits"],
+            ignore_class=_IGNORED,
+            axis=self.axis,
+            label_smoothing=options["label_smoothing"],
+            normalize=options["normalize"],
+            dtype=self.arithmetic,
+        )
+        self._found = implausible.NOTHING
+        self._first: tuple[Shape, str] = (), ""
 
     @property
     def name(self) -> str:
@@ -198,19 +209,32 @@ class _Predictions:
         """The scores of a box of the losses: every class."""
         return self.source.read((*box[: self.axis], slice(0, self.classes), *box[self.axis :]))
 
-    def score(self, rows: Array, y: Int64) -> Array:
-        """The losses of a box."""
-        return np.asarray(
-            loss_sparse_categorical_crossentropy(
-                y,
-                rows,
-                self.options["from_logits"],
-                _IGNORED,
-                self.axis,
-                label_smoothing=self.options["label_smoothing"],
-                normalize=self.options["normalize"],
-                dtype=self.arithmetic,
-            )
+    def score(self, box: Box, rows: Array, y: Int64) -> Array:
+        """The losses of a box; rows that cannot be probabilities are kept for `odd_rows`."""
+        losses, found = losses_and_found(carried.read(y, rows, None, self._read), self._read)
+        if found.rows:
+            at = implausible.place(found, rows.shape, self.axis)
+            row = np.moveaxis(rows, self.axis, -1)[at[: self.axis] + at[self.axis + 1 :]]
+            start = [s.start for s in box]
+            start.insert(self.axis, 0)
+            here = tuple(i + first for i, first in zip(at, start, strict=True))
+            place = here[: self.axis] + here[self.axis + 1 :]
+            first = int(np.ravel_multi_index(place, self.losses)) if place else 0
+            if not self._found.rows or first < self._found.first:
+                self._first = here, kinds.cause(row.astype(np.float64), found)
+            self._found = implausible.joined(self._found, found._replace(first=first))
+        return np.asarray(losses)
+
+    def odd_rows(self) -> str | None:
+        """What there is to say of all rows that cannot be probabilities, and of one class."""
+        if self.classes == 1 and math.prod(self.losses):
+            return f"{self.name} has one class: every loss is 0; stack 1 - p, p"
+        if not self._found.rows:
+            return None
+        (place, cause), many = self._first, self._found.rows
+        return (
+            f"{self.name}: {many:,} row{'s are' if many > 1 else ' is'} no probabilities, the "
+            f"first score is {self._found.score:.6g} at {self.source.place(place)}: {cause}"
         )
 
     def release(self) -> None:
@@ -432,6 +456,9 @@ class _Score:
                 if self._ignored
                 else f"{self._y.name}: there is no label to score"
             )
+        odd = self._x.odd_rows()
+        if odd is not None:
+            self._note(odd)
         weight = self._moments.total_weight
         mean, options = self._moments.mean, self._x.options
         return Report(

@@ -1,7 +1,8 @@
 """Says what rows of scores look like, where that is not what they are given as.
 
 Nothing is switched on a guess: a note says what was seen, how the rows are scored all the same, and
-which option would have them scored otherwise. A sample of rows of every block is looked at.
+which option would have them scored otherwise. Rows that cannot be probabilities are found while
+they are scored, all of them; for the rest a sample of rows of every block is looked at.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sparse_xent.implausible import Found, likely
+from sparse_xent.kernels.native import LEAST, MOST
 
 Array = NDArray[Any]
 
@@ -39,6 +43,22 @@ def note(x: Array, axis: int, kept: NDArray[np.bool_], scores: str) -> str | Non
     return _of_logits(rows, scores == "log-probabilities")
 
 
+def cause(row: Array, found: Found) -> str:
+    """What the first row that cannot be probabilities looks like, and the way out.
+
+    Args:
+        row: All its scores.
+        found: What was found in it.
+    """
+    if row.max() <= 0 and np.abs(_log_sum(row[None])).max() <= _TOLERANCE:
+        return "they look like log-probabilities (none is above 0): say --log-probs if they are"
+    return {
+        "logits": "say --logits if they are logits",
+        "percentages": "they look like percentages: divide them by 100",
+        "counts": "they look like counts: divide each row by its sum",
+    }[likely(found)]
+
+
 def _of_logits(rows: Array, log_probs: bool) -> str | None:
     if _are_probabilities(rows):
         asked = "--log-probs" if log_probs else "--logits"
@@ -54,11 +74,8 @@ def _of_logits(rows: Array, log_probs: bool) -> str | None:
 
 
 def _of_probabilities(rows: Array) -> str | None:
-    if rows.max() <= 0 and np.abs(_log_sum(rows)).max() <= _TOLERANCE:
-        return "look like log-probabilities (none is above 0): say --log-probs if they are"
-    if rows.min() < -_TOLERANCE or rows.max() > 1 + _TOLERANCE:
-        seen = f"{rows.min():.4g} to {rows.max():.4g}"
-        return f"are no probabilities ({seen}): say --logits if they are logits"
+    if rows.min() < LEAST or rows.max() > MOST:  # `cause` says more
+        return None
     sums = rows.sum(axis=1)
     worst = sums[np.abs(sums - 1).argmax()]
     if abs(worst - 1) > _TOLERANCE:

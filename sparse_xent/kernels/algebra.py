@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from sparse_xent.kernels import Scores
+from sparse_xent.kernels.native import MOST
 from sparse_xent.kernels.simd import (
     Format,
     Num,
@@ -34,6 +35,7 @@ from sparse_xent.kernels.simd import (
     floor,
     fma,
     from_bits,
+    greater_halves,
     like,
     mad,
     maximum,
@@ -230,10 +232,33 @@ def term(kind: Kind, x: Num, m: Any, span: Span) -> Num:
 
 @word
 def lifted(kind: Kind, x: Num, m: Any, span: Span) -> tuple[Num, Num]:
-    """The term, and its height: integers that are or-ed over many terms and given to `too_high`."""
+    """The term, and its height: integers for `higher`, and in the end for `too_high`.
+
+    The heights of probabilities are their bits, for `suspicious`.
+    """
     if kind.scores == Scores.LOGITS:
         return _power(x, m)
-    return term(kind, x, m, span), bits(like(x, 0.0))
+    return term(kind, x, m, span), bits(x)
+
+
+@word
+def higher(kind: Kind, a: Num, b: Num) -> Num:
+    """The heights of two terms in one."""
+    return a | b if kind.scores == Scores.LOGITS else greater_halves(a, b)
+
+
+@word
+def suspicious(kind: Kind, heights: Num) -> Num:
+    """Whether some score may lie outside [LEAST, MOST]; so may negative ones within, and NaN.
+
+    Without a sign the bits of floats are in their order, and those of negative ones above all.
+    """
+    if kind.scores == Scores.LOGITS:
+        return fact(False)
+    if kind.format.wide:  # halves of a number are compared: its lower ones say nothing
+        most = int(np.float64(MOST).view(np.int64)) >> 32 << 32
+        return anywhere((heights < 0) | (heights >= most))
+    return anywhere((heights < 0) | (heights > int(np.float32(MOST).view(np.int32))))
 
 
 @word

@@ -26,20 +26,22 @@ def object_code(name: str, *of: Any) -> bytes:
 def _walk(name: str, format: str, scores: str, smooth: bool, gradient: bool) -> Callable[..., None]:
     kernel, kind = _WALKS[name], Kind(_FORMATS[format], Scores[scores], smooth)
 
-    def forward(  # type: ignore[no-untyped-def]
-        C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, lo, hi, past, work
-    ):
+    def forward(
+        C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes, share, lo, hi,
+        past, work,
+    ):  # type: ignore[no-untyped-def]  # fmt: skip
         kernel(
             kind, C, inner, first, last, x, xo, xc, xi, y, out,
-            None, 0, 0, 0, 0, share, (lo, hi), False, 0,
+            None, 0, 0, 0, 0, notes, share, (lo, hi), False, 0,
         )  # fmt: skip
 
-    def both(  # type: ignore[no-untyped-def]
-        C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, lo, hi, past, work
-    ):
+    def both(
+        C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes, share, lo, hi,
+        past, work,
+    ):  # type: ignore[no-untyped-def]  # fmt: skip
         kernel(
             kind, C, inner, first, last, x, xo, xc, xi, y, out,
-            dx, do, dc, di, g, share, (lo, hi), past != 0, work,
+            dx, do, dc, di, g, notes, share, (lo, hi), past != 0, work,
         )  # fmt: skip
 
     return both if gradient else forward

@@ -16,15 +16,18 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from sparse_xent.kernels.implausible import no_notes
 from sparse_xent.kernels.native import (
     BAD,
     DATA,
     DOUBLES,
+    FOUND,
     INTEGERS,
     ITEMS,
     KEPT,
     LOWERED,
     MISSING,
+    ODD_ROWS,
     POSITIONS,
     SIZES,
     SUMS,
@@ -39,7 +42,8 @@ from sparse_xent.kernels.simd import Num, Room, fetch_factor, fetch_long, keep, 
 _long, _double = types.int64, types.float64
 
 SIGNATURES: dict[str, tuple[types.Type, ...]] = {
-    # C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g; share, lo, hi; past, scratch
+    # C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes; share, lo, hi; past,
+    # scratch
     "walk": (types.void, *[_long] * INTEGERS, *[_double] * DOUBLES, *[_long] * 2),
     "lowering": (_long, *[_long] * 7),  # labels, step, n, classes, ignored, many, to
     "carry": (types.void, *[_long] * 4),
@@ -200,7 +204,7 @@ def carry(call, first, last, scratch):  # type: ignore[no-untyped-def]
     (
         walk, wide, classes, inner, x, xo, xc, xi, dx, do, dc, di, past,
         lowering, y_from, y_step, ignored, many, w_from, w_step, by_class,
-        size, sums, losses, mean, formula, _,
+        size, sums, losses, mean, formula, _, order,
     ) = _numbers(call)  # fmt: skip
     share, lo, hi, divisor = _doubles(formula)
     l_at, g_at, w_at = scratch, scratch + 8 * POSITIONS, scratch + 16 * POSITIONS
@@ -216,7 +220,7 @@ def carry(call, first, last, scratch):  # type: ignore[no-untyped-def]
         kept = 0
         for i in range(n):
             kept += y[i] >= 0
-        row[KEPT], row[WEIGHT], row[TOTAL] = kept, _sum(w, n), 0.0
+        row[KEPT], row[WEIGHT], row[TOTAL], row[ODD_ROWS] = kept, _sum(w, n), 0.0, 0.0
         if row[BAD] or row[MISSING]:
             return
         if not walk:
@@ -226,7 +230,8 @@ def carry(call, first, last, scratch):  # type: ignore[no-untyped-def]
                 divisor = float(kept)
             for i in range(n):
                 g[i] = w[i] / divisor if divisor != 0 else 0.0
-        rows = x, xo, xc, xi, y_at, l_at, dx, do, dc, di, g_at
+        notes = no_notes(order)
+        rows = x, xo, xc, xi, y_at, l_at, dx, do, dc, di, g_at, notes
         _call_walk(walk, (classes, inner, p, p + n, *rows, share, lo, hi, past, spare))
         if wide:
             doubles = _at(types.float64, l_at), _at(types.float64, losses + 8 * p)
@@ -235,6 +240,9 @@ def carry(call, first, last, scratch):  # type: ignore[no-untyped-def]
             floats = _at(types.float32, l_at), _at(types.float32, losses + 4 * p)
             _settle(floats[0], w, n, v, floats[1], losses != 0)
         row[TOTAL] = _sum(v, n)
+        if fetch_factor(notes) > 0.0:
+            for i in range(FOUND):
+                row[ODD_ROWS + i] = fetch_factor(notes + 8 * i)
 
 
 FIELDS = len(Call._fields)
@@ -254,7 +262,7 @@ def small(plan, arrays):  # type: ignore[no-untyped-def]
             What is not wanted may be anything; sums are written where losses are not.
 
     Returns:
-        How many labels are no class.
+        How many labels are no class, and how many rows cannot be probabilities.
     """
     call, spare = stack(_CALL), stack(_SPARE)
     for i in range(FIELDS):
@@ -273,4 +281,4 @@ def small(plan, arrays):  # type: ignore[no-untyped-def]
     keep(call + TO, to)
     n, scratch = fetch_long(fetch_long(scores + SIZES)), fetch_long(items + 40)
     _call_carry(fetch_long(plan + CARRY), (call, 0, n, fetch_long(scratch + DATA)))
-    return int(fetch_factor(to + 8 * BAD))
+    return int(fetch_factor(to + 8 * BAD) + fetch_factor(to + 8 * ODD_ROWS))

@@ -136,7 +136,8 @@ def _carried(
     else:
         call, to = native.walk(walk.both()), (dx.ctypes.data, *dx.strides, factors.ctypes.data)
         past = walk.past and dx.ctypes.data != x.ctypes.data
-    call(classes, inner, 0, y.size, *scores_at, *to, smoothing, *span, past, native.scratch.at)
+    scratch = native.scratch.at
+    call(classes, inner, 0, y.size, *scores_at, *to, 0, smoothing, *span, past, scratch)
     return made
 
 

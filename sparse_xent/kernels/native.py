@@ -58,10 +58,15 @@ FORMATS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 LABELS = {np.dtype(name): name for name in ("int64", "int32", "uint8", "float64")}
 LABELS[np.dtype(np.bool_)] = "uint8"
 
-TOTAL, KEPT, WEIGHT, BAD, MISSING = range(5)
-SUMS = 5
+TOTAL, KEPT, WEIGHT, BAD, MISSING, ODD_ROWS = range(6)
+FOUND = 8
+SUMS = ODD_ROWS + FOUND
 """What a chunk leaves behind, float64 each: sum(l * w), labels kept, sum(w), labels that are no
-class, weights that are NA."""
+class, weights that are NA; and FOUND numbers of rows that cannot be probabilities: how many there
+are, and of the first its place, the class of its first such score, that score, its least and its
+greatest score, their sum, and whether all are whole."""
+
+LEAST, MOST = -1e-3, 1 + 1e-3  # what a probability may be, rounding and all
 
 
 class Call(NamedTuple):
@@ -94,6 +99,7 @@ class Call(NamedTuple):
     mean: int  # whether the divisor is the number of labels kept (of a call that is one chunk)
     formula: int  # a Formula
     carry: int = 0  # what `small` calls
+    order: int = 0  # of positions among the losses (`implausible`); 0 where it is C order
 
     def laid(self) -> Any:
         """The numbers in memory."""
@@ -119,9 +125,9 @@ class Formula(NamedTuple):
 ITEMS, DATA = tuple.__basicsize__, object.__basicsize__
 SIZES = DATA + 16  # behind the data's address and the number of dimensions
 
-INTEGERS, DOUBLES = 15, 3
-"""A walk takes C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g; share, lo, hi; and
-whether the gradient is written past the caches; scratch of TERMS bytes."""
+INTEGERS, DOUBLES = 16, 3
+"""A walk takes C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes; share, lo,
+hi; and whether the gradient is written past the caches; scratch of TERMS bytes."""
 
 
 @dataclass(frozen=True, slots=True)

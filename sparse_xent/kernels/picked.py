@@ -3,12 +3,14 @@
 Serves every layout. What a gradient costs is the zeros around each target.
 """
 
-from sparse_xent.kernels.algebra import lines, loss
+from sparse_xent.kernels.algebra import lines, loss, suspicious
+from sparse_xent.kernels.implausible import note
 from sparse_xent.kernels.native import LINE
 from sparse_xent.kernels.parts import part
 from sparse_xent.kernels.rows import slot
 from sparse_xent.kernels.simd import (
     Room,
+    bits,
     fence,
     fetch,
     fetch_factor,
@@ -40,8 +42,9 @@ _BLOCK = Room(BLOCK * 8)
 
 @part
 def picked(
-    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past, work
-):  # type: ignore[no-untyped-def]
+    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes, share, span,
+    past, work,
+):  # type: ignore[no-untyped-def]  # fmt: skip
     """Scores.NEVER without smoothing."""
     w, size, one = lanes(kind), itemsize(kind), slot(kind)
     zeros, nothing = stack(_ZEROS), splat(kind, 0.0)
@@ -69,6 +72,10 @@ def picked(
                 keep(factors + 8 * r, fetch_factor(g + 8 * (done + r)))
         for v in range(0, n, w):
             t, p_t = fetch_labels(kind, labels + 4 * v), fetch(kind, targets + one * v)
+            if suspicious(kind, bits(p_t)):
+                for r in range(v, minimum(v + w, n)):
+                    label, here = fetch_label(labels + 4 * r), first + done + r
+                    note(kind, p + r * x_step, xc, C, label, label, here, notes)
             value = loss(kind, nothing, nothing, p_t, nothing, share, span)
             value = select(t < integers(kind, 0), nothing, value)
             keep(targets + one * v, value)

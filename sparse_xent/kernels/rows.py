@@ -17,6 +17,7 @@ from sparse_xent.kernels.algebra import (
     cancels,
     first_reference,
     gist,
+    higher,
     lifted,
     lines,
     log2e,
@@ -27,11 +28,13 @@ from sparse_xent.kernels.algebra import (
     rescaled,
     settled,
     slope,
+    suspicious,
     term,
     too_high,
     whole_sum,
 )
 from sparse_xent.kernels.exact import exact_gradient, exact_sums, exact_target
+from sparse_xent.kernels.implausible import note
 from sparse_xent.kernels.native import LINE
 from sparse_xent.kernels.parts import part
 from sparse_xent.kernels.simd import (
@@ -98,7 +101,7 @@ def _group(
     made = []
     for i, s in enumerate(sums):
         e, height = lifted(kind, load(kind, p + i * step), m, span)
-        heights = heights | height
+        heights = higher(kind, heights, height)
         made.append(s + e)
         if held is not None and kind.scores == Scores.LOGITS:
             keep(held + LINE * i, e)
@@ -124,7 +127,7 @@ def _vector(
         keep(held, e)
     e = select(indices(kind) >= begin, e, 0.0)
     here = indices(kind) == t
-    return rest + select(here, 0.0, e), hit + select(here, e, 0.0), heights | height
+    return rest + select(here, 0.0, e), hit + select(here, e, 0.0), higher(kind, heights, height)
 
 
 @word
@@ -202,11 +205,11 @@ def _reference(kind: Kind, top: Num) -> Num:
 
 @part
 def _row_sums(kind, p, C, t, span, held):  # type: ignore[no-untyped-def]
-    """rest, hit and the reference m of the row at p; and whether all terms are held under it."""
+    """rest, hit and the reference m of the row at p; whether all terms are held under it; marks."""
     m = _reference(kind, load(kind, p))
     rest = widen(splat(kind, 0.0))
     hit = rest
-    column, whole = 0, C * slot(kind) <= HELD
+    column, whole, marked = 0, C * slot(kind) <= HELD, False
     while column < C:
         n = _cut(C - column)
         at = p + column * itemsize(kind)
@@ -215,16 +218,17 @@ def _row_sums(kind, p, C, t, span, held):  # type: ignore[no-untyped-def]
         if too_high(kind, heights):
             raised = _reference(kind, _highest(kind, at, n))
             if not raised > m:
-                return math.nan, math.nan, m, False  # out of reach
+                return math.nan, math.nan, m, False, False  # out of reach
             whole = whole and column == 0
             rest = lowered(rest, m - raised)
             hit = lowered(hit, m - raised)
             m = raised
             continue
+        marked = marked or suspicious(kind, heights)
         rest += widen(more)
         hit += widen(here)
         column += n
-    return total(rest), total(hit), m, whole
+    return total(rest), total(hit), m, whole, marked
 
 
 @word
@@ -419,8 +423,9 @@ def slot(kind: Kind) -> int:
 
 @part
 def rows(
-    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past, work
-):  # type: ignore[no-untyped-def]
+    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes, share, span,
+    past, work,
+):  # type: ignore[no-untyped-def]  # fmt: skip
     """C >= MEDIUM, and any C that has a whole vector."""
     held = only_with(dx, work)
     o, i = first // inner, first % inner
@@ -433,7 +438,9 @@ def rows(
         if t >= 0:
             rest, hit, before, whole = 0.0, 0.0, 0.0, False
             if reads_rows(kind):
-                rest, hit, before, whole = _row_sums(kind, p, C, t, span, held)
+                rest, hit, before, whole, marked = _row_sums(kind, p, C, t, span, held)
+                if marked:
+                    note(kind, p, xc, C, t, -1, first + k, notes)
             rest, hit, m = settled(kind, rest, hit, before)
             at = target(kind, load_one(kind, p + t * itemsize(kind)), m)
             s = whole_sum(kind, rest, hit)

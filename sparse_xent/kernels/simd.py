@@ -15,7 +15,7 @@ in bytes: they carry no strides and no writability, so that no layout compiles a
     lanes        splat rounded integers indices like lanes itemsize
     arithmetic   + - * /  fma mad addend maximum minimum floor
     comparison   < <= > >= == !=  & |  select anywhere
-    bits         bits from_bits whole_power as_float << >>
+    bits         bits from_bits whole_power as_float greater_halves << >>
     across       total highest widen row_totals row_maxima gather_panel scatter_panel
 
 A `word` is a Python function over `Num`s. Kernels call it as they call anything; compiling the
@@ -962,6 +962,16 @@ def whole_power(n: Num) -> Num:
 def as_float(value: Num) -> Num:
     """Integers as the nearest floats of their width."""
     return value.cast("sitofp", types.float64 if value.wide else types.float32)
+
+
+@word
+def greater_halves(a: Num, b: Num) -> Num:
+    """Of each 32 bits the greater, as numbers without a sign: one instruction for any lanes."""
+    build, typ = _stage.builder, _llvm(a.typ)
+    halves = ir.VectorType(_I32, a.typ.lanes * (2 if a.wide else 1))
+    first, second = (build.bitcast(v.value, halves) for v in (a, b))
+    greater = build.select(build.icmp_unsigned(">", first, second), first, second)
+    return Num(a.typ, build.bitcast(greater, typ))
 
 
 # Across lanes ----------------------------------------------------------------------------------

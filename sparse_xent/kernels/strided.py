@@ -16,6 +16,7 @@ from sparse_xent.kernels.algebra import (
     far,
     first_reference,
     gist,
+    higher,
     lifted,
     lines,
     loss,
@@ -24,12 +25,14 @@ from sparse_xent.kernels.algebra import (
     rescaled,
     settled,
     slope,
+    suspicious,
     term,
     too_high,
     where_high,
     whole_sum,
 )
 from sparse_xent.kernels.exact import exact_gradient, exact_sums
+from sparse_xent.kernels.implausible import note, some_are_odd
 from sparse_xent.kernels.native import LINE
 from sparse_xent.kernels.parts import aside, part
 from sparse_xent.kernels.rows import fair, is_smooth, slot, target
@@ -45,6 +48,7 @@ from sparse_xent.kernels.simd import (
     fetch_labels,
     fetch_one,
     from_bits,
+    integers,
     itemsize,
     keep,
     keep_label,
@@ -121,7 +125,7 @@ def _summed(
     for i, v in enumerate(x):
         here = t == (c + i).to(t.typ)
         e, height = lifted(kind, v, m, span)
-        heights = heights | height
+        heights = higher(kind, heights, height)
         terms.append(e)
         kept.append(select(here, 0.0, e))
         x_t = from_bits(bits(x_t) | bits(select(here, v, 0.0)))
@@ -152,9 +156,9 @@ def _slope(
 
 @part
 def _gather(kind, C, n, p, xc, xi, ms, rests, losts, targets, labels, span, held, step):  # type: ignore[no-untyped-def]
-    """Walk a block of n positions; returns whether the terms held are under other references."""
+    """Walk a block of n positions; whether the terms held are under other references; and marks."""
     w, size, one = lanes(kind), itemsize(kind), slot(kind)
-    zero, stale = splat(kind, 0.0), False
+    zero, stale, marks = splat(kind, 0.0), False, integers(kind, 0)
     for v in range(0, n, w):
         keep(ms + v * one, first_reference(kind, load_some(kind, p + v * xi, xi, n - v)))
         keep(rests + v * one, zero)
@@ -182,6 +186,7 @@ def _gather(kind, C, n, p, xc, xi, ms, rests, losts, targets, labels, span, held
                 high = too_high(kind, heights)
                 if held:
                     _hold(kind, to, step, term1)
+            marks = higher(kind, marks, heights)
             if again:
                 state = checked(kind, state[0], heights), state[1], state[2]
             elif high:
@@ -195,7 +200,7 @@ def _gather(kind, C, n, p, xc, xi, ms, rests, losts, targets, labels, span, held
             keep(targets + at, state[2])
             v, again = v + w, False
         c += 4 if four else 1
-    return stale
+    return stale, marks
 
 
 @part
@@ -235,8 +240,9 @@ def _descend(
 
 @part
 def strided(
-    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past, work
-):  # type: ignore[no-untyped-def]
+    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes, share, span,
+    past, work,
+):  # type: ignore[no-untyped-def]  # fmt: skip
     """Any strides: classes apart, or rows whose positions are not one step apart."""
     w, size, one = lanes(kind), itemsize(kind), slot(kind)
     ms, rests, losts, targets = stack(_STATE), stack(_STATE), stack(_STATE), stack(_STATE)
@@ -256,7 +262,15 @@ def strided(
             keep_label(labels + 4 * r, fetch_label(y + 4 * (k + r)))
         for r in range(n, (n + w - 1) // w * w):
             keep_label(labels + 4 * r, -1)
-        stale = _gather(kind, C, n, p, xc, xi, ms, rests, losts, targets, labels, span, held, step)
+        stale, marks = _gather(
+            kind, C, n, p, xc, xi, ms, rests, losts, targets, labels, span, held, step
+        )
+        if suspicious(kind, marks):
+            for v in range(0, n, w):
+                if some_are_odd(kind, p + v * xi, xc, xi, n - v, C):
+                    for r in range(v, minimum(v + w, n)):
+                        label = fetch_label(labels + 4 * r)
+                        note(kind, p + r * xi, xc, C, label, -1, first + k + r, notes)
         spared = False
         for v in range(0, n, w):
             count, at, q = minimum(w, n - v), v * one, p + v * xi

@@ -16,6 +16,7 @@ from sparse_xent.kernels.algebra import (
     far,
     first_reference,
     gist,
+    higher,
     lifted,
     lines,
     loss,
@@ -25,12 +26,14 @@ from sparse_xent.kernels.algebra import (
     rescaled,
     settled,
     slope,
+    suspicious,
     term,
     too_high,
     where_high,
     whole_sum,
 )
 from sparse_xent.kernels.exact import exact_gradient, exact_sums, exact_target
+from sparse_xent.kernels.implausible import note
 from sparse_xent.kernels.native import LINE, MEDIUM, TILE
 from sparse_xent.kernels.parts import part
 from sparse_xent.kernels.rows import (
@@ -112,8 +115,9 @@ def _copy(to, source, size):  # type: ignore[no-untyped-def]
 
 @part
 def tile(
-    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past, work
-):  # type: ignore[no-untyped-def]
+    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes, share, span,
+    past, work,
+):  # type: ignore[no-untyped-def]  # fmt: skip
     """C <= TILE."""
     w, size = lanes(kind), itemsize(kind)
     turned, terms = stack(_TURNED), stack(_TURNED)
@@ -156,6 +160,10 @@ def tile(
             )
             rest, x_t, heights = _walk(kind, C, turned, terms, t, before, span, dx is not None)
             rest = checked(kind, rest, heights)
+        if suspicious(kind, heights):
+            for r in range(count):
+                label, here = fetch_label(labels + 4 * r), first + done + r
+                note(kind, p + r * step, size, C, label, -1, here, notes)
         rest, hit, m = settled(kind, rest, term(kind, x_t, before, span), before)
         at = target(kind, x_t, m)
         s = whole_sum(kind, rest, hit)
@@ -288,7 +296,7 @@ def _class(
     e, height = lifted(kind, x, m, span)
     here = t == c.to(t.typ)
     x_t = from_bits(bits(x_t) | bits(select(here, x, 0.0)))
-    return rest + select(here, 0.0, e), x_t, heights | height, e
+    return rest + select(here, 0.0, e), x_t, higher(kind, heights, height), e
 
 
 @word
@@ -380,7 +388,7 @@ def _sum_vector(
     prefetch(p + ahead)
     e, height = lifted(kind, load(kind, p), m, span)
     kept = from_bits(bits(e) & fetch_integers(kind, masks))
-    return rest + kept, heights | height, e
+    return rest + kept, higher(kind, heights, height), e
 
 
 @word
@@ -390,7 +398,7 @@ def _last_vector(
     """The same of a row's last vector, whose first lanes were counted before."""
     e, height = lifted(kind, load(kind, p), m, span)
     lane = indices(kind)
-    return rest + select((lane >= begin) & (lane != t), e, 0.0), heights | height, e
+    return rest + select((lane >= begin) & (lane != t), e, 0.0), higher(kind, heights, height), e
 
 
 @word
@@ -448,8 +456,9 @@ def _sums(kind, C, p, step, rows, ahead, labels, ms, masks, square, highs, terms
                 keep(to + at * one, e)
             column = at + w
         keep(square + LINE * r, u + v)
-        keep(highs + LINE * r, heights | others)
-        all_ = all_ | heights | others
+        heights = higher(kind, heights, others)
+        keep(highs + LINE * r, heights)
+        all_ = higher(kind, all_, heights)
     return all_
 
 
@@ -484,8 +493,9 @@ def _gists(kind, C, p, step, rows, ms, ss, square, more, span):  # type: ignore[
 
 @part
 def medium(
-    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, share, span, past, work
-):  # type: ignore[no-untyped-def]
+    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes, share, span,
+    past, work,
+):  # type: ignore[no-untyped-def]  # fmt: skip
     """TILE < C < MEDIUM."""
     w, size, one = lanes(kind), itemsize(kind), slot(kind)
     square, more, masks = stack(_SQUARE), stack(_SQUARE), _window(kind)
@@ -526,6 +536,11 @@ def medium(
             kind, C, p, x_step, rows, ahead, labels, ms, masks, square, highs, terms, span
         )
         lost = splat(kind, 0.0)
+        if suspicious(kind, heights):
+            for r in range(rows):
+                if suspicious(kind, fetch_integers(kind, highs + LINE * r)):
+                    label, here = fetch_label(labels + 4 * r), first + done + r
+                    note(kind, p + r * x_step, size, C, label, -1, here, notes)
         if too_high(kind, heights):
             keep(values, first_reference(kind, _tops(kind, C, p, x_step, rows, square)))
             for r in range(rows):
