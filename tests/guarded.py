@@ -15,6 +15,7 @@ import ctypes
 import mmap
 import os
 import sys
+import warnings
 
 import ml_dtypes
 import numpy as np
@@ -269,6 +270,7 @@ def main(calls, seed, few):
     r = np.random.default_rng(seed)
     memories = [Memory() for _ in range(4)]
     np.seterr(all="ignore")
+    warnings.simplefilter("ignore")  # of scores that cannot be probabilities, which are wanted
     carried.SERIAL_BYTES = 0  # arrays of this size go to helper threads, too
     for k in range(calls):
         if k % 500 == 0:  # calls of one chunk and of many
