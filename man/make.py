@@ -64,7 +64,7 @@ class Docstring(NamedTuple):
         return cls(title.replace("\n", " "), text.strip(), dict(zip(names, bodies, strict=True)))
 
     def entries(self, section: str) -> dict[str, str]:
-        """{name: text} of a section of such entries: `Args`, `Raises`."""
+        """{name: text} of a section of such entries: `Args`, `Raises`, `Warns`."""
         found = re.split(r"^(\w[\w, ]*): ", self.sections.get(section, ""), flags=re.MULTILINE)
         return {
             name: textwrap.dedent(text).strip()
@@ -218,6 +218,9 @@ def page(topic: str) -> str:
     if raises := doc.entries("Raises"):
         entries = rf"\describe{{{chr(10)}{items(raises, code=True)}{chr(10)}}}"
         parts.append(_section("Errors", "R conditions, whose text begins with:\n" + entries))
+    if warns := doc.entries("Warns"):
+        entries = rf"\describe{{{chr(10)}{items(warns, code=True)}{chr(10)}}}"
+        parts.append(_section("Warnings", "At most one a call:\n" + entries))
     if cost := doc.sections.get("Cost"):
         parts.append(_section("Cost", rd(cost)))
     if source := doc.sections.get("Source"):

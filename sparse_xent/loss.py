@@ -167,6 +167,10 @@ class SparseCategoricalCrossentropy(_Loss):
     Raises:
         TypeError, ValueError: an argument is of the wrong kind or out of range.
 
+    Warns:
+        UserWarning: a call was given what cannot be probabilities, or one class only: see
+            `loss_sparse_categorical_crossentropy()`.
+
     Example:
         >>> import numpy as np
         >>> loss = SparseCategoricalCrossentropy()
@@ -297,6 +301,10 @@ class CategoricalCrossentropy(_Loss):
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind or out of range.
+
+    Warns:
+        UserWarning: a call was given what cannot be probabilities, or one class only: see
+            `loss_categorical_crossentropy()`.
 
     Example:
         >>> loss = CategoricalCrossentropy()
@@ -446,6 +454,14 @@ def loss_sparse_categorical_crossentropy(
         ValueError: a label is neither a class nor ignored (the message names its position and the
             likely cause), or shapes or options do not fit.
 
+    Warns:
+        UserWarning: with `from_logits=False` a row whose label is not ignored, of whatever weight,
+            holds a score below -1e-3 or above 1 + 1e-3 (with `normalize="never"`: its label's
+            score is one); or there is one class only, in either form. One warning a call names
+            the first such score, its position, how many rows there are, and what they look like
+            (logits, percentages or counts). The result is that of the formula all the same, and
+            complete when the warning comes. CUDA devices do not look for it.
+
     Cost: one read of `y_pred`.
 
     Example:
@@ -554,6 +570,13 @@ def loss_categorical_crossentropy(
         TypeError: targets or scores are not numbers, one of the two is missing, or a keyword is
             unknown.
         ValueError: a target is negative or NaN, or shapes or options do not fit.
+
+    Warns:
+        UserWarning: with `from_logits=False` a row holds a score below -1e-3 or above 1 + 1e-3; or
+            there is one class only, in either form. One warning a call names the first such
+            score, its position, how many rows there are, and what they look like (logits,
+            percentages or counts). The result is that of the formula all the same, and complete
+            when the warning comes.
 
     Cost: one read of `y_pred` and one of `y_true`.
 

@@ -321,6 +321,7 @@ def with_row_stride(x: Any) -> Any:
 @pytest.mark.parametrize("classes", [1, 2, 3, 7, 8, 9, 16, 17, 24, 25, 100, 129, 513, 1000, 4097])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("from_logits", [True, False], ids=["logits", "probabilities"])
+@pytest.mark.filterwarnings("ignore:y_pred must hold")  # such scores, on purpose
 def test_a_loss_has_the_same_bits_alone_or_in_any_batch(
     from_logits: bool, dtype: str, classes: int, s: float
 ) -> None:
@@ -351,6 +352,7 @@ def test_a_loss_has_the_same_bits_alone_or_in_any_batch(
 @pytest.mark.parametrize("classes", [1, 2, 3, 8, 9, 25, 129, 1000])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("from_logits", [True, False], ids=["logits", "probabilities"])
+@pytest.mark.filterwarnings("ignore:y_pred must hold")  # such scores, on purpose
 def test_with_channels_first_too_the_bits_are_the_positions_own(
     from_logits: bool, dtype: str, classes: int, s: float
 ) -> None:
