@@ -271,7 +271,7 @@ def test_no_place_of_a_nan_or_an_inf_keeps_a_kernel_from_ending(classes, order, 
 def test_sparse_xent_warm_has_every_kernel_that_these_calls_took(engines):
     """In this file are the usual calls: layouts, labels, gradients, ranks."""
     compiled, _ = engines
-    y, x, _, _ = case("a few rows", "float64", "probabilities")
+    _, x, _, _ = case("a few rows", "float64", "probabilities")
     compiled(sx.loss_sparse_categorical_crossentropy, np.zeros(7, int), x)  # if it runs alone
     taken = {n for n in code._addresses if "float16" not in n and "bfloat16" not in n}
     unusual = {n for n in taken if {"BEFORE", "NEVER", True} & {*n[2:4]}}  # what --all is for
