@@ -306,6 +306,13 @@ def shared(tmp_path, monkeypatch, umask):
     return folder
 
 
+def give_group(folder, mode=0o2775):
+    """Let a folder of the caller's be another group's, where the caller may do that."""
+    if os.geteuid() == 0:
+        os.chown(folder, 0, 65534)
+        folder.chmod(mode)
+
+
 @posix
 def test_a_group_s_folder_gets_the_modes_of_the_umask(shared):
     file, *folders = places(shared)
@@ -317,9 +324,7 @@ def test_a_group_s_folder_gets_the_modes_of_the_umask(shared):
 @posix
 def test_what_another_user_of_the_group_wrote_is_loaded(shared, give):
     below = places(shared)[:-1]
-    if os.geteuid() == 0:
-        os.chown(shared, 0, 65534)
-        shared.chmod(0o2775)
+    give_group(shared)
     give(*below, member=True)
     for folder in below[1:]:
         folder.chmod(0o2775)
@@ -330,8 +335,20 @@ def test_what_another_user_of_the_group_wrote_is_loaded(shared, give):
 
 @posix
 def test_a_group_that_the_caller_is_not_in_is_not_trusted(shared, give):
-    give(*places(shared))
+    give_group(shared)
+    give(*places(shared)[:-1])
     assert disk.load(("a", True)) is None
+
+
+@posix
+def test_files_are_the_group_s_also_where_the_folder_does_not_see_to_that(shared, give):
+    """Its mode is 775, not 2775: what is made there has its maker's own group at first."""
+    give_group(shared, 0o775)
+    shutil.rmtree(shared / "sparse_xent")
+    give(member=True)
+    disk.keep(("a", True), b"image of a")
+    assert {p.stat().st_gid for p in places(shared)} == {shared.stat().st_gid}
+    assert disk.load(("a", True)) == b"image of a"
 
 
 @posix
@@ -347,6 +364,7 @@ def test_nor_a_group_s_folder_that_the_user_did_not_name(tmp_path, monkeypatch, 
     umask(0o002)
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tmp_path.chmod(0o2775)
     disk.keep(("a", True), b"image of a")
     file, *folders, _ = places(tmp_path)
     assert {stat.S_IMODE(f.stat().st_mode) for f in folders} == {0o700}
