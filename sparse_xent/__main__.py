@@ -183,7 +183,7 @@ def _add_warm(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "warm",
         help="compile the usual kernels before they are wanted",
         description="Compile the usual kernels and keep them, so that no later process has to: for "
-        "images of containers, and for machines that many share. What is there already is left.",
+        "images of\ncontainers, and for machines that many share. What is there already is left.",
         epilog=_WARM,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -18,9 +18,10 @@ import pytest
 
 import sparse_xent
 from sparse_xent import __main__ as command_line
-from sparse_xent import demo
+from sparse_xent import demo, warm
 from sparse_xent.__main__ import main
 from sparse_xent.evaluate import as_json, as_text, evaluate
+from sparse_xent.kernels import code, disk
 
 HOME = str(Path(sparse_xent.__file__).parents[1])
 COMMAND = [sys.executable, "-m", "sparse_xent"]
@@ -205,6 +206,52 @@ def test_what_cannot_be_scored_is_refused_with_2_on_one_line(arguments, words, c
     assert told.err.startswith("sparse-xent: error: ")
     assert told.err.count("\n") == 1
     assert words in told.err
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """Two kernels, whose code is made in no time, for a cache of this test's own."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(warm, "kernels", lambda *_: [("small",), ("tile", "float32", True)])
+    monkeypatch.setattr(code, "made", lambda name: b"code of " + repr(name).encode())
+    return tmp_path / "cache"
+
+
+def test_warm_says_what_it_compiled_where_and_what_was_there(quick, capsys):
+    assert main(["warm"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" s  ")[1] for line in lines[:2]] == ["small", "tile float32 True"]
+    assert re.fullmatch(r"2 kernels compiled in [\d.]+ s, 0 were there already: .*", lines[2])
+    assert lines[2].endswith(str(disk.folder()))
+    assert sorted(file.name for file in quick.rglob("*.o")) == ["small.o", "tile-float32-True.o"]
+    assert main(["warm"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"0 kernels compiled in [\d.]+ s, 2 were there already: .*", line)
+
+
+def test_warm_says_on_one_line_why_nothing_can_be_kept(quick, capsys):
+    quick.write_text("a file")
+    assert main(["warm"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"sparse-xent: error: compiled kernels cannot be kept in {quick}/")
+    assert "NUMBA_CACHE_DIR" in line
+
+
+def test_warm_says_on_one_line_why_nothing_can_be_compiled(quick, monkeypatch, capsys):
+    monkeypatch.undo()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(quick))
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    assert main(["warm"]) == 1
+    assert capsys.readouterr().err == "sparse-xent: error: NUMBA_DISABLE_JIT is set\n"
+
+
+def test_warm_has_halves_and_all_on_request():
+    usual, halves, every = (list(warm.kernels(*what)) for what in ((), (True,), (False, True)))
+    assert set(usual) < set(halves) < set(every)
+    for names in (usual, halves, every):
+        assert len(set(names)) == len(names)
+    assert ("tile", "bfloat16", "AFTER", False, True) in halves
+    assert ("strided", "float16", "NEVER", True, False) in every
 
 
 def test_it_runs_as_a_module():

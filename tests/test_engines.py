@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import sparse_xent as sx
-from sparse_xent import carried, config, plain
+from sparse_xent import carried, config, plain, warm
+from sparse_xent.kernels import code
 
 #: shape, class axis, memory order: tiles, medium rows, rows, strided; one call is cut for the pool.
 LAYOUTS = {
@@ -265,3 +266,15 @@ def test_no_place_of_a_nan_or_an_inf_keeps_a_kernel_from_ending(classes, order, 
     x[3, places[3]] = bad
     losses = compiled(sx.loss_sparse_categorical_crossentropy, y, x, True)
     assert np.isfinite(np.delete(losses, 3)).all()
+
+
+def test_sparse_xent_warm_has_every_kernel_that_these_calls_took(engines):
+    """In this file are the usual calls: layouts, labels, gradients, ranks."""
+    compiled, _ = engines
+    _, x, _, _ = case("a few rows", "float64", "probabilities")
+    compiled(sx.loss_sparse_categorical_crossentropy, np.zeros(7, int), x)  # if it runs alone
+    taken = {n for n in code._addresses if "float16" not in n and "bfloat16" not in n}
+    unusual = {n for n in taken if {"BEFORE", "NEVER", True} & {*n[2:4]}}  # what --all is for
+    assert taken - unusual
+    assert taken - unusual <= set(warm.kernels())
+    assert taken <= set(warm.kernels(everything=True))

@@ -172,7 +172,10 @@ def _place() -> _Place:
         return _Place(Path(base).absolute(), "sparse_xent", True)
     import platformdirs
 
-    path = platformdirs.user_cache_path("sparse_xent", appauthor=False)
-    if not path.is_absolute():  # "~/.cache" of a user without a home would be made right here
+    try:
+        path = platformdirs.user_cache_path("sparse_xent", appauthor=False)
+    except RuntimeError as error:
+        raise OSError("this user has no home folder") from error
+    if not path.is_absolute():  # older platformdirs: "~/.cache" would be made in this very folder
         raise OSError("this user has no home folder")
     return _Place(path.parent, path.name, False)
