@@ -583,9 +583,10 @@ class _Judge:
             weight = np.array(float.fromhex(kind))
             self.weights = reduction.read(weight, layout, self.options)
             if reduction.missing(weight, np.zeros((), np.int64)):
+                shown = "nan" if np.isnan(weight) else NA_INTEGER
                 raise ValueError(
-                    f"sample_weight must be a number, got {NA_INTEGER} (NA in R): drop what is "
-                    "missing, or weigh it 0"
+                    f"sample_weight must be a number, got {shown} (NA in R): drop what is missing, "
+                    "or weigh it 0"
                 )
             self.weight = self._sent(weight)
             return self.weights.sample

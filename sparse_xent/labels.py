@@ -11,13 +11,16 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent.arrays.numpy import as_array, is_float, refuse_kind
-from sparse_xent.layout import Layout
+from sparse_xent.arrays import foreign
+from sparse_xent.arrays.numpy import as_array, is_float
+from sparse_xent.arrays.refusals import refuse_kind
+from sparse_xent.layout import Layout, judge
 from sparse_xent.options import NA_INTEGER
 
 Array = npt.NDArray[Any]
 Int64 = npt.NDArray[np.int64]
 
+SWAPPED = "y_true and y_pred look swapped: labels come first, then scores"
 _EXACT = {"bfloat16": 2**8, "float16": 2**11, "float32": 2**24, "float64": 2**53}
 
 
@@ -30,6 +33,7 @@ class Labels:
     axis: int
     classes: int
     ignored: tuple[int, ...]
+    subtracts: bool = True  # whether y - 1 is a number less, in what was sent
 
     def lower(self, block: Array) -> Int64:
         """A block of `y` as int64, -1 where ignored; ValueError if any is no class."""
@@ -90,24 +94,62 @@ class Labels:
 
     def _cause(self, value: Any, values: Array, bad: Array, y: Int64) -> str:
         if value != value or value == NA_INTEGER:
+            takes = f" ({self._ignoring(NA_INTEGER)} takes R's NA as it is)"
             return "; drop missing labels, or name a class for them in ignore_class" + (
-                "" if value != value else f" (ignore_class={NA_INTEGER} takes R's NA as it is)"
+                takes if value == value else ""
             )
         wrong = values[bad & (values == values)]
         if not np.isfinite(wrong).all() or (wrong != np.floor(wrong)).any():
             return "; labels are classes, not scores: are y_true and y_pred swapped?"
         kept = np.concatenate([y[y >= 0], wrong])
         if kept.min() >= 1 and kept.max() == self.classes:
-            return "; labels look 1-based: use y - 1 (in R: y - 1L)"
+            of = "" if self.subtracts else "of y = numpy.asarray(y_true); "
+            return f"; labels look 1-based: use y - 1 ({of}in R: y - 1L)"
         if value < 0:
-            return f"; if {int(value)} marks what should not count, pass ignore_class={int(value)}"
+            return f"; if {int(value)} marks what should not count, pass {self._ignoring(value)}"
         if value in (255, 65535):
-            return f"; if {int(value)} is a void class, pass ignore_class={int(value)}"
+            return f"; if {int(value)} is a void class, pass {self._ignoring(value)}"
         return f"; y_pred has {self.classes} classes along axis {self.axis}"
 
+    def _ignoring(self, value: Any) -> str:
+        """The option that ignores this class too."""
+        classes = sorted({*self.ignored, int(value)})
+        return f"ignore_class={classes if len(classes) > 1 else classes[0]}"
 
-def read(y_true: object, layout: Layout, ignored: tuple[int, ...]) -> Labels:
-    """The user's labels for a y_pred of this layout; their values are not checked yet."""
+
+def layout_of(x: Array, y_true: object, axis: int) -> Layout:
+    """The layout of y_pred, which is said to be swapped with y_true where it looks so.
+
+    Raises:
+        ValueError: y_pred has no such axis, or no class along it.
+    """
+    try:
+        return judge(x, axis)
+    except ValueError as error:
+        if are_whole(x) and _axes(y_true) == x.ndim + 1:
+            raise ValueError(f"{error}; {SWAPPED}") from None
+        raise
+
+
+def _axes(value: object) -> int:
+    """How many axes there are; none where that cannot be said."""
+    try:
+        return np.ndim(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return 0
+
+
+def read(
+    y_true: object, layout: Layout, ignored: tuple[int, ...], x: Array | None = None
+) -> Labels:
+    """The user's labels for a y_pred of this layout; their values are not checked yet.
+
+    Args:
+        y_true: what the user sent.
+        layout: y_pred's.
+        ignored: the classes that do not count.
+        x: y_pred, to see whether it looks like labels; None where its values cannot be read.
+    """
     y = as_array(y_true, "y_true")
     kind = y.dtype.kind
     if kind == "O" and not isinstance(y_true, np.ndarray) and _are_ints(y):
@@ -115,11 +157,15 @@ def read(y_true: object, layout: Layout, ignored: tuple[int, ...]) -> Labels:
     elif not (kind in "biu" or is_float(y.dtype)):
         refuse_kind(y_true, y, "y_true", "whole numbers (the classes' indices)")
     if is_float(y.dtype):
-        _check_exact(y.dtype, layout.classes)
-    return Labels(_shaped(y, layout), y.shape, layout.axis, layout.classes, ignored)
+        _check_exact(_sent_as(y_true, y.dtype), layout.classes)
+    argmax = f"numpy.argmax(y_true, axis={layout.axis})"
+    if foreign.library(y_true) == "torch":
+        argmax = f"y_true.float().argmax({layout.axis})"  # NumPy cannot read bfloat16
+    shaped, subtracts = _shaped(y, layout, x, argmax), hasattr(y_true, "__sub__")
+    return Labels(shaped, y.shape, layout.axis, layout.classes, ignored, subtracts)
 
 
-def _shaped(y: Array, layout: Layout) -> Array:
+def _shaped(y: Array, layout: Layout, x: Array | None, argmax: str) -> Array:
     """A view of y in the losses' shape, or a ValueError that says which shapes would do."""
     with_axis = (*layout.shape[: layout.axis], 1, *layout.shape[layout.axis + 1 :])
     if y.shape == layout.losses:
@@ -128,24 +174,55 @@ def _shaped(y: Array, layout: Layout) -> Array:
         return y.squeeze(layout.axis)
     if y.ndim == 0 and layout.count == 1:
         return y.reshape(layout.losses)
-    if y.shape == layout.shape:
+    expected = f"y_true must have y_pred's shape without axis {layout.axis}"
+    swapped = _look_swapped(y, layout, x)
+    if y.shape == layout.shape and not swapped:
         raise ValueError(
-            f"y_true must have y_pred's shape without axis {layout.axis}, got y_pred's own "
-            f"{y.shape}: its labels look one-hot: use loss_categorical_crossentropy, or argmax"
-            f" (numpy.argmax(y_true, axis={layout.axis}))"
+            f"{expected}, got y_pred's own {y.shape}: its labels look one-hot: use "
+            f"loss_categorical_crossentropy, or argmax ({argmax})"
         )
     got = "a single number" if y.ndim == 0 else f"{y.shape}"
     raise ValueError(
-        f"y_true must have y_pred's shape without axis {layout.axis}: expected {layout.losses} or "
-        f"{with_axis}, got {got} (y_pred is {layout.shape})"
+        f"{expected}: expected {layout.losses} or "
+        f"{with_axis}, got {got} (y_pred is {layout.shape}){f'; {SWAPPED}' if swapped else ''}"
     )
 
 
-def _check_exact(dtype: np.dtype[Any], classes: int) -> None:
-    limit = _EXACT.get(dtype.name, 2**53)
+def _look_swapped(y: Array, layout: Layout, x: Array | None) -> bool:
+    """Whether y_true looks like scores, and y_pred like labels; by shape alone without its values.
+
+    Scores have an axis more than labels (or a longer one), and are seldom whole numbers.
+    """
+    deeper = y.ndim == len(layout.shape) + 1
+    one_class = y.ndim == len(layout.shape) and layout.classes == 1 and y.shape != layout.shape
+    if x is None:
+        return y.dtype.kind == "f" and (deeper or one_class)
+    if deeper or one_class:
+        return not are_whole(y) or are_whole(x)
+    return y.shape == layout.shape and not are_whole(y) and are_whole(x)
+
+
+def are_whole(array: Array) -> bool:
+    """Whether all numbers are whole."""
+    if array.dtype.kind in "biu":
+        return True
+    values = array.astype(np.float64, copy=False)
+    return bool((values == np.floor(values)).all())
+
+
+def _sent_as(y_true: object, dtype: np.dtype[Any]) -> str:
+    """The dtype's name before the labels were an ndarray, in which torch's bfloat16 is float32."""
+    if isinstance(y_true, np.ndarray):
+        return dtype.name
+    name = str(getattr(y_true, "dtype", dtype)).removeprefix("torch.")
+    return name if name in _EXACT else dtype.name
+
+
+def _check_exact(dtype: str, classes: int) -> None:
+    limit = _EXACT.get(dtype, 2**53)
     if classes - 1 > limit:
         raise TypeError(
-            f"y_true must be of an integer dtype for {classes} classes, got {dtype.name}, which is "
+            f"y_true must be of an integer dtype for {classes} classes, got {dtype}, which is "
             f"exact up to {limit} only: pass the labels as they were before the cast to float"
         )
 

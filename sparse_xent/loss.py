@@ -39,7 +39,7 @@ class _Policy(Protocol):
 
 
 _DType = npt.DTypeLike | _Policy | None
-_IgnoreClass = int | float | Collection[int] | None
+_IgnoreClass = int | float | Collection[int] | npt.NDArray[Any] | None
 _ClassWeight = npt.ArrayLike | Mapping[int, float] | Mapping[str, float] | None
 
 
@@ -149,10 +149,12 @@ class SparseCategoricalCrossentropy(_Loss):
 
     Args:
         from_logits: whether `y_pred` holds logits; probabilities if False.
-        ignore_class: class, or list or set of classes, whose losses and gradients are exactly 0.
+        ignore_class: class, or list, set or array of classes, whose losses and gradients are
+            exactly 0.
         axis: the class axis of `y_pred`, 0-based.
         label_smoothing: share s of the target that is spread over all classes, 0 <= s <= 1.
-        class_weight: a vector of C weights, or a dict from classes to weights (absent ones are 1);
+        class_weight: a vector of C weights, of any library on the CPU; or a dict from classes to
+            weights, or a pandas Series that has the classes in its index (absent ones are 1). It
             multiplies each label's loss.
         normalize: how probabilities are made to sum to 1, "after" or "before" they are clipped, or
             "never".
@@ -223,7 +225,8 @@ class SparseCategoricalCrossentropy(_Loss):
                 integer dtype, or whole-number floats.
             y_pred: class scores, any real dtype, any memory layout.
             sample_weight: a number; or weights of the losses' shape, or of fewer axes that match
-                its leading ones, or with 1 in place of an axis.
+                its leading ones, or with 1 in place of an axis. None may be missing (NaN, R's NA)
+                but at ignored labels, where they are not read.
 
         Returns:
             A NumPy scalar of `dtype`; with reduction None an array of the losses' shape. 0 where
@@ -232,7 +235,8 @@ class SparseCategoricalCrossentropy(_Loss):
 
         Raises:
             TypeError: labels, scores or weights are not numbers.
-            ValueError: a label is neither a class nor ignored, or shapes do not fit.
+            ValueError: a label is neither a class nor ignored, a weight is missing, or shapes do
+                not fit.
         """
         if sample_weight is None and self._options.device is None:
             done = plain.reduced(y_true, y_pred, self._options, gradient=False)
@@ -429,10 +433,11 @@ def loss_sparse_categorical_crossentropy(
             object.
         y_pred: class scores, any real dtype, any memory layout, of rank 1 and up.
         from_logits: whether `y_pred` holds logits; probabilities if False.
-        ignore_class: class, or list or set of classes, whose loss is exactly 0.
+        ignore_class: class, or list, set or array of classes, whose loss is exactly 0.
         axis: the class axis of `y_pred`, 0-based; -1 is the last.
         label_smoothing: s, 0 <= s <= 1.
-        class_weight: a vector of C weights, or a dict from classes to weights (absent ones are 1);
+        class_weight: a vector of C weights, of any library on the CPU; or a dict from classes to
+            weights, or a pandas Series that has the classes in its index (absent ones are 1). It
             multiplies each label's loss.
         normalize: "after", as above; "before": r = clip(p / sum p, eps, 1 - eps), loss = -log(r_t),
             as Keras on torch and JAX has it; "never": loss = -log(q_t), one element read per label.
@@ -623,7 +628,7 @@ def _has_data(
     if "sample_weight" in unknown:
         raise TypeError(
             f"sample_weight is an argument of the object, not of {function}(): "
-            f"call {function}()(y_true, y_pred, sample_weight=w)"
+            f"call {_as_call(function, options)}(y_true, y_pred, sample_weight=w)"
         )
     refuse_unknown(unknown, ("y_true", "y_pred", *options), function)
     if not with_data:
@@ -638,9 +643,22 @@ def _has_data(
     if not isinstance(reduction, str) or reduction != REDUCTION:
         raise TypeError(
             f"reduction={reduction!r} is for the object: with data {function}() gives one loss "
-            f"per label; call {function}(reduction={reduction!r})(y_true, y_pred)"
+            f"per label; call {_as_call(function, options)}(y_true, y_pred)"
         )
     return True
+
+
+def _as_call(function: str, options: Mapping[str, object]) -> str:
+    """The call that makes the object with these options, for a message; defaults are left out."""
+    cls: Any = SparseCategoricalCrossentropy if "normalize" in options else CategoricalCrossentropy
+    shown = []
+    for key, value in options.items():
+        default = cls._default(key) if key != "dtype" else None
+        if isinstance(value, bool | int | float | str | type(None)):
+            shown += [f"{key}={value!r}"] if value != default else []
+        else:  # an array, say: by the argument's name
+            shown.append(f"{key}={key}")
+    return f"{function}({', '.join(shown)})"
 
 
 def _plain(key: str, value: Any) -> Any:

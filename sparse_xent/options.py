@@ -8,12 +8,14 @@ import difflib
 import math
 import numbers
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set, ValuesView
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from sparse_xent.arrays import foreign
+from sparse_xent.arrays.numpy import as_array
 from sparse_xent.kernels import Scores
 
 Normalize = Literal["after", "before", "never"]
@@ -127,30 +129,47 @@ def describe(value: object) -> str:
 # ---- numbers ------------------------------------------------------------------------------------
 
 
+_PLAIN = (int, float, str, bool, type(None))
+
+
+def scalar(value: Any, argument: str) -> Any:
+    """The number (or bool) that a 0-d array of any library holds; whatever else it is, as it is."""
+    if value.__class__ in _PLAIN or isinstance(value, Mapping):
+        return value
+    if hasattr(value, "as_py"):  # Arrow's scalars have no shape
+        return value.as_py()
+    shape = getattr(value, "shape", None)
+    if shape is None or len(shape):
+        return value
+    return as_array(value, argument)[()]
+
+
 def whole_number(value: object, argument: str) -> int:
-    """An int, a NumPy integer, or a whole float (R writes 2 as a double); bools are refused."""
-    if _is_bool(value):
+    """An int, a NumPy integer, or a whole float (R writes 2 as a double); bools are refused.
+
+    The number may stand in a 0-d array or tensor.
+    """
+    found = scalar(value, argument)
+    if _is_bool(found):
         raise TypeError(
-            f"{argument} must be a whole number, got {value!r} (a bool; in R an NA arrives as True)"
+            f"{argument} must be a whole number, got {found!r} (a bool; in R an NA arrives as True)"
         )
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    scalar = _scalar(value)
-    if isinstance(scalar, int):
-        return scalar
-    if isinstance(scalar, float):
-        if math.isfinite(scalar) and scalar == int(scalar):
-            return int(scalar)
-        raise ValueError(f"{argument} must be a whole number, got {scalar!r}")
+    real = _real(found)
+    if isinstance(real, int):
+        return real
+    if isinstance(real, float):
+        if math.isfinite(real) and real == int(real):
+            return int(real)
+        raise ValueError(f"{argument} must be a whole number, got {real!r}")
     raise TypeError(f"{argument} must be a whole number, got {describe(value)}")
 
 
 def number(value: object, argument: str) -> float:
     """A real number that is not NaN; bools and strings are refused."""
-    scalar = _scalar(value)
-    if _is_bool(value) or scalar is None:
+    real = _real(scalar(value, argument))
+    if real is None:
         raise TypeError(f"{argument} must be a number, got {describe(value)}")
-    result = _as_float(scalar)
+    result = _as_float(real)
     if math.isnan(result):
         raise ValueError(f"{argument} must be a number, got nan")
     return result
@@ -160,14 +179,10 @@ def _is_bool(value: object) -> bool:
     return isinstance(value, bool | np.bool_)
 
 
-def _scalar(value: object) -> int | float | None:
-    """A Python int or float from whatever holds just one number (a 0-d array too), else None."""
-    if _is_bool(value) or isinstance(value, str | bytes | complex):
+def _real(value: object) -> int | float | None:
+    """A Python int or float from one of any kind of real number; None for all else, bools too."""
+    if _is_bool(value) or isinstance(value, np.timedelta64):  # an integer by its class
         return None
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
-        if _is_bool(value):
-            return None
     if isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(value, numbers.Real | np.floating) or type(value).__name__ == "bfloat16":
@@ -184,9 +199,10 @@ def _as_float(value: Any) -> float:
 
 
 def _flag(value: object, argument: str) -> bool:
-    if not _is_bool(value):
+    flag = scalar(value, argument)
+    if not _is_bool(flag):
         raise TypeError(f"{argument} must be True or False, got {describe(value)}")
-    return bool(value)
+    return bool(flag)
 
 
 def _smoothing(value: object) -> float:
@@ -196,46 +212,64 @@ def _smoothing(value: object) -> float:
     return smoothing
 
 
+def _elements(value: Any, argument: str) -> list[Any] | None:
+    """The elements of a vector: a list, a set, an array of any library; None for all else."""
+    if isinstance(value, list | tuple | range | Set | ValuesView):
+        return list(value)
+    if value is None or isinstance(value, str | bytes | Mapping):
+        return None
+    if not any(hasattr(value, name) for name in ("__array__", "__dlpack__", "shape")):
+        return list(value) if isinstance(value, Iterable) else None
+    array = as_array(value, argument)
+    if array.ndim != 1:
+        return None
+    return array.tolist() if array.dtype.kind in "biuf" else list(array)
+
+
 def _ignored(value: object) -> tuple[int, ...]:
     """The ignored classes, sorted; () where there is none."""
     if value is None:
         return ()
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, list | tuple | set | frozenset | range):
-        classes = {whole_number(v, "ignore_class") for v in value}
-    else:
-        classes = {whole_number(value, "ignore_class")}
-    return tuple(sorted(classes))
+    classes = _elements(value, "ignore_class")
+    if classes is None:
+        classes = [value]
+    return tuple(sorted({whole_number(v, "ignore_class") for v in classes}))
 
 
-def _class_weight(value: object) -> tuple[float, ...] | tuple[tuple[int, float], ...] | None:
-    """A vector as a tuple of floats, a dict as sorted (class, weight) pairs."""
+def _class_weight(value: Any) -> tuple[float, ...] | tuple[tuple[int, float], ...] | None:
+    """A vector as a tuple of floats; a dict, or a vector with names, as (class, weight) pairs."""
     if value is None:
         return None
     if isinstance(value, Mapping):
-        if not value:
-            return None  # absent classes weigh 1, and all are absent
-        pairs = {_class_key(k): _weight(w, f"class_weight[{k!r}]") for k, w in value.items()}
-        if len(pairs) < len(value):
-            raise ValueError(f"class_weight names a class twice: {sorted(map(str, value))}")
-        return tuple(sorted(pairs.items()))
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            "class_weight must not be a masked array, whose mask would be lost: "
-            "class_weight.filled(...)"
-        )
-    if isinstance(value, str | bytes | set | frozenset):
-        raise TypeError(
-            f"class_weight must be a vector of numbers or a dict, got {describe(value)}"
-        )
-    try:
-        items = list(value)  # type: ignore[call-overload]
-    except TypeError:
-        raise TypeError(
-            f"class_weight must be a vector of one weight a class, or a dict, got {describe(value)}"
-        ) from None
-    return tuple(_weight(w, f"class_weight[{k}]") for k, w in enumerate(items))
+        return _by_class(list(value.keys()), list(value.values()), refuse_bool=True)
+    expected = "class_weight must be a vector of one weight a class, or a dict"
+    columns = foreign.column_names(value)
+    if columns is not None:
+        way_out = f": pass class_weight[{columns[0]!r}] or another column" if columns else ""
+        raise TypeError(f"{expected}, got a {type(value).__name__}{way_out}")
+    weights = None if isinstance(value, Set) else _elements(value, "class_weight")
+    if weights is None:
+        shape = getattr(value, "shape", ())
+        got = f"shape {tuple(shape)}" if len(shape) else describe(value)
+        raise TypeError(f"{expected}, got {got}")
+    refuse_bool = not all(map(_is_bool, weights))  # one among numbers may be R's NA
+    names = foreign.names(value)
+    if names is not None:
+        return _by_class(list(names), weights, refuse_bool)
+    return tuple(_weight(w, f"class_weight[{k}]", refuse_bool) for k, w in enumerate(weights))
+
+
+def _by_class(
+    keys: list[Any], weights: list[Any], refuse_bool: bool
+) -> tuple[tuple[int, float], ...] | None:
+    """Sorted (class, weight) pairs; None where there is none, for absent classes weigh 1."""
+    pairs: dict[int, float] = {}
+    for key, weight in zip(keys, weights, strict=True):
+        c = _class_key(key)
+        if c in pairs:
+            raise ValueError(f"class_weight must name a class once, got {c} more than once")
+        pairs[c] = _weight(weight, f"class_weight[{c}]", refuse_bool)
+    return tuple(sorted(pairs.items())) or None
 
 
 def _class_key(key: object) -> int:
@@ -248,17 +282,24 @@ def _class_key(key: object) -> int:
     return whole_number(key, "class_weight's key")
 
 
-def _weight(value: object, argument: str) -> float:
-    if _is_bool(value):
-        return float(bool(value))
-    scalar = _scalar(value)
-    if scalar is None:
-        raise TypeError(f"{argument} must be a number, got {describe(value)}")
-    if scalar == NA_INTEGER:
-        raise ValueError(f"{argument} must be a number, got {NA_INTEGER} (NA in R)")
-    weight = _as_float(scalar)
-    if math.isinf(weight) and isinstance(scalar, int):
-        raise ValueError(f"{argument} must fit a float, got an int of {scalar.bit_length()} bits")
+def _weight(value: object, argument: str, refuse_bool: bool) -> float:
+    """One weight; among numbers a bool is refused, for R's NA arrives as one."""
+    found = scalar(value, argument)
+    if _is_bool(found) and not refuse_bool:
+        return float(found)
+    real = _real(found)
+    if real is None:
+        got = (
+            f"{found!r} (a bool; in R an NA arrives as True)"
+            if _is_bool(found)
+            else describe(value)
+        )
+        raise TypeError(f"{argument} must be a number, got {got}")
+    if real == NA_INTEGER or real != real:
+        raise ValueError(f"{argument} must be a number, got {real!r} (NA in R)")
+    weight = _as_float(real)
+    if math.isinf(weight) and isinstance(real, int):
+        raise ValueError(f"{argument} must fit a float, got an int of {real.bit_length()} bits")
     return weight
 
 
@@ -311,6 +352,8 @@ def float_name(value: object, argument: str) -> str:
 def _dtype_name(value: object) -> str | None:
     if value is None or isinstance(value, int | float | list | dict):
         return None
+    if type(value).__module__.partition(".")[0] in ("torch", "tensorflow"):
+        value = getattr(value, "name", str(value).removeprefix("torch."))
     try:
         name: str = np.dtype(value).name  # type: ignore[call-overload]
         return name

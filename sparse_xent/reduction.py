@@ -12,7 +12,9 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent.arrays.numpy import as_array, is_float, refuse_kind
+from sparse_xent.arrays import foreign
+from sparse_xent.arrays.numpy import as_array, is_float
+from sparse_xent.arrays.refusals import refuse_kind
 from sparse_xent.layout import Layout
 from sparse_xent.options import NA_INTEGER, Options
 
@@ -41,24 +43,31 @@ class Weights:
         return w
 
     def refuse(self, y: Int64) -> NoReturn:
-        """ValueError that names the first weight that is NA; `y` are all labels, lowered."""
+        """ValueError that names the first weight that is missing; `y` are all labels, lowered."""
         assert self.sample is not None
-        index = np.argwhere(missing(self.sample, y))[0]
-        raise ValueError(self.complaint(tuple(int(i) for i in index)))
+        index = tuple(int(i) for i in np.argwhere(missing(self.sample, y))[0])
+        value = self.sample[index]
+        raise ValueError(self.complaint(index, "nan" if value != value else f"{NA_INTEGER}"))
 
-    def complaint(self, at: tuple[int, ...]) -> str:
-        """What there is to say of a weight that is NA, at this place among the losses."""
+    def complaint(self, at: tuple[int, ...], shown: str = f"{NA_INTEGER} or nan") -> str:
+        """What there is to say of a weight that is missing.
+
+        Args:
+            at: its place among the losses.
+            shown: the weight; both that it may be where it cannot be seen.
+        """
         sent = self.sent[: len(at)]
         position = tuple(0 if length == 1 else i for i, length in zip(at, sent, strict=False))
         return (
-            f"sample_weight must hold numbers: got {NA_INTEGER} (NA in R) at {position}; "
+            f"sample_weight must hold numbers: got {shown} (NA in R) at {position}; "
             "drop what is missing, or weigh it 0"
         )
 
 
 def missing(sample: Array, y: Int64) -> npt.NDArray[np.bool_]:
-    """Where a weight that counts is R's NA."""
-    found: npt.NDArray[np.bool_] = (sample.astype(np.float64, copy=False) == NA_INTEGER) & (y >= 0)
+    """Where a weight that counts is NaN or R's integer NA."""
+    w = sample.astype(np.float64, copy=False)
+    found: npt.NDArray[np.bool_] = (np.isnan(w) | (w == NA_INTEGER)) & (y >= 0)
     return found
 
 
@@ -70,7 +79,8 @@ def read(sample_weight: object, layout: Layout, options: Options) -> Weights:
     w = as_array(sample_weight, "sample_weight")
     if not (w.dtype.kind in "biu" or is_float(w.dtype)):
         refuse_kind(sample_weight, w, "sample_weight", "numbers")
-    return Weights(_aligned(w, layout.losses), w.shape, by_class)
+    indexes = isinstance(sample_weight, np.ndarray) or foreign.library(sample_weight) == "torch"
+    return Weights(_aligned(w, layout.losses, indexes), w.shape, by_class)
 
 
 def weighted(losses: Array, w: Float64) -> Float64:
@@ -89,8 +99,11 @@ def divisor(reduction: str | None, kept: int, weight: float) -> float:
             return float(kept)
 
 
-def _aligned(w: Array, losses: tuple[int, ...]) -> Array:
-    """w broadcast to the losses' shape, its axes aligned with the leading ones: a view."""
+def _aligned(w: Array, losses: tuple[int, ...], indexes: bool) -> Array:
+    """w broadcast to the losses' shape, its axes aligned with the leading ones: a view.
+
+    `indexes` says whether what was sent takes w[None, :].
+    """
     if w.ndim == 0:
         return np.broadcast_to(w, losses)
     if w.ndim == len(losses) + 1 and w.shape[-1] == 1:
@@ -103,6 +116,8 @@ def _aligned(w: Array, losses: tuple[int, ...]) -> Array:
     if w.ndim == 1 and len(losses) > 1 and w.shape[0] == losses[-1]:
         ahead = ", ".join(["None"] * (len(losses) - 1))
         advice = f"; to weigh the last axis, pass w[{ahead}, :]"
+        if not indexes:
+            advice += " of w = numpy.asarray(sample_weight)"
     raise ValueError(
         f"sample_weight must have the losses' shape {losses}, or fewer axes that match its leading "
         f"ones, or a 1 in place of an axis: got {w.shape}{advice}"

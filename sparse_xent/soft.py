@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from sparse_xent import labels, sweep
 from sparse_xent.arrays import numpy as arrays
+from sparse_xent.arrays.refusals import refuse_kind
 from sparse_xent.kernels import Scores, soft
 from sparse_xent.layout import Block, Layout, judge
 from sparse_xent.options import Options
@@ -55,7 +56,7 @@ class SoftCall(sweep.Call):
     def _lower(self, block: Block, y: Array) -> Int64:
         targets = block.of(self.layout.scores(self.targets))
         if not (targets >= 0).all():  # NaN is not >= 0 either
-            _refuse(self.targets)
+            _refuse(self.targets, self.x)
         return self.labels.lower(y)
 
     def _nll(self, x: Array, block: Block, y: Int64) -> Array:
@@ -77,21 +78,26 @@ class SoftCall(sweep.Call):
 def _targets(y_true: object, x: Array) -> Array:
     a = arrays.as_array(y_true, "y_true")
     if not (a.dtype.kind in "biu" or arrays.is_float(a.dtype)):
-        arrays.refuse_kind(y_true, a, "y_true", "numbers (a weight for each class)")
+        refuse_kind(y_true, a, "y_true", "numbers (a weight for each class)")
     if a.shape != x.shape:
+        order = ""
+        if labels.are_whole(x) and not labels.are_whole(a):
+            order = f"; {labels.SWAPPED}"
         raise ValueError(
             f"y_true must have y_pred's shape {x.shape}, got {a.shape}: for one integer a label "
-            "use loss_sparse_categorical_crossentropy"
+            f"use loss_sparse_categorical_crossentropy{order}"
         )
     return a
 
 
-def _refuse(targets: Array) -> NoReturn:
+def _refuse(targets: Array, x: Array) -> NoReturn:
     """ValueError that names the first target, in C order, that is negative or NaN."""
     bad = ~(targets >= 0)
     index = tuple(int(i) for i in np.argwhere(bad)[0])
     more = int(np.count_nonzero(bad)) - 1
     others = f" and {more} more" if more else ""
+    if labels.are_whole(x) and not labels.are_whole(targets):
+        others += f"; {labels.SWAPPED}"
     raise ValueError(
         f"y_true must hold targets of 0 and more, got {targets[index]} at {index}{others}; for "
         "integer labels, -1 for a void class among them, use loss_sparse_categorical_crossentropy"

@@ -129,8 +129,8 @@ class Call:
     ) -> "Call":
         """What the user sent, checked but for the values of labels and weights."""
         x = arrays.scores(y_pred)
-        layout = judge(x, options.axis)
-        targets = labels.read(y_true, layout, options.ignore_class)
+        layout = labels.layout_of(x, y_true, options.axis)
+        targets = labels.read(y_true, layout, options.ignore_class, x)
         return cls(**parts(x, layout, targets, sample_weight, options))
 
     def inputs(self) -> dict[str, Array | None]:

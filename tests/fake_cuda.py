@@ -211,7 +211,7 @@ class Work:
         self.positions = outer, a.inner
         y, bad, ignored = self._labels()
         w = self._of(a.w, a.wo, a.wi, a.w_code, 1.0)
-        missing = (w == -(2**31)) & ~ignored & ~bad
+        missing = (np.isnan(w) | (w == -(2**31))) & ~ignored & ~bad
         if missing.any():
             self._tell(1, a.first + int(np.flatnonzero(missing.ravel())[0]))
         if a.by_class:

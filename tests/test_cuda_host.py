@@ -702,16 +702,17 @@ def test_old_words_go_round(cupy, monkeypatch):
     assert not device.is_told()
 
 
-def test_a_missing_weight_is_told_of(cupy):
+@pytest.mark.parametrize("missing", [-(2**31), np.nan], ids=["NA", "nan"])
+def test_a_missing_weight_is_told_of(cupy, missing):
     y, x, w, _ = case()
-    w[4] = -(2**31)
+    w[4] = missing
     SPARSE()(*map(cupy.asarray, (y, x, w)))
     with pytest.raises(
-        ValueError, match=r"^sample_weight must hold numbers: got -2147483648 .* \(4,"
+        ValueError, match=r"^sample_weight must hold numbers: got -2147483648 or nan .* \(4,"
     ):
         sx.cuda_check()
-    with pytest.raises(ValueError, match="sample_weight must be a number, got -2147483648"):
-        SPARSE()(cupy.asarray(y), cupy.asarray(x), -(2**31))
+    with pytest.raises(ValueError, match=f"sample_weight must be a number, got {missing}"):
+        SPARSE()(cupy.asarray(y), cupy.asarray(x), missing)
 
 
 def test_devices_that_were_not_used_have_nothing_to_tell(gpu):

@@ -435,10 +435,21 @@ def test_bad_labels_in_every_walk(walk):
     assert not np.isnan(made.losses.flat[:-1]).any()
 
 
-def test_a_missing_weight_is_named():
+@pytest.mark.parametrize(
+    ("dtype", "missing"),
+    [
+        ("int32", -(2**31)),
+        ("float64", -(2**31)),
+        ("float16", np.nan),
+        ("float32", np.nan),
+        ("float64", np.nan),
+        ("bfloat16", np.nan),
+    ],
+)
+def test_a_missing_weight_is_named(dtype, missing):
     x, y = device.scores((40, 6, 1), "float32")
-    w = np.ones((40, 1), np.int32)
-    w[[4, 7, 9]] = -(2**31)
+    w = np.ones((40, 1), DTYPES.get(dtype, dtype))
+    w[[4, 7, 9]] = missing
     y[4] = -1  # ignored: its weight is not read
     assert run(Given(x, y, w=w), NLL).error.tolist() == [NONE, 7]
 

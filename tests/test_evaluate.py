@@ -418,8 +418,19 @@ def test_missing_weights_are_refused_where_they_count(small_boxes):
         evaluate("y.npy", "x.npy", from_logits=True, sample_weight="w.npy", ignore_class=99)
 
 
-def test_weights_that_are_not_finite_make_the_mean_nan():
-    save(w=np.array([1.0, np.nan]), y=np.array([0, 1]), x=logits(2, 3))
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_a_weight_of_nan_is_missing_unless_its_label_is_ignored(dtype):
+    w = np.ones(20, dtype)
+    w[3] = w[17] = np.nan
+    y = labels(20, classes=3)
+    y[3] = 99
+    save(w=w, y=y, x=logits(20, 3))
+    with pytest.raises(ValueError, match=r"w.npy must hold numbers: got nan .* at \(17,\)"):
+        evaluate("y.npy", "x.npy", from_logits=True, sample_weight="w.npy", ignore_class=99)
+
+
+def test_weights_that_are_infinite_make_the_mean_nan():
+    save(w=np.array([1.0, np.inf]), y=np.array([0, 1]), x=logits(2, 3))
     got = evaluate("y.npy", "x.npy", from_logits=True, sample_weight="w.npy")
     assert math.isnan(got.mean_loss)
     assert math.isnan(got.accuracy)

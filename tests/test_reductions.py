@@ -7,6 +7,7 @@ losses here are logs of powers of two, so that a value in units of log 2 is a nu
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -19,6 +20,7 @@ from oracle import Definition, assert_close
 from sparse_xent import SparseCategoricalCrossentropy, loss_sparse_categorical_crossentropy
 
 NAN, INF = np.nan, np.inf
+NA = -2147483648  # how R's integer NA arrives
 MEANS = ["sum_over_batch_size", "mean", "auto"]
 REDUCTIONS = [*MEANS, "sum", "mean_with_sample_weight", None, "none"]
 # -log2 of the first class: 1, 2, 3, 4.
@@ -340,14 +342,72 @@ def test_weights_are_taken_as(w: Any, want: float) -> None:
     assert easy(w=w, reduction="sum") == pytest.approx(want, rel=1e-14)
 
 
-def test_a_nan_weight_gives_nan() -> None:
-    for reduction in ("mean", "sum", "mean_with_sample_weight"):
-        value, gradient = make(normalize="never", reduction=reduction).value_and_grad(
-            [0, 0], EASY[:2], [1, NAN]
-        )
-        assert np.isnan(value)
-        assert np.isnan(gradient[1, 0])
-    assert np.isnan(easy(w=[1, NAN, 0, 0], reduction=None)).tolist() == [False, True, False, False]
+HOW_A_WEIGHT_IS_NAN = {
+    "float16": np.float16,
+    "float32": np.float32,
+    "float64": np.float64,
+    "long double": np.longdouble,
+    "bfloat16": ml_dtypes.bfloat16,
+    "other byte order": ">f4",
+    "a list": list,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing"),
+    [
+        pytest.param(kind, missing, id=f"{kind}, {missing}")
+        for kind in HOW_A_WEIGHT_IS_NAN
+        for missing in (NAN, -NAN, float(NA))
+        if (kind, missing) != ("float16", NA)  # which float16 does not reach
+    ],
+)
+@pytest.mark.parametrize(
+    "y_pred",
+    [EASY, EASY[:, ::-1], EASY.astype(">f8")],
+    ids=["compiled", "strided", "another byte order"],
+)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "mean_with_sample_weight", None])
+def test_a_weight_that_is_missing_is_refused(
+    missing: float, kind: str, y_pred: Any, reduction: str | None
+) -> None:
+    make_array = HOW_A_WEIGHT_IS_NAN[kind]
+    w: Any = [1.0, 2.0, missing, missing]
+    w = w if make_array is list else np.array(w).astype(make_array)
+    loss = make(normalize="never", reduction=reduction)
+    for call in (loss, loss.value_and_grad):
+        with pytest.raises(
+            ValueError, match=r"^sample_weight .*\(NA in R\) at \(2,\); drop"
+        ) as said:
+            call(ZEROS, y_pred, w)
+        assert ("nan" in str(said.value)) == (missing != missing)
+
+
+def test_a_late_weight_that_is_missing_leaves_out_as_it_was() -> None:
+    w = np.ones(300_000)
+    w[299_998] = NAN
+    y_pred, out = np.full((w.size, 2), 0.5, "float32"), np.full((w.size, 2), 7.0, "float32")
+    with pytest.raises(ValueError, match=r"^sample_weight .* at \(299998,\)"):
+        make().value_and_grad(np.zeros(w.size, "int8"), y_pred, w, out=out)
+    assert (out == 7).all()
+
+
+@pytest.mark.parametrize("missing", [NAN, float(NA)], ids=["nan", "NA"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", ">f8"])
+def test_a_missing_weight_at_an_ignored_label_is_not_read(missing: float, dtype: str) -> None:
+    loss, labels = make(ignore_class=255), np.array([0, 255, 1, 0])
+    w = np.array([1.0, missing, 2.0, 3.0], dtype)
+    want = loss.value_and_grad(labels, EASY, [1.0, 0.0, 2.0, 3.0])
+    got = loss.value_and_grad(labels, EASY, w)
+    assert got[0] == want[0]
+    assert got[1].tobytes() == want[1].tobytes()
+
+
+@pytest.mark.parametrize("w", [NAN, np.float32(NAN), np.array(NAN), [NAN], [[NAN]]], ids=repr)
+def test_a_missing_weight_of_all_is_refused_at_the_place_where_it_was_sent(w: Any) -> None:
+    place = re.escape(str((0,) * min(1, np.ndim(w))))
+    with pytest.raises(ValueError, match=rf"^sample_weight .*nan \(NA in R\) at {place};"):
+        make()(ZEROS, EASY, w)
 
 
 @pytest.mark.parametrize(

@@ -419,6 +419,45 @@ LABEL_ROWS = [
         "argmax",
         y_pred=GRID,
     ),
+    # Scores first, as torch and yardstick have it.
+    label("swapped", ValueError, SCORES, "swapped", y_pred=LABELS, unsaid=("one-hot",)),
+    label("swapped-lists", ValueError, SCORES.tolist(), "swapped", y_pred=LABELS.tolist()),
+    label("swapped-column", ValueError, SCORES, "swapped", y_pred=LABELS[:, None]),
+    label("swapped-one-row", ValueError, SCORES[0], "swapped", y_pred=LABELS[:1]),
+    label("swapped-float-labels", ValueError, SCORES, "swapped", y_pred=LABELS * 1.0),
+    label("swapped-grid", ValueError, GRID, "swapped", y_pred=GRID_LABELS),
+    label(
+        "swapped-axis-1",
+        ValueError,
+        np.moveaxis(GRID, -1, 1),
+        "swapped",
+        y_pred=GRID_LABELS,
+        axis=1,
+    ),
+    label(
+        "swapped-axis-1-kept",
+        ValueError,
+        np.moveaxis(GRID, -1, 1),
+        "swapped",
+        y_pred=GRID_LABELS[:, None],
+        axis=1,
+    ),
+    label("swapped-counts", ValueError, SCORES > 0.3, "swapped", y_pred=LABELS),
+    label("swapped-1-d", ValueError, SCORES[0], "swapped", y_pred=np.array([1, 0, 0, 1])),
+    label("swapped-one-hot", ValueError, SCORES, "swapped", y_pred=np.eye(4, dtype=int)[LABELS]),
+    label("swapped-values", ValueError, [0.1, 0.7, 0.2], "swapped", position=(0,)),
+    Refusal(
+        "axis-swapped",
+        ValueError,
+        "axis",
+        ("swapped",),
+        y_true=np.moveaxis(SCORES, -1, 1),
+        y_pred=LABELS,
+        options={"axis": 1},
+        only="object",
+    ),
+    label("not-swapped", ValueError, [0, 1], unsaid=("swap",)),
+    label("deep-labels", ValueError, np.zeros((3, 4, 2), int), unsaid=("swap",)),
 ]
 
 PREDICTION_ROWS = [
@@ -440,6 +479,11 @@ PREDICTION_ROWS = [
     prediction("generator", TypeError, (row for row in SCORES)),
     prediction("ragged", EITHER, [[0.5, 0.5], [1.0], [0.5, 0.5]]),
     prediction("0-d", ValueError, np.float64(0.5), y_true=0),
+    prediction("swapped-0-d", ValueError, 2, "swapped", y_true=SCORES[0]),
+    replace(
+        prediction("masked-rows", TypeError, list(np.ma.MaskedArray(SCORES)), "masked"),
+        only="object",  # a file has no masks
+    ),
     prediction("python-float", ValueError, 0.5, y_true=0),
     prediction("no-class", ValueError, np.zeros((3, 0)), "(3, 0)"),
     prediction("no-class-and-no-row", ValueError, np.zeros((0, 0)), y_true=np.zeros(0, int)),
@@ -513,6 +557,29 @@ OPTION_ROWS = [
     option("class_weight", TypeError, {1.0, 2.0, 3.0, 4.0}, id="set"),
     option("class_weight", ValueError, [1, NA, 1, 1], "NA"),
     option("class_weight", ValueError, {2: NA}, "NA"),
+    option("class_weight", ValueError, [1, float("nan"), 1, 1], "class_weight[1]", "nan", "NA"),
+    option("class_weight", ValueError, np.array([1, 1, 1, np.nan], "f4"), "class_weight[3]", "NA"),
+    option("class_weight", ValueError, {"2": float("nan")}, "class_weight[2]", "NA"),
+    option("class_weight", TypeError, {2: True}, "True", "NA"),
+    option("class_weight", TypeError, [1.0, True, 1.0, 1.0], "class_weight[1]", "True", "NA"),
+    option("class_weight", EITHER, np.zeros(4, "m8[s]"), id="durations"),
+    option("class_weight", EITHER, np.zeros(4, "M8[s]"), id="dates"),
+    option("class_weight", EITHER, np.float64(2.0), id="a NumPy scalar"),
+    option("ignore_class", TypeError, np.array([True, False]), id="bool array"),
+    option("ignore_class", TypeError, np.array(True), id="0-d bool array"),
+    option("ignore_class", EITHER, np.array([1.0, np.nan]), "nan", id="nan in an array"),
+    option("ignore_class", EITHER, np.array([1.5]), "1.5", id="a half in an array"),
+    option("ignore_class", TypeError, np.array([[1, 2]]), id="2-d"),
+    option("ignore_class", TypeError, np.ma.MaskedArray([1, 2]), "masked", id="masked"),
+    option("ignore_class", TypeError, np.array(["1"]), id="string array"),
+    option("ignore_class", TypeError, np.array([1], "m8[s]"), id="durations"),
+    option("ignore_class", TypeError, np.array([1], "M8[s]"), id="dates"),
+    option("ignore_class", TypeError, b"1", id="bytes"),
+    option("axis", TypeError, np.array(True), id="0-d bool array"),
+    option("axis", TypeError, np.timedelta64(1, "s"), id="a duration"),
+    option("label_smoothing", TypeError, np.array(True), id="0-d bool array"),
+    option("label_smoothing", TypeError, np.array([0.1]), id="1-d"),
+    option("from_logits", TypeError, np.array([True]), id="1-d"),
     option("class_weight", EITHER, 2.0),
     option("class_weight", EITHER, [[1.0, 2.0], [3.0]], id="ragged"),
     option("reduction", ValueError, "sum_over_batchsize", "sum_over_batch_size"),
@@ -581,6 +648,38 @@ WEIGHT_ROWS = [
     weight("NA", ValueError, np.array([1, NA, NA], np.int32), "NA", position=(1,)),
     weight("NA-double", ValueError, [1.0, 2.0, float(NA)], "NA", position=(2,)),
     weight("NA-scalar", ValueError, NA, "NA"),
+    weight("nan", ValueError, np.array([1, np.nan, np.nan]), "nan", "NA", position=(1,)),
+    weight("nan-float16", ValueError, np.array([1, 2, np.nan], "f2"), "NA", position=(2,)),
+    weight("nan-float32", ValueError, np.array([1, 2, np.nan], "f4"), "NA", position=(2,)),
+    weight("nan-in-a-list", ValueError, [float("nan"), 2.0, 1.0], "NA", position=(0,)),
+    weight("nan-scalar", ValueError, float("nan"), "nan", "NA"),
+    weight(
+        "nan-in-a-grid",
+        ValueError,
+        np.array([[1, 2, 3], [4, np.nan, 5]]),
+        "NA",
+        position=(1, 1),
+        y_true=GRID_LABELS,
+        y_pred=GRID,
+    ),
+    weight(
+        "nan-beside-ignored",
+        ValueError,
+        [np.nan, np.nan, 1],
+        "nan",
+        position=(1,),
+        y_true=[-1, 0, 1],
+        ignore_class=-1,
+    ),
+    weight(
+        "nan-late",
+        ValueError,
+        np.where(np.arange(300_000) == 299_990, np.nan, 1),
+        "NA",
+        position=(299_990,),
+        y_true=many({}),
+        y_pred=MANY,
+    ),
     weight(
         "NA-in-a-grid",
         ValueError,
@@ -779,7 +878,8 @@ def in_a_file(value: Any) -> np.ndarray | None:
 def fits_files(row: Refusal) -> bool:
     given = [row.y_true, row.y_pred] + ([] if row.sample_weight is None else [row.sample_weight])
     flags = all(name in FLAGS and type(value) is int for name, value in row.options.items())
-    return flags and all(in_a_file(value) is not None for value in given)
+    there = all(in_a_file(value) is not None for value in given)
+    return flags and there and row.only is None
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.id) for row in ROWS if fits_files(row)])
@@ -1074,6 +1174,11 @@ SOFT_ROWS = [
     soft("nan-float32", ValueError, with_cell(np.nan, np.float32), position=(2, 1)),
     soft("sparse-labels", ValueError, LABELS, "loss_sparse_categorical_crossentropy"),
     soft("sparse-column", ValueError, LABELS[:, None], "(3, 4)", "(3, 1)"),
+    replace(soft("swapped", ValueError, SCORES, "swapped"), y_pred=LABELS),
+    replace(
+        soft("swapped-logits", ValueError, SCORES - 0.15, "swapped", position=(0, 0)),
+        y_pred=TARGETS,
+    ),
     soft("transposed", ValueError, TARGETS.T, "(3, 4)", "(4, 3)"),
     soft("strings", TypeError, TARGETS.astype(str)),
     soft("complex", TypeError, TARGETS + 0j, "complex"),

@@ -9,30 +9,25 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from sparse_xent.arrays import foreign
+from sparse_xent.arrays.refusals import refuse_kind
+
 Array = npt.NDArray[Any]
 
 # Other libraries' tensors: NumPy could read some of them, but the result would silently leave
 # their library, their device and their gradient tape.
-_TENSORS = {
-    "torch": "y_pred.detach().cpu().numpy()",
-    "tensorflow": "y_pred.numpy()",
-    "jax": "numpy.asarray(y_pred)",
-    "jaxlib": "numpy.asarray(y_pred)",
-    "cupy": "y_pred.get()",
-    "dask": "y_pred.compute()",
-}
+_TENSORS = ("torch", "tensorflow", "jax", "jaxlib", "cupy", "dask")
+# ml_dtypes' integers of a few bits, which NumPy neither compares nor counts among its integers.
+_SMALL = {"int1": np.int8, "int2": np.int8, "int4": np.int8,
+          "uint1": np.uint8, "uint2": np.uint8, "uint4": np.uint8}  # fmt: skip
 
 
 def scores(y_pred: object) -> Array:
     """y_pred as an ndarray of real numbers, the same memory where it is an array."""
-    libraries = [base.__module__.partition(".")[0] for base in type(y_pred).__mro__]
-    library = next((name for name in libraries if name in _TENSORS), None)
-    if library is not None and not isinstance(y_pred, np.ndarray):
-        raise TypeError(
-            f"y_pred must be a NumPy array or convert to one, got a {library} "
-            f"{type(y_pred).__name__}: pass {_TENSORS[library]}"
-        )
-    x = as_array(y_pred, "y_pred")
+    library = None if type(y_pred) is np.ndarray else foreign.library(y_pred)
+    if library in _TENSORS and hasattr(y_pred, "shape"):
+        foreign.refuse_tensor(y_pred, "y_pred")
+    x = complete(y_pred, "y_pred")
     if is_float(x.dtype) or x.dtype.kind in "biu":
         return x
     refuse_kind(y_pred, x, "y_pred", "numbers (probabilities or logits)")
@@ -49,63 +44,89 @@ def effective(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def is_float(dtype: np.dtype[Any]) -> bool:
     """Whether dtype is a real float, ml_dtypes' bfloat16 (kind "V") among them."""
-    return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")
+    return dtype.kind in "fV" and (
+        issubclass(dtype.type, np.floating) or dtype.name == "bfloat16"  # not ml_dtypes' float8
+    )
+
+
+def complete(value: object, argument: str) -> Array:
+    """An ndarray of whatever holds numbers, none of which is missing (NA, null) to its library."""
+    if type(value) is np.ndarray and value.dtype.kind != "V":
+        return value
+    mask = foreign.missing(value)
+    if mask is not None:
+        index = tuple(int(i) for i in np.argwhere(mask)[0])
+        more = int(np.count_nonzero(mask)) - 1
+        raise ValueError(
+            f"{argument} must hold numbers, got NA at {index}{foreign.column(value, index)}"
+            f"{f' and {more} more' if more else ''}; drop the rows that have something missing"
+        )
+    return as_array(value, argument)
 
 
 def as_array(value: object, argument: str) -> Array:
-    """An ndarray of whatever holds numbers; masked arrays, dicts and ragged lists are refused."""
+    """An ndarray of whatever holds numbers; masked arrays, dicts and ragged lists are refused.
+
+    What is missing to its library (pandas' NA, Arrow's null) is NaN.
+    """
     if type(value) is np.ndarray:
-        return value
-    if isinstance(value, np.ma.MaskedArray):
+        return value if value.dtype.kind != "V" else _widened(value)
+    _refuse_container(value, argument)
+    array = foreign.array(value, argument)
+    if array is not None:
+        return _widened(array)
+    try:
+        return _widened(np.asarray(value))
+    except ValueError:
+        raise ValueError(f"{argument} must be rectangular, got {_ragged(value)}") from None
+    except (TypeError, RuntimeError) as error:
+        line = _line(error)
+        first = value[0] if isinstance(value, list | tuple) else None
+        if foreign.library(first) == "torch":
+            line += f"; pass [{foreign.as_numpy(first, 'row')} for row in {argument}]"
         raise TypeError(
-            f"{argument} must not be a masked array, whose mask would be lost: fill it first, "
-            f"{argument}.filled(...), for labels with a class that ignore_class names"
-        )
+            f"{argument} must be an array of numbers, got a {type(value).__name__}: {line}"
+        ) from None
+
+
+def _widened(array: Array) -> Array:
+    """The array in a dtype that NumPy counts with: integers of 4 bits and fewer get 8."""
+    return array.astype(_SMALL[array.dtype.name]) if array.dtype.name in _SMALL else array
+
+
+def _refuse_container(value: object, argument: str) -> None:
+    """TypeError for what NumPy would read, and lose something or find nothing in it."""
+    masked = value
+    if isinstance(value, list | tuple):  # of types there are few, of elements many
+        some = any(issubclass(kind, np.ma.MaskedArray) for kind in set(map(type, value)))
+        masked = next(v for v in value if isinstance(v, np.ma.MaskedArray)) if some else None
+    if isinstance(masked, np.ma.MaskedArray):
+        _refuse_masked(value, masked, argument)
     if isinstance(value, dict):
         raise TypeError(
-            f"{argument} must be an array, got a dict (in R: a list or a data.frame; "
-            f"send as.matrix({argument}))"
+            f"{argument} must be an array, got a dict (in R: a list or a data.frame; send "
+            f"as.matrix({argument})): pass numpy.column_stack(list({argument}.values()))"
         )
     if type(value).__module__.startswith("scipy.sparse"):
         raise TypeError(f"{argument} must be dense, got a sparse matrix: pass {argument}.toarray()")
-    try:
-        return np.asarray(value)
-    except ValueError:
-        raise ValueError(f"{argument} must be rectangular, got {_ragged(value)}") from None
-    except TypeError as error:
-        raise TypeError(
-            f"{argument} must be an array of numbers, got {type(value).__name__}: {_line(error)}"
-        ) from None
-    except RuntimeError as error:  # a torch tensor that requires grad, say
-        raise TypeError(f"{argument} must convert to a NumPy array: {_line(error)}") from None
 
 
-def refuse_kind(value: object, array: Array, argument: str, expected: str) -> NoReturn:
-    """TypeError for data that is not numbers, with the first offender where there is one."""
-    kind = array.dtype.kind
-    way_out = ""
-    offender = _offender(value, array) if kind in "OUST" else None
-    if offender is not None:
-        position, found = offender
-        where = f" at {position}" if array.ndim else ""
-        got = f"{found!r} ({type(found).__name__}){where}"
-        if isinstance(found, str | bytes) and argument == "y_true":
-            way_out = "; for an R factor send as.integer(f) - 1L, for names their index"
-        elif argument == "y_pred":
-            way_out = (
-                "; drop the columns that are not numbers (in R: as.matrix() of those that are)"
-            )
-        elif found is None or type(found).__name__ in ("NAType", "NaTType"):
-            way_out = "; drop what is missing, or give it a class that ignore_class names"
-    elif kind == "c":
-        got = f"complex numbers ({array.dtype})"
-        way_out = f"; {argument}.real, if the imaginary part is 0"
+def _refuse_masked(value: object, masked: object, argument: str) -> NoReturn:
+    """TypeError for a masked array, or a list with one in it: to be filled with what is ignored."""
+    if masked is value and masked is np.ma.masked:
+        raise TypeError(f"{argument} must be a number, got numpy.ma.masked")
+    why, kind, filler = {
+        "y_true": ("with ignore_class=-1", "int", "-1"),
+        "y_pred": ("for losses of NaN there", "float", "numpy.nan"),
+    }.get(argument, ("for weights of 0 there", "float", "0"))
+    if masked is np.ma.masked:
+        way_out = f"{why} pass [{filler} if v is numpy.ma.masked else v for v in {argument}]"
+    elif argument == "ignore_class":
+        way_out = "pass ignore_class.compressed()"
     else:
-        got = f"dtype {array.dtype}"
-        if kind == "O":
-            number = "int" if argument == "y_true" else "float"
-            way_out = f"; its elements are numbers: pass {argument}.astype({number})"
-    raise TypeError(f"{argument} must hold {expected}, got {got}{way_out}")
+        name = argument if masked is value else f"numpy.ma.array({argument})"
+        way_out = f"{why} pass {name}.astype({kind}).filled({filler})"
+    raise TypeError(f"{argument} must not be a masked array, whose mask would be lost: {way_out}")
 
 
 def output(out: object, x: Array, inputs: dict[str, Array | None]) -> Array:
@@ -162,7 +183,7 @@ def op_array(x: Any, dtype: Any = None) -> Any:
 
     Source: R keras3, `op_array`.
     """
-    array = as_array(x, "x")
+    array = complete(x, "x")
     if not (is_float(array.dtype) or array.dtype.kind in "biu"):
         refuse_kind(x, array, "x", "numbers")
     try:
@@ -211,18 +232,6 @@ def _repeats(array: Array) -> bool:
         places = (places[:, None] + step * np.arange(n)).ravel()
     places.sort()
     return bool((np.diff(places) < array.itemsize).any())
-
-
-def _offender(value: object, array: Array) -> tuple[tuple[int, ...], object] | None:
-    """Index and value of the first element that is not a number, read from the untouched data."""
-    original = array
-    if array.dtype.kind != "O" and isinstance(value, list | tuple):
-        original = np.asarray(value, dtype=object)  # [1, 'a'] is all strings as an array
-    for flat, element in enumerate(original.ravel()):
-        if not isinstance(element, int | float | np.number):
-            index = tuple(int(i) for i in np.unravel_index(flat, original.shape))
-            return index, element.item() if isinstance(element, np.generic) else element
-    return None
 
 
 def _ragged(value: object) -> str:

@@ -309,10 +309,13 @@ class _Labels(_Aligned):
         one = source.shape == () and math.prod(x.losses) == 1
         if not one and source.shape not in (x.losses, with_axis):
             way_out = ""
-            if source.shape == x.source.shape:
-                way_out = f": one-hot labels? save numpy.argmax(labels, axis={x.axis})"
-            elif len(source.shape) > len(x.source.shape):
+            if source.name == x.name:
+                table = ".csv" in source.name
+                way_out = "" if table else ": one file for both? save labels and scores apart"
+            elif self._look_swapped(source, x):
                 way_out = f": are {source.name} and {x.name} swapped?"
+            elif source.shape == x.source.shape:
+                way_out = f": one-hot labels? save numpy.argmax(labels, axis={x.axis})"
             x.refuse(source, f"{x.losses} or {with_axis}", way_out)
         super().__init__(source, x.losses, x.axis if source.shape == with_axis else None)
         self.x, self.base, self.last = x, base, x.classes - 1 + base
@@ -324,6 +327,17 @@ class _Labels(_Aligned):
                 f"{self.name} must be of an integer dtype for {x.classes} classes, got "
                 f"{source.dtype}, which is exact up to {exact} only"
             )
+
+    @staticmethod
+    def _look_swapped(source: Source, x: _Predictions) -> bool:
+        """Whether the labels are of scores' shape and kind, and the scores of labels'."""
+        scores = x.source
+        deeper = len(source.shape) > len(scores.shape)
+        one_class = len(source.shape) == len(scores.shape) and x.classes == 1
+        fractions, whole = source.dtype.kind == "f", scores.dtype.kind in "biu"
+        if source.shape == scores.shape:
+            return fractions and whole
+        return (deeper or one_class) and (fractions or whole)
 
     def read(self, box: Box) -> Int64:
         """The labels of a box as 0..C-1 and `_IGNORED`; ValueError for what is neither."""
@@ -388,12 +402,13 @@ class _Weights(_Aligned):
     def kept(self, box: Box, y: Int64) -> Float64:
         """The weights of the labels of a box that are not ignored, in C order."""
         block = self.read(box)
-        missing = (block == _NA) & (y >= 0)
+        missing = ((block == _NA) | (block != block)) & (y >= 0)
         if missing.any():
-            index = np.argwhere(missing)[0]
+            index = tuple(np.argwhere(missing)[0])
+            got = "nan" if block[index] != block[index] else _NA
             position = tuple(s.start + int(i) for s, i in zip(box, index, strict=True))
             raise ValueError(
-                f"{self.name} must hold numbers: got {_NA} (NA in R) at {self.place(position)}; "
+                f"{self.name} must hold numbers: got {got} (NA in R) at {self.place(position)}; "
                 "weigh what is missing 0"
             )
         return block[y >= 0].astype(np.float64)

@@ -428,7 +428,8 @@ def _open_npz(file: str, key: str | None, header: Header) -> Source:
     arrays = {member.filename.removesuffix(".npy"): member for member in members}
     if key is None and len(arrays) != 1:
         held = f"{len(arrays)} arrays" if arrays else "no array"
-        way_out = f": say which, {file}:{next(iter(arrays))}" if arrays else ""
+        ways = " or ".join(f"{file}:{name}" for name in list(arrays)[:3])
+        way_out = f": say which, {ways}" if arrays else ""
         raise FileError(f"{file} must hold one array, got {held}{_listed(arrays)}{way_out}")
     key = next(iter(arrays)) if key is None else key.removesuffix(".npy")
     if key not in arrays:

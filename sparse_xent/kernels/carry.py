@@ -125,13 +125,13 @@ def lowering(typ: types.Type) -> Callable[..., Any]:
 
 @part
 def _weigh(weights, step, by_class, y, n, w):  # type: ignore[no-untyped-def]
-    """The weight of each lowered label, 0 where ignored; returns how many that count are NA."""
+    """The weight of a lowered label, 0 where ignored; returns how many that count are missing."""
     missing = 0
     if weights:
         given, every = _at(types.float64, weights), step // 8
         for i in range(n):
             v = given[i * every]
-            missing += (v == NA) & (y[i] >= 0)
+            missing += ((v == NA) | (v != v)) & (y[i] >= 0)
             w[i] = v if y[i] >= 0 else 0.0
     else:
         for i in range(n):

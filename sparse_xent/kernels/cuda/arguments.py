@@ -16,7 +16,7 @@ address + o * step_o + i * step_i. A repeated weight has steps of 0.
 A label that is no class, nor ignored, makes its loss and gradient row NaN, and leaves word in
 `error[0]`: the position (`first` + p) and, in the TOLD low bits, what the label was, for by the
 time that the host looks the labels may be gone. It keeps the least of all, by an atomic minimum;
-`error[1]` the least position of a weight that is R's NA. Both hold NONE where there is none.
+`error[1]` the least position of a weight that is NaN or R's NA. Both hold NONE where there is none.
 
 Sums are [sum(l * w), labels kept, sum(w)], float64, of all positions of the call. Each block
 leaves its own in `scratch`, the last to end adds them up in the order of blocks into `result` and

@@ -184,7 +184,7 @@ def weight(a, o, i, p, t, tells):  # type: ignore[no-untyped-def]
     else:
         if a.w != 0:
             w = number_at(a.w + o * a.wo + i * a.wi, a.w_code)
-            if w == NA and tells:
+            if (w == NA or w != w) and tells:
                 least(a.error + 8, a.first + p)
         if a.by_class != 0 and t >= 0:
             w *= read(F64, a.by_class + 8 * t)
