@@ -73,12 +73,15 @@ class Report:
 
 
 def as_json(report: Report) -> str:
-    """One JSON object; numbers in full, and "NaN", "Infinity" as strings, which JSON lacks."""
+    """One JSON object, in ASCII; numbers in full, "NaN" and "Infinity", which it lacks, as strings.
+
+    A file's name that is no Unicode has lone surrogates, which only an escape can carry.
+    """
     fields = {
         name: _named(value) if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in report.to_dict().items()
     }
-    rows = (f'  "{k}": {json.dumps(v, ensure_ascii=False)}' for k, v in fields.items())
+    rows = (f'  "{k}": {json.dumps(v)}' for k, v in fields.items())
     return "{\n" + ",\n".join(rows) + "\n}"
 
 
@@ -102,7 +105,8 @@ def as_text(report: Report, *, colour: bool = False, blocks: bool = True) -> str
         ("perplexity", _number(report.perplexity), ""),
         ("accuracy", f"{report.accuracy:.4%}" if report.scored else "-", ""),
     ]
-    title = f"{bold}{report.predictions}{plain} against {bold}{report.labels}{plain}"
+    predictions, labels = shown(report.predictions), shown(report.labels)
+    title = f"{bold}{predictions}{plain} against {bold}{labels}{plain}"
     lines = [title, f"{dim}{about}{plain}", ""]
     for name, value, remark in rows:
         strong = bold if name == "mean loss" else ""
@@ -150,6 +154,11 @@ def _bar(length: float, blocks: bool) -> str:
         return "#" * round(length)
     whole, eighths = divmod(round(length * 8), 8)
     return "█" * whole + _EIGHTHS[eighths].strip()
+
+
+def shown(text: str) -> str:
+    """The text on one line, whatever a file is called: what cannot be printed is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def exponential(x: float) -> float:
