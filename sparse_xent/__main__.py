@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sparse_xent import __version__
 
@@ -119,7 +119,10 @@ def _say(text: str) -> None:
 def _print(text: str) -> None:
     """Print to standard output; what its encoding lacks is escaped."""
     encoding = sys.stdout.encoding or "ascii"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def _flushed(status: int) -> int:
@@ -133,12 +136,19 @@ def _flushed(status: int) -> int:
             if stream is sys.stdout and not status:
                 status = 1
                 if not isinstance(error, BrokenPipeError):
-                    _say(f"error: standard output cannot be written ({error.strerror})")
+                    _say(f"error: standard output: {error.strerror}")
     return status
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse says nothing where help cannot be printed."""
+
+    def print_help(self, file: Any = None) -> None:
+        _print(self.format_help().rstrip("\n"))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sparse-xent",
         description="Sparse categorical cross-entropy: score predictions that lie in files.",
         epilog=_EXAMPLES,
@@ -269,8 +279,8 @@ def _printed(text: str, report: Report, *, closed: bool) -> int:
         return 1
     except OSError as error:
         _say(
-            f"error: standard output cannot be written ({error.strerror}): the mean loss is "
-            f"{report.mean_loss!r}, of {report.scored} labels"
+            f"error: standard output: {error.strerror}: the mean loss is {report.mean_loss!r}, of "
+            f"{report.scored} labels"
         )
         return 1
     return 0
