@@ -301,12 +301,12 @@ class _Progress:
         self._shown = False
 
     def show(self, done: int, total: int) -> None:
-        """Draw how much of the predictions is done, in bytes."""
+        """Draw how much of the predictions is done, in bytes; nothing once all of it is."""
         now = self._clock()
-        if not self._terminal or now - self._drawn < 0.1:
+        if not self._terminal or done >= total or now - self._drawn < 0.1:
             return
         self._drawn, self._shown = now, True
-        share, rate = done / total if total else 1.0, done / (now - self._began)
+        share, rate = done / total, done / (now - self._began)
         cells = round(30 * share)
         bar = (
             f"{self._bold}{self._full * cells}{self._plain}{self._dim}{self._empty * (30 - cells)}"

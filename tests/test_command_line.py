@@ -242,7 +242,10 @@ def test_output_that_cannot_be_written_is_status_1():
             timeout=120,
         )
     assert done.returncode == 1
-    assert done.stderr == "sparse-xent: error: [Errno 28] No space left on device\n"
+    assert done.stderr == (
+        "sparse-xent: error: standard output: No space left on device: the mean loss is "
+        f"{evaluate('y.npy', 'p.npy').mean_loss!r}, of 60 labels\n"
+    )
 
 
 def test_a_full_disk_leaves_the_old_losses():
@@ -255,8 +258,11 @@ def test_a_full_disk_leaves_the_old_losses():
         *["evaluate", "many_y.npy", "many_x.npy", "--logits", "--per-label", "l.npy"],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
     )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch("sparse-xent: error: .*File too large\n", done.stderr)
+    score = as_text(evaluate("many_y.npy", "many_x.npy", from_logits=True)) + "\n"
+    assert (done.returncode, done.stdout) == (1, score)
+    assert re.fullmatch(
+        "sparse-xent: error: l.npy could not be written .File too large.: .*\n", done.stderr
+    )
     assert Path("l.npy").read_text() == "old"
     assert sorted(os.listdir()) == before
 

@@ -349,6 +349,10 @@ class _Stored(Source):
     def close(self) -> None:
         self._opened.close()
 
+    def __del__(self) -> None:
+        if hasattr(self, "_opened"):  # else the header was refused
+            self.close()
+
     def read(self, box: Box) -> Array:
         if self.fortran:  # the same file, read as C order, holds the transpose
             return self._block(self.shape[::-1], box[::-1]).T
@@ -372,7 +376,10 @@ class _Stored(Source):
         room = memoryview(self._memory)
         for k, offset in enumerate(offsets.ravel().tolist() if size else ()):
             self._fill(room[k * run : (k + 1) * run], offset)
-        return block.byteswap(inplace=True) if self._foreign else block
+        if self._foreign:
+            block.byteswap(inplace=True)
+        block.flags.writeable = False
+        return block
 
     def _fill(self, room: memoryview, offset: int) -> None:
         try:
@@ -394,8 +401,9 @@ def _read_header(file: IO[bytes], name: str, size: int) -> _NpyHeader:
     """Read a `.npy` header and hold what it promises against the `size` bytes there are."""
     start = file.tell()
     try:
-        shape, fortran, dtype = _described(file)
-    except Exception as error:  # of hostile headers NumPy raises also what tokenize and ast do
+        version, text = _header_text(file)
+        shape, fortran, dtype = _described(version, text)
+    except ValueError as error:
         raise FileError(f"{name} is not a .npy file, or is damaged: {_reason(error)}") from None
     if dtype.hasobject:
         raise FileError(f"{name} must hold real numbers, got pickled Python objects, never read")
@@ -416,28 +424,36 @@ def _read_header(file: IO[bytes], name: str, size: int) -> _NpyHeader:
     return _NpyHeader(shape, fortran and len(shape) > 1, dtype, offset)
 
 
-def _described(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order and dtype by a `.npy` header of any version; what is wrong with it is raised.
+def _header_text(file: IO[bytes]) -> tuple[tuple[int, int], bytes]:
+    """A header's version and text; ValueError where there is none."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"version {version} of the format is not known here")
+    length = int.from_bytes(_exactly(file, 2 if version == (1, 0) else 4), "little")
+    if length > _HEADER:
+        raise ValueError(f"its header says that it is {size_of(length)} long")
+    return version, _exactly(file, length)
+
+
+def _described(
+    version: tuple[int, int], text: bytes
+) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and dtype by a header of any version; ValueError for what is wrong with it.
 
     Versions differ in how long the text may be and how it is encoded. NumPy has no public reader
     of version 3, whose UTF-8 is for names of columns: numbers have none, and it reads as version 2.
     """
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0), (3, 0)):
-        raise ValueError(f"version {version} of the format is not known here")
-    width = 2 if version == (1, 0) else 4
-    length = int.from_bytes(_exactly(file, width), "little")
-    if length > _HEADER:
-        raise ValueError(f"its header says that it is {size_of(length)} long")
-    text = _exactly(file, length)
-    if version == (3, 0):
-        text = text.decode("utf-8").encode("latin-1", "replace")
-    with warnings.catch_warnings():  # of Python 2, whose headers say 3L, and of old names of dtypes
-        warnings.simplefilter("ignore")
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(
-            io.BytesIO(len(text).to_bytes(4, "little") + text)
-        )
-    return tuple(map(int, shape)), bool(fortran), dtype
+    try:
+        if version == (3, 0):
+            text = text.decode("utf-8").encode("latin-1", "replace")
+        with warnings.catch_warnings():  # of Python 2, whose headers say 3L, and of old dtypes
+            warnings.simplefilter("ignore")
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(
+                io.BytesIO(len(text).to_bytes(4, "little") + text)
+            )
+        return tuple(map(int, shape)), bool(fortran), dtype
+    except Exception as error:  # of a hostile text NumPy raises also what ast and tokenize do
+        raise ValueError(_reason(error)) from None
 
 
 def _exactly(file: IO[bytes], size: int) -> bytes:
