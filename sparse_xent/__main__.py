@@ -185,6 +185,12 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         default="after",
         help="make probabilities sum to 1 after clipping them, before, or never (default: after)",
     )
+    what.add_argument(
+        "--epsilon",
+        type=float,
+        metavar="E",
+        help="clip probabilities to E and 1 - E, 0 for not at all (default: 1e-7)",
+    )
     what.add_argument("--bfloat16", action="store_true", help="raw 2-byte records are bfloat16")
     what.add_argument(
         "--axis", type=int, default=-1, metavar="K", help="the class axis (default: -1, the last)"
@@ -250,6 +256,7 @@ def _evaluate(chosen: argparse.Namespace) -> int:
             sample_weight=chosen.sample_weight,
             label_smoothing=chosen.label_smoothing,
             normalize=chosen.normalize,
+            epsilon=chosen.epsilon,
             bfloat16=chosen.bfloat16,
             header=chosen.header,
             per_label=chosen.per_label,

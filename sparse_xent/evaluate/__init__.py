@@ -15,16 +15,22 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent import SparseCategoricalCrossentropy, loss_sparse_categorical_crossentropy
+from sparse_xent import (
+    SparseCategoricalCrossentropy,
+    config_epsilon,
+    config_set_epsilon,
+    loss_sparse_categorical_crossentropy,
+)
+from sparse_xent.config import read_epsilon
 from sparse_xent.evaluate import kinds
-from sparse_xent.evaluate.accumulation import ExactSum, Frequencies, Moments
+from sparse_xent.evaluate.accumulation import ExactSum, Frequencies, Moments, Part
 from sparse_xent.evaluate.output import LossesFile, OutputError, check_output
 from sparse_xent.evaluate.readers import (
     Array,
@@ -46,6 +52,7 @@ Path: TypeAlias = str | os.PathLike[str]
 Shape: TypeAlias = tuple[int, ...]
 Int64: TypeAlias = npt.NDArray[np.int64]
 Float64: TypeAlias = npt.NDArray[np.float64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
 
 _IGNORED = -1  # the label of what does not count, whatever the file calls it
 _NA = -(2**31)  # R's integer NA, as files have it
@@ -68,6 +75,7 @@ def evaluate(
     sample_weight: Path | None = None,
     label_smoothing: float = 0.0,
     normalize: Literal["after", "before", "never"] = "after",
+    epsilon: float | None = None,
     bfloat16: bool = False,
     header: Header = "auto",
     per_label: Path | None = None,
@@ -93,6 +101,8 @@ def evaluate(
             axes. The mean is then sum(w * l) / sum(w).
         label_smoothing: Between 0 and 1.
         normalize: How probabilities are made to sum to 1: "after" or "before" clipping, "never".
+        epsilon: Where probabilities are clipped, 0 included; `config_epsilon()` by default. It is
+            the whole process's until the call ends.
         bfloat16: Whether predictions saved as raw records of two bytes are bfloat16.
         header: Whether a `.csv` file begins with names.
         per_label: A `.npy` file for one loss a label, 0 where ignored, without weights; float64 for
@@ -122,7 +132,22 @@ def evaluate(
         raise ValueError(f"label_base must be 0 or 1, got {label_base!r}")
     files = _Files(labels, predictions, sample_weight, per_label, bfloat16, header)
     kind = "log-probabilities" if log_probs else "logits" if from_logits else "probabilities"
-    return files.scored(kind, loss.get_config(), label_base, on_progress, on_note)
+    if epsilon is not None and kind != "probabilities":
+        raise ValueError(f"epsilon is where probabilities are clipped: with {kind} leave it out")
+    with _clipped_at(epsilon):
+        return files.scored(kind, loss.get_config(), label_base, on_progress, on_note)
+
+
+@contextmanager
+def _clipped_at(epsilon: float | None) -> Iterator[None]:
+    """Probabilities clipped at epsilon, or as they are by default."""
+    before = config_epsilon()
+    if epsilon is not None:
+        config_set_epsilon(read_epsilon(epsilon, "epsilon"))
+    try:
+        yield
+    finally:
+        config_set_epsilon(before)
 
 
 @dataclass(frozen=True)
@@ -236,6 +261,16 @@ class _Predictions:
                 dtype=self.arithmetic,
             )
         )
+
+    def clipped(self, rows: Array, y: Int64, losses: Array) -> Bools:
+        """Which losses of a box are finite only, or larger only, for the clip at epsilon."""
+        dtype = np.dtype(self.arithmetic)
+        t = np.expand_dims(np.maximum(y, 0), self.axis)
+        p = np.take_along_axis(rows, t, self.axis).squeeze(self.axis).astype(dtype)
+        if self.options["normalize"] == "before":
+            with np.errstate(all="ignore"):
+                p = p / rows.sum(self.axis, dtype=dtype)
+        return (p < dtype.type(config_epsilon())) & np.isfinite(losses)
 
     def refuse(self, other: Source, expected: str, way_out: str) -> NoReturn:
         """FileError for a file whose shape does not fit."""
@@ -409,6 +444,7 @@ class _Score:
         self._moments = Moments(weighted=weighted)
         self._frequencies = Frequencies(x.classes, weighted=weighted)
         self._right = ExactSum()
+        self._clipped = None if x.options["from_logits"] else Part()
         self._ignored = self._infinite = self._nan = 0
         self._notes: list[str] = []
         self._on_note = on_note
@@ -440,6 +476,9 @@ class _Score:
         right = above.ravel()[every] == 0
         self._right.add(right.astype(np.float64) if w is None else w[right])
         self._ignored += y.size - l.size
+        if self._clipped is not None:
+            clipped = self._x.clipped(rows, y, losses).ravel()[every]
+            self._clipped.add(l[clipped], None if w is None else w[clipped])
         counted = np.ones(l.shape, np.bool_) if w is None else w != 0
         if not np.isfinite(l[counted]).all():
             self._note_not_finite(box, y, losses)
@@ -460,6 +499,8 @@ class _Score:
                 if self._ignored
                 else f"{self._y.name}: there is no label to score"
             )
+        share = self._clipped and self._clipped.share(self._moments)
+        self._note_clipped(share)
         weight = self._moments.total_weight
         mean, options = self._moments.mean, self._x.options
         return Report(
@@ -482,6 +523,9 @@ class _Score:
             frequency_baseline=self._frequencies.entropy,
             infinite=self._infinite,
             nan=self._nan,
+            epsilon=None if self._clipped is None else config_epsilon(),
+            clipped=self._clipped and self._clipped.count,
+            clipped_share=share,
             notes=tuple(self._notes),
         )
 
@@ -492,6 +536,16 @@ class _Score:
         position = tuple(s.start + int(i) for s, i in zip(box, index, strict=True))
         value = losses[tuple(index)]
         self._note(f"{self._x.name}: not every loss is finite, the first is {value} at {position}")
+
+    def _note_clipped(self, share: float | None) -> None:
+        if self._clipped is None or not self._clipped.count:
+            return
+        total = "" if share is None else f": they are {share:.3%} of the total"
+        self._note(
+            f"{self._x.name}: {self._clipped.count:,} of {self._moments.count:,} losses were "
+            f"clipped, the label's probability being below epsilon, {config_epsilon():g}{total} "
+            "(--epsilon sets the bound)"
+        )
 
     def _note(self, text: str) -> None:
         self._notes.append(text)

@@ -41,6 +41,11 @@ class Report:
             best prediction that is the same for all; None where weights are negative.
         infinite: How many losses are infinite.
         nan: How many losses are NaN.
+        epsilon: Probabilities were clipped to [epsilon, 1 - epsilon]; None for logits.
+        clipped: How many losses are what they are because the label's probability (with "before"
+            its share of the row's sum) is below epsilon; None for logits.
+        clipped_share: What these are of the sum of all losses, by weight, from 0 to 1; None where
+            that sum is 0 or not finite.
         notes: What was odd, a sentence each.
     """
 
@@ -63,6 +68,9 @@ class Report:
     frequency_baseline: float | None
     infinite: int
     nan: int
+    epsilon: float | None = None
+    clipped: int | None = None
+    clipped_share: float | None = None
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,6 +109,7 @@ def as_text(report: Report, *, colour: bool = False, blocks: bool = True) -> str
         ("losses scored", f"{report.scored:,}", ""),
         ("ignored", f"{report.ignored:,}", ""),
         *_weight_rows(report),
+        *_clip_rows(report),
         ("mean loss", _number(report.mean_loss), _error(report)),
         ("perplexity", _number(report.perplexity), ""),
         ("accuracy", f"{report.accuracy:.4%}" if report.scored else "-", ""),
@@ -121,6 +130,14 @@ def _weight_rows(report: Report) -> list[tuple[str, str, str]]:
     if report.total_weight is None:
         return []
     return [("sum of weights", _number(report.total_weight), "the mean is sum(w * loss) / sum(w)")]
+
+
+def _clip_rows(report: Report) -> list[tuple[str, str, str]]:
+    if report.clipped is None:
+        return []
+    share = report.clipped_share if report.clipped else None
+    remark = "" if share is None else f"{share:.3%} of the total loss"
+    return [(f"clipped at {report.epsilon:g}", f"{report.clipped:,}", remark)]
 
 
 def _error(report: Report) -> str:
