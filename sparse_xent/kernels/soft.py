@@ -63,4 +63,4 @@ def _before(p: Array, a: Array, eps: float) -> tuple[Array, Array]:
     m = (share >= lo) & (share <= hi)
     loss = -sum_by_halves(np.where(a == 0, 0 * total, a * np.log(r)))
     passed = sum_by_halves(np.where(m, a, 0))
-    return loss, (passed - np.where(m, a / r, 0)) / total
+    return loss, (passed - np.where(m & (a != 0), a / r, 0)) / total
