@@ -229,6 +229,12 @@ def passed(p: Num, span: Span) -> Num:
 
 
 @word
+def divisor(p: Num, span: Span) -> Num:
+    """p clipped, to divide by: -0 becomes 0, so that its quotient is inf, not -inf."""
+    return clip(p, span) + 0.0
+
+
+@word
 def unblocked(value: Num, p: Num, span: Span) -> Num:
     """A gradient; 0 where the clip held p back, even where it is infinite. NaN stays seen."""
     return select((p < span[0]) | (p > span[1]), 0.0, value)
@@ -398,6 +404,7 @@ def _after(rest: Num, hit: Num) -> Num:
 
     A hit so small that the ratio may overflow (only where epsilon lets it) is scaled by 2^up.
     """
+    hit = hit + 0.0  # -0 becomes 0
     least, up = (2.0**-512, 512) if rest.wide else (2.0**-64, 64)
     small = (hit < least) & (hit < rest)
     one, ratio = like(rest, 1.0), rest / select(small, hit * 2.0**up, hit)
@@ -438,17 +445,18 @@ def lines(
         return g / s, g * (0.0 - each), g * aim
     each = share / like(rest, classes)
     if kind.scores == Scores.AFTER:
-        aim = 0.0 - rest / s / hit
         if kind.smooth:
-            aim = share / s - ((1.0 - share) * (rest / s) + each) / hit
+            aim = share / s - ((1.0 - share) * (rest / s) + each) / (hit + 0.0)
+        else:
+            aim = 0.0 - rest / s / (hit + 0.0)
         return g / s, g * (0.0 - each), unblocked(g * aim, at, span)
     if kind.scores == Scores.BEFORE:
         r = hit / s
         m = passed(r, span)
         weight = (1.0 - share) * m + each * count
-        aim = weight - unblocked((1.0 - share + each) / clip(r, span), r, span)
+        aim = weight - unblocked((1.0 - share + each) / divisor(r, span), r, span)
         return g / s * weight, g / s * (0.0 - each), g / s * aim
-    aim = (0.0 - (1.0 - share + each)) / clip(at, span)
+    aim = (0.0 - (1.0 - share + each)) / divisor(at, span)
     return zero, g * (0.0 - each), unblocked(g * aim, at, span)
 
 
@@ -459,7 +467,7 @@ def slope(kind: Kind, x: Num, e: Num, a: Num, b: Num, s: Num, span: Span) -> Num
     if kind.scores == Scores.LOGITS:
         return select(x == -math.inf, e * a, e * a + b) if kind.smooth else e * a
     if kind.scores == Scores.AFTER:
-        return unblocked(a + b / clip(x, span) if kind.smooth else like(x, a), x, span)
+        return unblocked(a + b / divisor(x, span) if kind.smooth else like(x, a), x, span)
     if kind.scores == Scores.BEFORE and kind.smooth:
-        return a + unblocked(b / clip(x / s, span), x / s, span)
-    return a + unblocked(b / clip(x, span), x, span) if kind.smooth else a
+        return a + unblocked(b / divisor(x / s, span), x / s, span)
+    return a + unblocked(b / divisor(x, span), x, span) if kind.smooth else a

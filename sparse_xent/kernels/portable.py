@@ -185,7 +185,7 @@ class _Probabilities:
         self.p, self.t = p, t
 
     def _clip(self, p: Array) -> Array:
-        return np.clip(p, self.lo, self.hi)
+        return np.clip(p, self.lo, self.hi) + self.lo.dtype.type(0)  # -0 becomes 0
 
     def _passed(self, p: Array) -> Array:
         return ((p >= self.lo) & (p <= self.hi)).astype(p.dtype)
