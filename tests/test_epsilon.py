@@ -66,7 +66,7 @@ def defined(y, p, *, normalize, smoothing, epsilon, targets=None):
         total = p.sum(axis=1, keepdims=True)
         total = np.where(np.isfinite(total) & (total != 0), total, np.nan)
         score = p / total if normalize == "before" else p
-        q = np.clip(score, LONG(low), LONG(high))
+        q = np.clip(score, LONG(low), LONG(high)) + LONG(0)  # -0 is 0
         blocked = (score < low) | (score > high)
         loss = -np.where(a == 0, 0, a * np.log(q)).sum(axis=1)
         pull = np.where(blocked | (a == 0), 0, a / q)
