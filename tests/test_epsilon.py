@@ -30,9 +30,9 @@ def rows(classes, dtype):
     """Labels 0, and rows of what a clip would have changed."""
     least = np.finfo(dtype).smallest_subnormal
     tiny = np.finfo(dtype).tiny
-    rest = np.linspace(1, 2, classes - 2) / (1.5 * (classes - 2))
+    rest = np.linspace(1, 2, classes - 2)
     p = np.zeros((16, classes), dtype)
-    p[:, 2:] = rest
+    p[:, 2:] = rest / rest.sum()
     p[0, :2] = 0, 1  # the target is 0
     p[1, :2] = 0.5, 0  # another class is
     p[2] = 0
