@@ -406,7 +406,7 @@ def _after(rest: Num, hit: Num) -> Num:
     """
     hit = hit + 0.0  # -0 becomes 0
     least, up = (2.0**-512, 512) if rest.wide else (2.0**-64, 64)
-    small = (hit < least) & (hit < rest)
+    small = (hit < least) & (hit < rest * 0.5)
     one, ratio = like(rest, 1.0), rest / select(small, hit * 2.0**up, hit)
     near = (ratio <= one) & (hit >= rest * 0.5)
     value = log_sum(
