@@ -2,19 +2,26 @@
 
 Data go to standard output; progress, notes and errors to standard error, progress only where that
 is a terminal. The exit status is 0, 1 where something failed, 2 where what was asked or given is
-refused, 130 after Ctrl-C.
+refused, 130 after Ctrl-C. A result that is known is told, even where it cannot go where it should:
+what a stream's encoding lacks is escaped, and an error line has the mean loss where standard output
+is closed or full. Standard error is written to where it can be.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TextIO
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sparse_xent import __version__
+
+if TYPE_CHECKING:
+    from sparse_xent.evaluate import Report
 
 _EXAMPLES = """\
 examples:
@@ -27,12 +34,18 @@ examples:
 
 _FILES = """\
 files:
-  .npy   memory-mapped, of any size and any order of axes
+  .npy   of any size and any order of axes
   .npz   one array, or FILE.npz:key
   .csv   a column per class (labels: one column), with or without a line of names
 
 Losses are in nats. The mean is sum(w * loss) / sum(w), w = 1 without --sample-weight; its standard
 error is sd / sqrt(n), with weights sqrt(sum(w^2 * (loss - mean)^2)) / sum(w). Sums are exact.
+
+exit status:
+  0     scored
+  1     something failed (a full disk, a closed output); the score is printed where it is known
+  2     what was asked or given is refused, or a file changed while it was read
+  130   interrupted (Ctrl-C)
 """
 
 _WARM = """\
@@ -59,45 +72,97 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    closed = _open_streams()
     try:
         chosen = _parser().parse_args(argv)
-    except SystemExit as told:  # argparse has printed help, a version or an error
-        return told.code if isinstance(told.code, int) else 2
-    try:
+        chosen.closed = closed
         status = int(chosen.run(chosen))
-        sys.stdout.flush()
-        return status
+    except SystemExit as told:  # argparse has printed help, a version or an error
+        status = told.code if isinstance(told.code, int) else 2
     except KeyboardInterrupt:
-        print("sparse-xent: interrupted", file=sys.stderr)
-        return 130
+        _say("interrupted")
+        status = 130
     except BrokenPipeError:  # the reader of our output has gone: nothing is left to be told
-        _drop_output()
-        return 1
+        status = 1
     except (ValueError, TypeError) as error:
-        return _failed(error, 2)
-    except (OSError, MemoryError) as error:
-        _drop_output()
-        return _failed(error, 1)
-
-
-def _drop_output() -> None:
-    """Forget what cannot be written, or the interpreter would fail on it once more at its end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = _failed(error, 2)
+    except Exception as error:
+        status = _failed(error, 1)
+    return _flushed(status)
 
 
 def _failed(error: Exception, status: int) -> int:
-    if isinstance(error, OSError) and error.filename:
-        error = OSError(f"{error.filename}: {error.strerror}")
-    text = " ".join(str(error).split()) or type(error).__name__
-    print(f"sparse-xent: error: {text}", file=sys.stderr)
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif not isinstance(error, (OSError, ValueError, TypeError)):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    _say(f"error: {text or type(error).__name__}")
     return status
 
 
+# ---- the standard streams -----------------------------------------------------------------------
+
+
+def _open_streams() -> bool:
+    """Give the null device to standard streams that are closed; whether output is one of them.
+
+    A file opened later would otherwise get a stream's number, and what is written to that stream.
+    """
+    closed = sys.stdout is None
+    with suppress(OSError):
+        for number in (0, 1, 2):
+            try:
+                os.fstat(number)
+            except OSError:
+                os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    return closed
+
+
+def _say(text: str) -> None:
+    """Print a line to standard error, if it can be written to."""
+    from sparse_xent.evaluate.report import shown
+
+    with suppress(OSError):
+        print(f"sparse-xent: {shown(text)}", file=sys.stderr, flush=True)
+
+
+def _print(text: str) -> None:
+    """Print to standard output; what its encoding lacks is escaped."""
+    encoding = sys.stdout.encoding or "ascii"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from None
+
+
+def _flushed(status: int) -> int:
+    """The status, or 1 where the last of the output cannot be written."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            # Forgotten, or the interpreter would fail on it once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if stream is sys.stdout and not status:
+                status = 1
+                if not isinstance(error, BrokenPipeError):
+                    _say(f"error: standard output: {error.strerror}")
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse says nothing where help cannot be printed."""
+
+    def print_help(self, file: Any = None) -> None:
+        _print(self.format_help().rstrip("\n"))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sparse-xent",
         description="Sparse categorical cross-entropy: score predictions that lie in files.",
         epilog=_EXAMPLES,
@@ -134,6 +199,12 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         choices=("after", "before", "never"),
         default="after",
         help="make probabilities sum to 1 after clipping them, before, or never (default: after)",
+    )
+    what.add_argument(
+        "--epsilon",
+        type=float,
+        metavar="E",
+        help="clip probabilities to E and 1 - E, 0 for not at all (default: 1e-7)",
     )
     what.add_argument("--bfloat16", action="store_true", help="raw 2-byte records are bfloat16")
     what.add_argument(
@@ -236,18 +307,40 @@ def _evaluate(chosen: argparse.Namespace) -> int:
             sample_weight=chosen.sample_weight,
             label_smoothing=chosen.label_smoothing,
             normalize=chosen.normalize,
+            epsilon=chosen.epsilon,
             bfloat16=chosen.bfloat16,
             header=chosen.header,
             per_label=chosen.per_label,
             on_progress=progress.show,
             on_note=progress.note,
         )
+        unwritten = None
+    except evaluate.OutputError as error:
+        report, unwritten = error.report, error
     finally:
         progress.clear()
     if chosen.json:
-        print(evaluate.as_json(report))
+        text = evaluate.as_json(report)
     else:
-        print(evaluate.as_text(report, colour=_coloured(sys.stdout), blocks=_can("█▏", sys.stdout)))
+        text = evaluate.as_text(report, colour=_coloured(sys.stdout), blocks=_can("█▏", sys.stdout))
+    status = _printed(text, report, closed=chosen.closed)
+    return status if unwritten is None else _failed(unwritten, 1)
+
+
+def _printed(text: str, report: Report, *, closed: bool) -> int:
+    """Print a report; where that fails, its mean goes to standard error."""
+    try:
+        if closed:
+            raise OSError(errno.EBADF, "it is closed")
+        _print(text)
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        _say(
+            f"error: standard output: {error.strerror}: the mean loss is {report.mean_loss!r}, of "
+            f"{report.scored} labels"
+        )
+        return 1
     return 0
 
 
@@ -266,34 +359,39 @@ class _Progress:
         self._shown = False
 
     def show(self, done: int, total: int) -> None:
-        """Draw how much of the predictions is done, in bytes."""
+        """Draw how much of the predictions is done, in bytes; nothing once all of it is."""
         now = self._clock()
-        if not self._terminal or now - self._drawn < 0.1:
+        if not self._terminal or done >= total or now - self._drawn < 0.1:
             return
         self._drawn, self._shown = now, True
-        share, rate = done / total if total else 1.0, done / (now - self._began)
+        share, rate = done / total, done / (now - self._began)
         cells = round(30 * share)
         bar = (
             f"{self._bold}{self._full * cells}{self._plain}{self._dim}{self._empty * (30 - cells)}"
         )
         minutes, seconds = divmod(round((total - done) / rate), 60)
-        self._stream.write(
+        self._write(
             f"\r{bar}{self._plain} {share:4.0%}  {rate / 1e6:,.0f} MB/s  "
             f"{minutes:02}:{seconds:02} left \x1b[K"
         )
-        self._stream.flush()
 
     def note(self, text: str) -> None:
         """Print a sentence above the line."""
+        from sparse_xent.evaluate.report import shown
+
         self.clear()
-        print(f"sparse-xent: note: {text}", file=self._stream)
+        self._write(f"sparse-xent: note: {shown(text)}\n")
 
     def clear(self) -> None:
         """Take the line away."""
         if self._shown:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+            self._write("\r\x1b[K")
             self._shown = False
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):  # the terminal has gone, the disk is full: the score goes on
+            self._stream.write(text)
+            self._stream.flush()
 
 
 def _coloured(stream: TextIO) -> bool:

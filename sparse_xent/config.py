@@ -118,7 +118,8 @@ def config_set_epsilon(value: float) -> None:
     """Set the bound to which probabilities are clipped, from the next call on.
 
     Args:
-        value: a number between 0 and 0.5, both excluded.
+        value: a number from 0 to below 0.5. With 0 nothing is clipped but what is no probability,
+            and a label whose probability is 0 costs `inf`.
 
     Raises:
         TypeError: `value` is not a number.
@@ -133,10 +134,15 @@ def config_set_epsilon(value: float) -> None:
     Source: `keras.config.set_epsilon`.
     """
     global _epsilon
-    epsilon = number(value, "value")
-    if not 0 < epsilon < 0.5:
-        raise ValueError(f"value must be between 0 and 0.5, both excluded, got {value!r}")
-    _epsilon = epsilon
+    _epsilon = read_epsilon(value, "value")
+
+
+def read_epsilon(value: object, name: str) -> float:
+    """A bound as it is typed, or TypeError, ValueError."""
+    epsilon = number(value, name)
+    if not 0 <= epsilon < 0.5:
+        raise ValueError(f"{name} must be from 0 to below 0.5, got {value!r}")
+    return epsilon
 
 
 def config_threads() -> int:

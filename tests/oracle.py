@@ -98,9 +98,11 @@ def after_row(p: list[Any], t: int, s: Any, low: Any, high: Any) -> tuple[Any, l
     q = [clipped(value, low, high) for value in p]
     total = mp.fsum(q)
     a = smoothed_targets(t, list(range(len(p))), s)
-    loss = mp.log(total) - mp.fsum(a[j] * mp.log(q[j]) for j in a)
+    loss = mp.log(total) - mp.fsum(product(mp.log(q[j]), a[j]) for j in a)
     inside = [low <= value <= high for value in p]
-    gradient = [ONE / total - a[j] / q[j] if inside[j] else ZERO for j in range(len(p))]
+    gradient = [
+        quotient(ONE, total) - quotient(a[j], q[j]) if inside[j] else ZERO for j in range(len(p))
+    ]
     return loss, gradient
 
 
@@ -114,8 +116,8 @@ def before_row(p: list[Any], t: int, s: Any, low: Any, high: Any) -> tuple[Any, 
     r = [clipped(value, low, high) for value in share]
     a = smoothed_targets(t, list(range(len(p))), s)
     kept = [a[j] if low <= share[j] <= high else ZERO for j in range(len(p))]  # a_j m_j
-    loss = -mp.fsum(a[j] * mp.log(r[j]) for j in range(len(p)))
-    return loss, [(mp.fsum(kept) - kept[j] / r[j]) / total for j in range(len(p))]
+    loss = -mp.fsum(product(mp.log(r[j]), a[j]) for j in range(len(p)))
+    return loss, [(mp.fsum(kept) - quotient(kept[j], r[j])) / total for j in range(len(p))]
 
 
 def never_row(p: list[Any], t: int, s: Any, low: Any, high: Any) -> tuple[Any, list[Any]]:
@@ -128,7 +130,7 @@ def never_row(p: list[Any], t: int, s: Any, low: Any, high: Any) -> tuple[Any, l
         if mp.isnan(p[j]):
             gradient[j] = NAN
         elif low <= p[j] <= high:
-            gradient[j] = -a[j] / q[j]
+            gradient[j] = -quotient(a[j], q[j])
     return loss, gradient
 
 
@@ -250,6 +252,11 @@ def product(a: Any, b: Any) -> Any:
     return ZERO if b == 0 else a * b
 
 
+def quotient(a: Any, b: Any) -> Any:
+    """a / b for a, b >= 0: infinite where only b is 0, and 0 where a is."""
+    return ZERO if a == 0 else INF if b == 0 else a / b
+
+
 def aligned_weight(sample_weight: Any, shape: tuple[int, ...]) -> Any:
     """The weight of every label: aligned to the leading axes, a closing length of 1 dropped."""
     if sample_weight is None:
@@ -267,13 +274,14 @@ def soft_targets(
     from_logits: bool = False,
     label_smoothing: float = 0.0,
     axis: int = -1,
+    epsilon: float = 1e-7,
 ) -> tuple[Any, Any]:
     """The one-hot sibling, per row, and its gradient: targets t_j (1 - s) + s / C, 0 * inf = 0."""
     scores = np.asarray(y_pred)
     scores = np.moveaxis(scores.astype(stored_dtype(scores)), axis, -1)
     targets = np.moveaxis(np.asarray(y_true), axis, -1)
     shape, classes, s = scores.shape[:-1], scores.shape[-1], exact(label_smoothing)
-    low, high = clip_bounds(1e-7, arithmetic_dtype(y_pred))
+    low, high = clip_bounds(epsilon, arithmetic_dtype(y_pred))
     losses, gradient = np.empty(shape, object), np.empty(scores.shape, object)
     for at in np.ndindex(shape):
         x = [exact(v) for v in scores[at]]
@@ -288,8 +296,10 @@ def soft_targets(
             share = [v / total for v in x]
             r = [clipped(v, low, high) for v in share]
             kept = [aj if low <= v <= high else ZERO for v, aj in zip(share, a, strict=True)]
-            losses[at] = -mp.fsum(aj * mp.log(v) for v, aj in zip(r, a, strict=True))
-            gradient[at] = [(mp.fsum(kept) - k / v) / total for k, v in zip(kept, r, strict=True)]
+            losses[at] = -mp.fsum(product(mp.log(v), aj) for v, aj in zip(r, a, strict=True))
+            gradient[at] = [
+                (mp.fsum(kept) - quotient(k, v)) / total for k, v in zip(kept, r, strict=True)
+            ]
     return losses, np.moveaxis(gradient, -1, axis)
 
 

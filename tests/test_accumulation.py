@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sparse_xent.evaluate import accumulation
-from sparse_xent.evaluate.accumulation import ExactSum, Frequencies, Moments, root, rounded
+from sparse_xent.evaluate.accumulation import ExactSum, Frequencies, Moments, Part, root, rounded
 
 # Of any size: subnormal, huge, whole, and short ones that meet on one exponent.
 NUMBERS = st.one_of(
@@ -315,3 +315,33 @@ def test_unlike_frequencies_do_not_merge():
         frequencies([0]).merge(frequencies([0], classes=6))
     with pytest.raises(TypeError, match="w must be None"):
         frequencies([0]).add(np.array([0]), array([1.0]))
+
+
+# --- some of the losses ---------------------------------------------------------------------------
+
+
+@given(PAIRS, st.integers(0, 99), st.booleans())
+def test_a_part_is_its_exact_share_for_any_cut(pairs, seed, weighted):
+    l, w = array([a for a, _ in pairs]), array([b for _, b in pairs])
+    everything, part, merged = Moments(weighted=weighted), Part(), Part()
+    everything.add(l, w if weighted else None)
+    some = l > 1
+    part.add(l[some], w[some] if weighted else None)
+    for at in cut(len(pairs), seed):
+        piece, chosen = Part(), [k for k in at if some[k]]
+        piece.add(l[chosen], w[chosen] if weighted else None)
+        merged.merge(piece)
+    assert merged.share(everything) == part.share(everything)
+    assert merged.count == part.count == int((some & ((w != 0) | (not weighted))).sum())
+    factors = exact(w) if weighted else [Fraction(1)] * len(pairs)
+    terms = [a * b for a, b in zip(exact(l), factors, strict=True)]
+    total = sum(terms)
+    inside = sum(t for t, chosen in zip(terms, some, strict=True) if chosen)
+    assert part.share(everything) == (rounded(Fraction(inside) / total) if total else None)
+
+
+def test_a_part_of_what_is_not_finite_has_no_share():
+    everything, part = Moments(), Part()
+    everything.add(array([1.0, math.inf]))
+    part.add(array([1.0]))
+    assert part.share(everything) is None

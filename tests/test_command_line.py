@@ -29,6 +29,7 @@ OPTIONS = [
     "--logits",
     "--log-probs",
     "--normalize",
+    "--epsilon",
     "--bfloat16",
     "--axis",
     "--header",
@@ -109,6 +110,8 @@ def test_notes_go_to_standard_error_and_into_json(capsys):
         ("y.npy x.npy --logits", {"from_logits": True}),
         ("y.npy logp.npy --log-probs", {"log_probs": True}),
         ("y.npy p.npy --normalize before", {"normalize": "before"}),
+        ("y.npy p.npy --epsilon 0.1", {"epsilon": 0.1}),
+        ("y.npy p.npy --epsilon 0", {"epsilon": 0}),
         ("y.npy p.npy --label-smoothing 0.1", {"label_smoothing": 0.1}),
         ("y.npy turned.npy --logits --axis 0", {"from_logits": True, "axis": 0}),
         ("y.npy turned.npy --logits --axis -2", {"from_logits": True, "axis": -2}),
@@ -193,6 +196,9 @@ def test_a_wrong_command_is_refused_with_2(arguments, words, capsys):
         ("void.npy p.npy", "0 to 5"),
         ("y.npy raw.npy", "--bfloat16"),
         ("y.npy p.npy --axis 2", "axis must be between -2 and 1"),
+        ("y.npy p.npy --epsilon 0.5", "epsilon must be from 0 to below 0.5, got 0.5"),
+        ("y.npy p.npy --epsilon nan", "epsilon must be a number, got nan"),
+        ("y.npy p.npy --logits --epsilon 1e-9", "with logits leave it out"),
         ("y.npy p.npy --label-smoothing 2", "label_smoothing must lie between 0 and 1"),
         ("y.npy p.npy --sample-weight p.npy", "p.npy must have"),
         ("y.npy p.npy --per-label p.npy", "p.npy is an input"),
@@ -289,7 +295,10 @@ def test_output_that_cannot_be_written_is_status_1():
             timeout=120,
         )
     assert done.returncode == 1
-    assert done.stderr == "sparse-xent: error: [Errno 28] No space left on device\n"
+    assert done.stderr == (
+        "sparse-xent: error: standard output: No space left on device: the mean loss is "
+        f"{evaluate('y.npy', 'p.npy').mean_loss!r}, of 60 labels\n"
+    )
 
 
 def test_a_full_disk_leaves_the_old_losses():
@@ -302,8 +311,11 @@ def test_a_full_disk_leaves_the_old_losses():
         *["evaluate", "many_y.npy", "many_x.npy", "--logits", "--per-label", "l.npy"],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
     )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch("sparse-xent: error: .*File too large\n", done.stderr)
+    score = as_text(evaluate("many_y.npy", "many_x.npy", from_logits=True)) + "\n"
+    assert (done.returncode, done.stdout) == (1, score)
+    assert re.fullmatch(
+        "sparse-xent: error: l.npy could not be written .File too large.: .*\n", done.stderr
+    )
     assert Path("l.npy").read_text() == "old"
     assert sorted(os.listdir()) == before
 

@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from sparse_xent import config_epsilon, loss_sparse_categorical_crossentropy
 from sparse_xent import evaluate as package
-from sparse_xent import loss_sparse_categorical_crossentropy
 from sparse_xent.evaluate import FileError, Report, as_json, as_text, evaluate, readers
 
 NA = -(2**31)
@@ -318,23 +318,95 @@ def test_boxes_cover_an_array_once_in_the_order_of_memory(shape, fortran, positi
     assert len(walked) <= 2 * 24 / positions + 1 or positions < 6
 
 
-def test_a_block_of_many_short_runs_is_gathered(monkeypatch):
+def test_a_box_of_many_short_runs_gives_the_same_bits(monkeypatch):
     x, y = np.asfortranarray(logits(64, 50)), labels(64, classes=50)
     save(x=x, y=y)
     expected = evaluate("y.npy", "x.npy", from_logits=True)
     monkeypatch.setattr(package, "_POSITIONS", 8)
-    monkeypatch.setattr(readers, "_SCATTERED", 4096)
-    source = readers.open_source("x.npy")
-    assert np.array_equal(source.read((slice(8, 16), slice(0, 50))), x[8:16])
     assert evaluate("y.npy", "x.npy", from_logits=True) == expected
 
 
-def test_blocks_are_views_where_the_file_is_mapped():
-    save(x=logits(64, 50))
-    source = readers.open_source("x.npy")
-    one, other = source.read((slice(0, 9), slice(0, 50))), source.read((slice(5, 9), slice(0, 50)))
-    assert np.shares_memory(one, other)
-    assert not one.flags.writeable
+# --- what the clip decides ------------------------------------------------------------------------
+
+
+def with_wrong_rows(dtype=np.float64):
+    """Labels, and probabilities of which every seventh is next to nothing for its label."""
+    y, p = labels(60, classes=4), probabilities(60, 4)
+    rows = np.arange(0, 60, 7)
+    p[rows, y[rows]] = 10.0 ** -(7 + np.arange(len(rows)))
+    return y, (p / p.sum(axis=1, keepdims=True)).astype(dtype)
+
+
+@pytest.mark.parametrize("normalize", ["after", "before", "never"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("epsilon", [None, 1e-12, 1e-3, 0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_clipped_losses_are_counted_with_their_share(
+    weighted, epsilon, dtype, normalize, small_boxes
+):
+    y, p = with_wrong_rows(dtype)
+    w = np.arange(60) % 5 / 2 if weighted else np.ones(60)
+    y[14] = 255
+    save(y=y, p=p, w=w)
+    before = config_epsilon()
+    got = evaluate(
+        "y.npy",
+        "p.npy",
+        normalize=normalize,
+        epsilon=epsilon,
+        ignore_class=255,
+        sample_weight="w.npy" if weighted else None,
+        per_label="l.npy",
+    )
+    assert config_epsilon() == before == 1e-7
+    bound = before if epsilon is None else epsilon
+    kept = np.flatnonzero((y != 255) & (w != 0))
+    p_t, l = p[kept, y[kept]], np.load("l.npy").astype(np.float64)[kept] * w[kept]
+    clipped = p_t < dtype(bound)
+    assert (got.epsilon, got.clipped) == (bound, clipped.sum())
+    assert got.clipped_share == pytest.approx(l[clipped].sum() / l.sum(), rel=1e-13)
+    notes = [note for note in got.notes if "clipped" in note]
+    assert len(notes) == bool(clipped.any())
+    if notes:
+        words = f"p.npy: {clipped.sum()} of {got.scored} losses were clipped"
+        assert notes[0].startswith(words)
+        assert f"{got.clipped_share:.3%} of the total" in notes[0]
+    assert re.search(rf"^  clipped at {bound:g} +{clipped.sum()}( |$)", as_text(got), re.MULTILINE)
+
+
+def test_epsilon_decides_the_mean():
+    y, p = with_wrong_rows()
+    save(y=y, p=p)
+    for epsilon in (1e-9, 0):
+        got = evaluate("y.npy", "p.npy", normalize="never", epsilon=epsilon)
+        exact = -np.log(np.maximum(p[np.arange(60), y], epsilon)).mean()
+        assert got.mean_loss == pytest.approx(exact, rel=1e-12)
+
+
+def test_without_a_clip_a_target_of_0_is_infinite_and_counted_as_that():
+    save(y=np.array([1, 0]), p=np.array([[1.0, 0], [0.5, 0.5]]))
+    got = evaluate("y.npy", "p.npy", epsilon=0)
+    assert (got.mean_loss, got.infinite, got.clipped) == (math.inf, 1, 0)
+    assert got.clipped_share is None
+    assert json.loads(as_json(got))["clipped"] == 0
+
+
+def test_logits_are_not_clipped():
+    save(y=labels(9, classes=4), x=logits(9, 4))
+    got = evaluate("y.npy", "x.npy", from_logits=True)
+    assert (got.epsilon, got.clipped, got.clipped_share) == (None, None, None)
+    assert "clipped" not in as_text(got)
+    for how in ({"from_logits": True}, {"log_probs": True}):
+        with pytest.raises(ValueError, match="epsilon is where probabilities are clipped"):
+            evaluate("y.npy", "x.npy", epsilon=1e-9, **how)
+
+
+@pytest.mark.parametrize("epsilon", [-1e-9, 0.5, math.nan, math.inf, "x", True])
+def test_no_epsilon_that_clips_to_nothing(epsilon):
+    save(y=labels(9, classes=4), p=probabilities(9, 4))
+    with pytest.raises((ValueError, TypeError), match="^epsilon must be"):
+        evaluate("y.npy", "p.npy", epsilon=epsilon)
+    assert config_epsilon() == 1e-7
 
 
 # --- labels ---------------------------------------------------------------------------------------
@@ -568,7 +640,7 @@ DAMAGED = {
     "dates.npy": (npy(np.zeros((6, 3), "M8[s]")), "must hold real numbers, got dates"),
     "complex.npy": (npy(np.zeros((6, 3), complex)), "must hold real numbers, got complex"),
     "records.npy": (npy(np.zeros(6, [("a", "f8")])), "must hold real numbers, got records"),
-    "names.npy": (X[:6] + b"\3" + X[7:], "for records, not numbers"),
+    "future.npy": (X[:6] + b"\4" + X[7:], "version .4, 0. of the format is not known here"),
     "halves.npy": (npy(np.zeros((6, 3), "V2")), "say --bfloat16"),
     "quarters.npy": (npy(np.zeros((6, 3), "V1")), "must hold real numbers, got records"),
     "scalar.npy": (npy(np.float64(3)), "must have a class axis"),

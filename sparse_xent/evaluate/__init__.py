@@ -15,16 +15,24 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent import SparseCategoricalCrossentropy, carried, implausible
+from sparse_xent import (
+    SparseCategoricalCrossentropy,
+    carried,
+    config_epsilon,
+    config_set_epsilon,
+    implausible,
+)
+from sparse_xent.config import read_epsilon
 from sparse_xent.evaluate import kinds
-from sparse_xent.evaluate.accumulation import ExactSum, Frequencies, Moments
-from sparse_xent.evaluate.output import LossesFile, check_output
+from sparse_xent.evaluate.accumulation import ExactSum, Frequencies, Moments, Part
+from sparse_xent.evaluate.output import LossesFile, OutputError, check_output
 from sparse_xent.evaluate.readers import (
     Array,
     Box,
@@ -34,17 +42,19 @@ from sparse_xent.evaluate.readers import (
     boxes,
     open_source,
     split,
+    unchanged,
 )
 from sparse_xent.evaluate.report import Report, as_json, as_text, exponential
 from sparse_xent.options import read as settled
 from sparse_xent.sweep import losses_and_found, ranks
 
-__all__ = ["FileError", "Report", "as_json", "as_text", "evaluate"]
+__all__ = ["FileError", "OutputError", "Report", "as_json", "as_text", "evaluate"]
 
 Path: TypeAlias = str | os.PathLike[str]
 Shape: TypeAlias = tuple[int, ...]
 Int64: TypeAlias = npt.NDArray[np.int64]
 Float64: TypeAlias = npt.NDArray[np.float64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
 
 _IGNORED = -1  # the label of what does not count, whatever the file calls it
 _NA = -(2**31)  # R's integer NA, as files have it
@@ -67,6 +77,7 @@ def evaluate(
     sample_weight: Path | None = None,
     label_smoothing: float = 0.0,
     normalize: Literal["after", "before", "never"] = "after",
+    epsilon: float | None = None,
     bfloat16: bool = False,
     header: Header = "auto",
     per_label: Path | None = None,
@@ -92,6 +103,8 @@ def evaluate(
             axes. The mean is then sum(w * l) / sum(w).
         label_smoothing: Between 0 and 1.
         normalize: How probabilities are made to sum to 1: "after" or "before" clipping, "never".
+        epsilon: Where probabilities are clipped, 0 included; `config_epsilon()` by default. It is
+            the whole process's until the call ends.
         bfloat16: Whether predictions saved as raw records of two bytes are bfloat16.
         header: Whether a `.csv` file begins with names.
         per_label: A `.npy` file for one loss a label, 0 where ignored, without weights; float64 for
@@ -103,10 +116,12 @@ def evaluate(
         The scores, in plain Python numbers.
 
     Raises:
-        FileError: A file cannot be read, or does not fit the others (a ValueError).
-        ValueError: A label is out of range, an option is, or `per_label` would replace an input.
+        FileError: A file cannot be read, does not fit the others, or changed while it was read (a
+            ValueError).
+        ValueError: A label is out of range, an option is, or `per_label` cannot be written there.
         TypeError: An option is of the wrong kind.
-        OSError: `per_label` cannot be written.
+        OutputError: All is scored, but `per_label` could not be written to its end (an OSError,
+            with the score as `report`): what was there is as it was.
     """
     loss = SparseCategoricalCrossentropy(  # reads and judges the options
         from_logits=from_logits or log_probs,
@@ -117,40 +132,75 @@ def evaluate(
     )
     if label_base not in (0, 1):
         raise ValueError(f"label_base must be 0 or 1, got {label_base!r}")
-    inputs = [split(path)[0] for path in (labels, predictions, sample_weight) if path is not None]
-    if per_label is not None:
-        check_output(per_label, inputs)
+    files = _Files(labels, predictions, sample_weight, per_label, bfloat16, header)
+    kind = "log-probabilities" if log_probs else "logits" if from_logits else "probabilities"
+    if epsilon is not None and kind != "probabilities":
+        raise ValueError(f"epsilon is where probabilities are clipped: with {kind} leave it out")
+    with _clipped_at(epsilon):
+        return files.scored(kind, loss.get_config(), label_base, on_progress, on_note)
 
-    with ExitStack() as files:
 
-        def opened(path: Path, *, bfloat16: bool = False) -> Source:
-            source = open_source(path, bfloat16=bfloat16, header=header)
-            files.callback(source.close)
-            return source
+@contextmanager
+def _clipped_at(epsilon: float | None) -> Iterator[None]:
+    """Probabilities clipped at epsilon, or as they are by default."""
+    before = config_epsilon()
+    if epsilon is not None:
+        config_set_epsilon(read_epsilon(epsilon, "epsilon"))
+    try:
+        yield
+    finally:
+        config_set_epsilon(before)
 
-        kind = "log-probabilities" if log_probs else "logits" if from_logits else "probabilities"
-        x = _Predictions(opened(predictions, bfloat16=bfloat16), kind, loss.get_config())
-        y = _Labels(opened(labels), x, label_base)
-        w = None if sample_weight is None else _Weights(opened(sample_weight), x)
-        written = None
-        if per_label is not None:
-            written = files.enter_context(
-                LossesFile(per_label, x.losses, x.arithmetic, fortran=x.fortran, inputs=inputs)
-            )
-        score = _Score(x, y, weighted=w is not None, on_note=on_note)
-        for box in x.boxes():
-            rows, block = x.read(box), y.read(box)
-            losses = x.score(box, rows, block)
-            above = np.asarray(ranks(block, rows, axis=x.axis, ignore_class=_IGNORED))
-            score.add(box, rows, block, losses, above, None if w is None else w.kept(box, block))
+
+@dataclass(frozen=True)
+class _Files:
+    """What is read and written, and how it is read."""
+
+    labels: Path
+    predictions: Path
+    sample_weight: Path | None
+    per_label: Path | None
+    bfloat16: bool
+    header: Header
+
+    def scored(
+        self,
+        kind: str,
+        options: dict[str, Any],
+        label_base: int,
+        on_progress: Callable[[int, int], None] | None,
+        on_note: Callable[[str], None] | None,
+    ) -> Report:
+        """The report on the files, which must be at the end what they were before."""
+        given = (self.labels, self.predictions, self.sample_weight)
+        inputs = [split(path)[0] for path in given if path is not None]
+        if self.per_label is not None:
+            check_output(self.per_label, inputs)
+        with ExitStack() as opened:
+
+            def source(path: Path, *, bfloat16: bool = False) -> Source:
+                made = open_source(path, bfloat16=bfloat16, header=self.header)
+                opened.callback(made.close)
+                return made
+
+            with unchanged(inputs):
+                x = _Predictions(source(self.predictions, bfloat16=self.bfloat16), kind, options)
+                y = _Labels(source(self.labels), x, label_base)
+                w = None if self.sample_weight is None else _Weights(source(self.sample_weight), x)
+                written = None
+                if self.per_label is not None:
+                    layout = x.losses, x.arithmetic
+                    written = opened.enter_context(
+                        LossesFile(self.per_label, *layout, fortran=x.fortran, inputs=inputs)
+                    )
+                score = _Score(x, y, w, on_note)
+                score.run(written, on_progress)
+            report = score.report()
             if written is not None:
-                written.append(losses)
-            for source in (x, y, w):
-                if source is not None:
-                    source.release()
-            if on_progress is not None:
-                on_progress(score.done, x.source.nbytes)
-    return score.report()
+                written.put_in_place()
+        if written is not None and written.error is not None:
+            raise OutputError(written.name, written.error, report)
+        return report
 
 
 # ---- predictions, and what goes with them -------------------------------------------------------
@@ -237,9 +287,15 @@ class _Predictions:
             f"first score is {self._found.score:.6g} at {self.source.place(place)}: {cause}"
         )
 
-    def release(self) -> None:
-        """Let go of the memory behind the boxes read."""
-        self.source.release()
+    def clipped(self, rows: Array, y: Int64, losses: Array) -> Bools:
+        """Which losses of a box are finite only, or larger only, for the clip at epsilon."""
+        dtype = np.dtype(self.arithmetic)
+        t = np.expand_dims(np.maximum(y, 0), self.axis)
+        p = np.take_along_axis(rows, t, self.axis).squeeze(self.axis).astype(dtype)
+        if self.options["normalize"] == "before":
+            with np.errstate(all="ignore"):
+                p = p / rows.sum(self.axis, dtype=dtype)
+        return (p < dtype.type(config_epsilon())) & np.isfinite(losses)
 
     def refuse(self, other: Source, expected: str, way_out: str) -> NoReturn:
         """FileError for a file whose shape does not fit."""
@@ -295,10 +351,6 @@ class _Aligned:
         if self.dropped is not None:
             own.insert(self.dropped, 0)
         return self.source.place(tuple(own))
-
-    def release(self) -> None:
-        """Let go of the memory behind the boxes read."""
-        self.source.release()
 
 
 class _Labels(_Aligned):
@@ -424,24 +476,38 @@ class _Score:
         self,
         x: _Predictions,
         y: _Labels,
-        *,
-        weighted: bool,
+        w: _Weights | None,
         on_note: Callable[[str], None] | None,
     ) -> None:
-        self.done = 0  # bytes of predictions
-        self._x, self._y = x, y
+        self._x, self._y, self._w = x, y, w
+        weighted = w is not None
         self._moments = Moments(weighted=weighted)
         self._frequencies = Frequencies(x.classes, weighted=weighted)
         self._right = ExactSum()
+        self._clipped = None if x.options["from_logits"] else Part()
         self._ignored = self._infinite = self._nan = 0
         self._notes: list[str] = []
         self._on_note = on_note
         self._odd_kind = False
 
-    def add(
-        self, box: Box, rows: Array, y: Int64, losses: Array, above: Int64, w: Float64 | None
+    def run(
+        self, written: LossesFile | None, on_progress: Callable[[int, int], None] | None
     ) -> None:
-        """Add a box; `w` are the weights of the labels that are not ignored."""
+        """Add all boxes, and write each loss."""
+        done = 0  # bytes of predictions
+        for box in self._x.boxes():
+            rows, y = self._x.read(box), self._y.read(box)
+            losses = self._x.score(box, rows, y)
+            self._add(box, rows, y, losses)
+            if written is not None:
+                written.append(losses)
+            done += rows.nbytes
+            if on_progress is not None:
+                on_progress(done, self._x.source.nbytes)
+
+    def _add(self, box: Box, rows: Array, y: Int64, losses: Array) -> None:
+        above = np.asarray(ranks(y, rows, axis=self._x.axis, ignore_class=_IGNORED))
+        w = None if self._w is None else self._w.kept(box, y)
         kept = y >= 0
         every = slice(None) if kept.all() else kept.ravel()
         l = losses.ravel()[every].astype(np.float64)
@@ -450,7 +516,9 @@ class _Score:
         right = above.ravel()[every] == 0
         self._right.add(right.astype(np.float64) if w is None else w[right])
         self._ignored += y.size - l.size
-        self.done += rows.nbytes
+        if self._clipped is not None:
+            clipped = self._x.clipped(rows, y, losses).ravel()[every]
+            self._clipped.add(l[clipped], None if w is None else w[clipped])
         counted = np.ones(l.shape, np.bool_) if w is None else w != 0
         if not np.isfinite(l[counted]).all():
             self._note_not_finite(box, y, losses)
@@ -474,6 +542,8 @@ class _Score:
         odd = self._x.odd_rows()
         if odd is not None:
             self._note(odd)
+        share = self._clipped and self._clipped.share(self._moments)
+        self._note_clipped(share)
         weight = self._moments.total_weight
         mean, options = self._moments.mean, self._x.options
         return Report(
@@ -496,6 +566,9 @@ class _Score:
             frequency_baseline=self._frequencies.entropy,
             infinite=self._infinite,
             nan=self._nan,
+            epsilon=None if self._clipped is None else config_epsilon(),
+            clipped=self._clipped and self._clipped.count,
+            clipped_share=share,
             notes=tuple(self._notes),
         )
 
@@ -506,6 +579,16 @@ class _Score:
         position = tuple(s.start + int(i) for s, i in zip(box, index, strict=True))
         value = losses[tuple(index)]
         self._note(f"{self._x.name}: not every loss is finite, the first is {value} at {position}")
+
+    def _note_clipped(self, share: float | None) -> None:
+        if self._clipped is None or not self._clipped.count:
+            return
+        total = "" if share is None else f": they are {share:.3%} of the total"
+        self._note(
+            f"{self._x.name}: {self._clipped.count:,} of {self._moments.count:,} losses were "
+            f"clipped, the label's probability being below epsilon, {config_epsilon():g}{total} "
+            "(--epsilon sets the bound)"
+        )
 
     def _note(self, text: str) -> None:
         self._notes.append(text)

@@ -134,6 +134,11 @@ class Moments:
                 own.merge(getattr(other, name))
 
     @property
+    def sum(self) -> ExactSum:
+        """The exact sum of w * l."""
+        return self._sum_l
+
+    @property
     def total_weight(self) -> Fraction:
         """sum(w), or n without weights; weights that are not finite are left out."""
         return self._sum_w.fraction() if self.weighted else Fraction(self.count)
@@ -162,6 +167,41 @@ class Moments:
             return None
         m = l / w
         return root((ll - 2 * m * wwl + m * m * ww) / (w * w))
+
+
+class Part:
+    """Some of the losses: how many, and which share of the total they are.
+
+    Example:
+        >>> everything, part = Moments(), Part()
+        >>> everything.add(np.array([1.0, 3.0]))
+        >>> part.add(np.array([3.0]))
+        >>> part.count, part.share(everything)
+        (1, 0.75)
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sum_l = ExactSum()
+
+    def add(self, l: Floats, w: Floats | None = None) -> None:
+        """Add losses, shape [n], and their weights; a weight of 0 adds none."""
+        if w is not None:
+            l, w = l[w != 0], w[w != 0]
+        self.count += l.size
+        self._sum_l.add(l, *([] if w is None else [w]))
+
+    def merge(self, other: Part) -> None:
+        """Add what `other` has added."""
+        self.count += other.count
+        self._sum_l.merge(other._sum_l)
+
+    def share(self, moments: Moments) -> float | None:
+        """sum(w * l) of these over that of all; None where the total is 0 or not finite."""
+        total = moments.sum
+        if not (total.finite and self._sum_l.finite) or not total.fraction():
+            return None
+        return self._sum_l.over(total.fraction())
 
 
 class Frequencies:

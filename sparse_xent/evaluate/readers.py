@@ -6,8 +6,11 @@ the file's size before memory is asked for, and what can only be read from front
 held whole beyond `HELD` bytes. A refusal is a `FileError`, one sentence that begins with the file's
 name.
 
-    .npy                     memory-mapped; the blocks are views
-    .npz, stored member      memory-mapped where it stands in the archive
+Nothing is memory-mapped: where another process cuts a mapped file short, reading it ends this one
+(SIGBUS). `unchanged` compares what a file was before it was read with what it is afterwards.
+
+    .npy                     read block by block, in any order
+    .npz, stored member      the same, where it stands in the archive
     .npz, compressed member  inflated block by block, along its first axis
     .csv                     parsed block by block, one line a row
 
@@ -17,14 +20,14 @@ To add a format, write a `Source` and enter its opener in `_OPENERS`.
 from __future__ import annotations
 
 import csv
+import io
 import itertools
-import lzma
 import math
-import mmap
 import os
 import re
 import stat
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -41,8 +44,8 @@ Box: TypeAlias = tuple[slice, ...]
 Header: TypeAlias = Literal["auto", "yes", "no"]
 
 HELD = 1 << 30  # bytes held of a file that goes from front to back only, where it is needed whole
-_SCATTERED = 1 << 27  # bytes of pages that a view of many short runs may keep mapped
-_AROUND = 1 << 21  # bytes that Linux may map around a byte that is touched (a huge page)
+_AXES, _LONGEST = 32, (1 << 63) - 1  # of an array in memory (NumPy before 2.0: 32 axes)
+_HEADER = 10_000  # bytes of a .npy header, as numpy.load has it: more is no description of numbers
 _CHUNK = 1 << 20  # bytes of text, or of an inflated member, that are taken at once
 _LINE = 1 << 26  # bytes of a line of text; 128,000 classes take some 3 MB
 
@@ -87,11 +90,8 @@ class Source:
         return self.dtype.name
 
     def read(self, box: Box) -> Array:
-        """The elements of a box, one slice an axis; the array is not to be written to."""
+        """The elements of a box, one slice an axis: not to be written to, good till the next."""
         raise NotImplementedError
-
-    def release(self) -> None:
-        """Let go of the memory behind the boxes read so far, which are not used again."""
 
     def close(self) -> None:
         """Close the file; nothing is read from it afterwards."""
@@ -106,7 +106,7 @@ class Source:
             raise FileError(
                 f"{self.name} is too large for this order of axes: its {size_of(self.nbytes)} can "
                 f"only be read from front to back and would have to be held, where {size_of(HELD)} "
-                "is the most that is; save it with numpy.save, and it is memory-mapped"
+                "is the most that is; save it with numpy.save, and any order will do"
             )
         return _Held(self, self.read(tuple(map(slice, (0,) * len(self.shape), self.shape))))
 
@@ -153,8 +153,10 @@ def open_source(
     _check_regular(file)
     try:
         source = opener(file, key, header)
-    except OSError as error:
-        raise FileError(f"{file} cannot be read: {error.strerror or error}") from None
+    except (FileError, MemoryError):
+        raise
+    except Exception as error:
+        raise FileError(f"{file} cannot be read: {_reason(error)}") from None
     try:
         return _of_numbers(source, bfloat16=bfloat16)
     except FileError:
@@ -164,7 +166,7 @@ def open_source(
 
 def split(path: str | os.PathLike[str]) -> tuple[str, str | None]:
     """The file and the key of `FILE.npz:key`."""
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     named = re.fullmatch(r"(.+\.npz):(.+)", name, re.IGNORECASE | re.DOTALL)
     return (named[1], named[2]) if named else (name, None)
 
@@ -194,12 +196,60 @@ def boxes(shape: tuple[int, ...], positions: int, *, fortran: bool = False) -> I
 
 def size_of(nbytes: int) -> str:
     """Bytes, for a reader."""
-    size, unit = float(nbytes), "bytes"
+    size, unit = float(min(nbytes, 1 << 100)), "bytes"
     for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
         if size < 1024:
             break
         size, unit = size / 1024, larger
     return f"{nbytes} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+def _reason(error: Exception) -> str:
+    """What another library says, on one line."""
+    text = str(getattr(error, "strerror", None) or error).partition("\n")[0]
+    return text[:200] or type(error).__name__
+
+
+@contextmanager
+def unchanged(files: list[str]) -> Iterator[None]:
+    """FileError where one of the files was written to, replaced or removed meanwhile.
+
+    It takes the place of a ValueError: what else seems wrong with a file may come from that.
+    """
+    before = {file: _status(file) for file in files}
+    try:
+        yield
+    except ValueError:
+        _check_unchanged(before)
+        raise
+    _check_unchanged(before)
+
+
+def _check_unchanged(statuses: dict[str, os.stat_result | None]) -> None:
+    for file, before in statuses.items():
+        after = _status(file)
+        if before is None or _identity(before) == _identity(after):
+            continue
+        if after is None:
+            how = "was removed"
+        elif not os.path.samestat(before, after):
+            how = "was replaced by another file"
+        elif before.st_size != after.st_size:
+            how = f"went from {before.st_size:,} to {after.st_size:,} bytes"
+        else:
+            how = "was written to"
+        raise FileError(f"{file} {how} while it was read: try again when it is complete") from None
+
+
+def _status(file: str) -> os.stat_result | None:
+    try:
+        return os.stat(file)
+    except (OSError, ValueError):
+        return None
+
+
+def _identity(status: os.stat_result | None) -> tuple[int, ...] | None:
+    return status and (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _check_regular(file: str) -> None:
@@ -225,7 +275,8 @@ def _of_numbers(source: Source, *, bfloat16: bool) -> Source:
     dtype = source.dtype
     if dtype.kind in "biuf":
         return source
-    if dtype.kind == "V" and dtype.names is None and dtype.itemsize == 2:
+    plain = dtype.names is None and dtype.subdtype is None
+    if dtype.kind == "V" and plain and dtype.itemsize == 2:
         if bfloat16:
             return _Widened(source)
         raise FileError(
@@ -233,7 +284,7 @@ def _of_numbers(source: Source, *, bfloat16: bool) -> Source:
             "bfloat16: say --bfloat16 if they are such predictions, or save it in another dtype"
         )
     kinds = {"c": "complex numbers", "U": "strings", "S": "strings", "M": "dates", "m": "durations"}
-    what = kinds.get(dtype.kind, f"records of dtype {dtype}")
+    what = kinds.get(dtype.kind, f"records of dtype {str(dtype)[:100]}")
     raise FileError(f"{source.name} must hold real numbers, got {what}")
 
 
@@ -259,9 +310,6 @@ class _Widened(Source):
         widened: Array = np.left_shift(bits, 16, dtype=np.uint32).view(np.float32)
         return widened
 
-    def release(self) -> None:
-        self._source.release()
-
     def close(self) -> None:
         self._source.close()
 
@@ -277,7 +325,7 @@ class _NpyHeader:
     offset: int  # from the header's first byte to the array's
 
 
-class _Mapped(Source):
+class _Stored(Source):
     """An array that lies in its file as it would in memory.
 
     Args:
@@ -288,94 +336,144 @@ class _Mapped(Source):
     """
 
     def __init__(self, name: str, file: str, start: int = 0, size: int | None = None) -> None:
-        with open(file, "rb") as opened:
-            length = os.fstat(opened.fileno()).st_size
-            opened.seek(start)
-            header = _read_header(opened, name, length - start if size is None else size)
-            if size is not None and start + size > length:
-                raise FileError(f"{name} is truncated: the archive ends within it")
-            self._pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        super().__init__(name, header.shape, header.dtype, fortran=header.fortran)
-        order: Literal["C", "F"] = "F" if header.fortran else "C"
-        offset = start + header.offset
-        self._array: Array = np.ndarray(
-            header.shape, header.dtype, self._pages, offset, order=order
-        )
+        with ExitStack() as opened:
+            self._file = opened.enter_context(open(file, "rb", buffering=0))
+            length = os.fstat(self._file.fileno()).st_size
+            self._file.seek(start)
+            header = _read_header(self._file, name, length - start if size is None else size)
+            self._opened = opened.pop_all()
+        super().__init__(name, header.shape, _native(header.dtype), fortran=header.fortran)
+        self._start, self._foreign = start + header.offset, not header.dtype.isnative
+        self._memory = np.empty(0, np.uint8)  # of the last block; fresh memory costs a page fault
+
+    def close(self) -> None:
+        self._opened.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_opened"):  # else the header was refused
+            self.close()
 
     def read(self, box: Box) -> Array:
-        block = self._array[box]
-        run = _run(block)
-        mapped = min(self._array.nbytes, block.nbytes // run * (run + _AROUND))
-        if run < block.nbytes and mapped > _SCATTERED:
-            return self._gathered(block, run)
-        return block if block.flags.aligned else block.copy("K")
+        if self.fortran:  # the same file, read as C order, holds the transpose
+            return self._block(self.shape[::-1], box[::-1]).T
+        return self._block(self.shape, box)
 
-    def release(self) -> None:
-        """Unmap the pages touched; otherwise every page of the file would come to count as used."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._pages.madvise(mmap.MADV_DONTNEED)
+    def _block(self, shape: tuple[int, ...], box: Box) -> Array:
+        """A box of an array of this shape in C order, run by run."""
+        lengths = tuple(s.stop - s.start for s in box)
+        size = math.prod(lengths) * self.dtype.itemsize
+        if self._memory.size < size:
+            self._memory = np.empty(size, np.uint8)
+        block: Array = self._memory[:size].view(self.dtype).reshape(lengths)
+        # Axes below `cut` are stepped through, those above are whole: each step is one run.
+        cut = max((a for a in range(len(shape)) if lengths[a] != shape[a]), default=0)
+        run = math.prod(lengths[cut:]) * self.dtype.itemsize
+        offsets = np.int64(self._start)
+        for a, part in enumerate(box):
+            steps = np.arange(part.start, part.stop if a < cut else part.start + 1)
+            stride = math.prod(shape[a + 1 :]) * self.dtype.itemsize
+            offsets = np.add.outer(offsets, steps * stride)
+        room = memoryview(self._memory)
+        for k, offset in enumerate(offsets.ravel().tolist() if size else ()):
+            self._fill(room[k * run : (k + 1) * run], offset)
+        if self._foreign:
+            block.byteswap(inplace=True)
+        block.flags.writeable = False
+        return block
 
-    def _gathered(self, block: Array, run: int) -> Array:
-        """A copy of a block of many short runs, made part by part.
-
-        A view would map a page and its surroundings for every run: gigabytes for a few rows of a
-        Fortran-order matrix of very many columns.
-        """
-        copy = np.empty_like(block, order="K")
-        widest = max(range(block.ndim), key=lambda a: (block.shape[a] > 1, block.strides[a]))
-        runs = max(1, block.nbytes // run // block.shape[widest])
-        mapped = min(runs * (run + _AROUND), block.strides[widest])  # for one step along that axis
-        step = max(1, _SCATTERED // 4 // mapped)
-        for start in range(0, block.shape[widest], step):
-            part = (slice(None),) * widest + (slice(start, start + step),)
-            copy[part] = block[part]
-            self.release()
-        return copy
+    def _fill(self, room: memoryview, offset: int) -> None:
+        try:
+            self._file.seek(offset)
+            while len(room) and (got := self._file.readinto(room)):
+                room = room[got:]
+        except OSError as error:
+            raise FileError(f"{self.name} cannot be read: {_reason(error)}") from None
+        if len(room):
+            raise FileError(f"{self.name} was cut short while it was read")
 
 
-def _run(block: Array) -> int:
-    """Bytes that follow one another in memory, from the block's first element on."""
-    run = block.itemsize
-    for stride, n in sorted(zip(block.strides, block.shape, strict=True)):
-        if n > 1:
-            if stride != run:
-                break
-            run *= n
-    return run
+def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype in this machine's byte order, in which the library is quickest."""
+    return dtype.newbyteorder("=")
 
 
 def _read_header(file: IO[bytes], name: str, size: int) -> _NpyHeader:
     """Read a `.npy` header and hold what it promises against the `size` bytes there are."""
-    readers: dict[tuple[int, int], Callable[..., tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
     start = file.tell()
     try:
-        version = np.lib.format.read_magic(file)
-        if version not in readers:
-            raise ValueError(f"version {version} of the format is for records, not numbers")
-        shape, fortran, dtype = readers[version](file)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
-        why = str(error).partition("\n")[0]
-        raise FileError(f"{name} is not a .npy file, or is damaged: {why}") from None
+        version, text = _header_text(file)
+        shape, fortran, dtype = _described(version, text)
+    except ValueError as error:
+        raise FileError(f"{name} is not a .npy file, or is damaged: {_reason(error)}") from None
     if dtype.hasobject:
         raise FileError(f"{name} must hold real numbers, got pickled Python objects, never read")
-    if min(shape, default=0) < 0 or dtype.itemsize == 0:
-        raise FileError(f"{name} is damaged: its header says shape {shape}, dtype {dtype}")
     offset = file.tell() - start
     there, promised = size - offset, math.prod(shape) * dtype.itemsize
+    longest = math.prod(n for n in shape if n) * dtype.itemsize
+    empty = not promised and (len(shape) > _AXES or longest > _LONGEST)  # NumPy makes no such array
+    if min(shape, default=0) < 0 or dtype.itemsize == 0 or empty:
+        raise FileError(f"{name} is damaged: its header says {_brief(shape)}, dtype {dtype}")
+    if len(shape) > _AXES:
+        raise FileError(f"{name} must have at most {_AXES} axes, got {len(shape)}")
     if there != promised:
         fault = "is truncated" if there < promised else "holds more than its array"
         raise FileError(
-            f"{name} {fault}: {size_of(promised)} by its header, shape {shape} of {dtype}, "
+            f"{name} {fault}: {size_of(promised)} by its header, {_brief(shape)} of {dtype}, "
             f"but {size_of(there)} in the file"
         )
     return _NpyHeader(shape, fortran and len(shape) > 1, dtype, offset)
 
 
+def _header_text(file: IO[bytes]) -> tuple[tuple[int, int], bytes]:
+    """A header's version and text; ValueError where there is none."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"version {version} of the format is not known here")
+    length = int.from_bytes(_exactly(file, 2 if version == (1, 0) else 4), "little")
+    if length > _HEADER:
+        raise ValueError(f"its header says that it is {size_of(length)} long")
+    return version, _exactly(file, length)
+
+
+def _described(
+    version: tuple[int, int], text: bytes
+) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and dtype by a header of any version; ValueError for what is wrong with it.
+
+    Versions differ in how long the text may be and how it is encoded. NumPy has no public reader
+    of version 3, whose UTF-8 is for names of columns: numbers have none, and it reads as version 2.
+    """
+    try:
+        if version == (3, 0):
+            text = text.decode("utf-8").encode("latin-1", "replace")
+        with warnings.catch_warnings():  # of Python 2, whose headers say 3L, and of old dtypes
+            warnings.simplefilter("ignore")
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(
+                io.BytesIO(len(text).to_bytes(4, "little") + text)
+            )
+        return tuple(map(int, shape)), bool(fortran), dtype
+    except Exception as error:  # of a hostile text NumPy raises also what ast and tokenize do
+        raise ValueError(_reason(error)) from None
+
+
+def _exactly(file: IO[bytes], size: int) -> bytes:
+    taken = b""
+    while len(taken) < size:
+        more = file.read(size - len(taken))
+        if not more:
+            raise ValueError("the file ends within its header")
+        taken += more
+    return taken
+
+
+def _brief(shape: tuple[int, ...]) -> str:
+    """A shape, for a message: a hostile header's has thousands of axes, or of digits."""
+    text = f"shape {shape}" if len(shape) <= _AXES else f"a shape of {len(shape)} axes"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def _open_npy(file: str, key: str | None, header: Header) -> Source:
-    return _Mapped(file, file)
+    return _Stored(file, file)
 
 
 # ---- .npz ---------------------------------------------------------------------------------------
@@ -390,7 +488,8 @@ class _Inflated(Source):
             self._stream = opened.enter_context(archive.open(member))
             header = _read_header(self._stream, name, member.file_size)
             self._opened = opened.pop_all()
-        super().__init__(name, header.shape, header.dtype, fortran=header.fortran, sequential=True)
+        dtype, self._foreign = _native(header.dtype), not header.dtype.isnative
+        super().__init__(name, header.shape, dtype, fortran=header.fortran, sequential=True)
 
     def close(self) -> None:
         self._opened.close()
@@ -405,7 +504,9 @@ class _Inflated(Source):
                 if len(inflated) < part.size:
                     raise EOFError("it ends too early")
                 part[:] = np.frombuffer(inflated, np.uint8)
-        array = flat.view(self.dtype)
+        array: Array = flat.view(self.dtype)
+        if self._foreign:
+            array.byteswap(inplace=True)
         return array.reshape(shape, order="F" if self.fortran else "C")
 
 
@@ -418,8 +519,10 @@ def _damage_told(name: str) -> Iterator[None]:
         raise
     except NotImplementedError as error:
         raise FileError(f"{name} is compressed in a way that is not known here: {error}") from None
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError) as error:
-        raise FileError(f"{name} is damaged: {error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # of zipfile, zlib, bz2, lzma, struct: they list what they raise not
+        raise FileError(f"{name} is damaged: {_reason(error)}") from None
 
 
 def _open_npz(file: str, key: str | None, header: Header) -> Source:
@@ -438,9 +541,26 @@ def _open_npz(file: str, key: str | None, header: Header) -> Source:
     if member.flag_bits & 1:
         raise FileError(f"{name} is encrypted: save it without a password")
     if member.compress_type == zipfile.ZIP_STORED:
-        return _Mapped(name, file, _start(file, name, member), member.file_size)
+        if member.compress_size != member.file_size:
+            raise FileError(f"{name} is damaged: it is stored as it is, but with two sizes")
+        start = _start(file, name, member)
+        _check_sum(file, name, start, member)
+        return _Stored(name, file, start, member.file_size)
     source = _Inflated(name, file, member)
     return source.whole() if source.fortran else source
+
+
+def _check_sum(file: str, name: str, start: int, member: zipfile.ZipInfo) -> None:
+    """Hold a stored member against its checksum, as zipfile does where it reads one to its end."""
+    left, found = member.file_size, 0
+    with open(file, "rb") as opened:
+        opened.seek(start)
+        while left and (chunk := opened.read(min(left, _CHUNK))):
+            left, found = left - len(chunk), zlib.crc32(chunk, found)
+    if left:
+        raise FileError(f"{name} is truncated: the archive ends within it")
+    if found != member.CRC:
+        raise FileError(f"{name} is damaged: its checksum is not that of its numbers")
 
 
 def _start(file: str, name: str, member: zipfile.ZipInfo) -> int:
@@ -494,6 +614,8 @@ class _Text(Source):
         for start in range(0, rows, step):
             stop = min(start + step, rows)
             lines = list(itertools.islice(self._file, stop - start))
+            if len(lines) < stop - start:
+                raise FileError(f"{self.name} was cut short while it was read")
             block[start:stop] = self._parsed(lines, box[0].start + start)
         return block
 

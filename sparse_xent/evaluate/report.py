@@ -41,6 +41,11 @@ class Report:
             best prediction that is the same for all; None where weights are negative.
         infinite: How many losses are infinite.
         nan: How many losses are NaN.
+        epsilon: Probabilities were clipped to [epsilon, 1 - epsilon]; None for logits.
+        clipped: How many losses are what they are because the label's probability (with "before"
+            its share of the row's sum) is below epsilon; None for logits.
+        clipped_share: What these are of the sum of all losses, by weight, from 0 to 1; None where
+            that sum is 0 or not finite.
         notes: What was odd, a sentence each.
     """
 
@@ -63,6 +68,9 @@ class Report:
     frequency_baseline: float | None
     infinite: int
     nan: int
+    epsilon: float | None = None
+    clipped: int | None = None
+    clipped_share: float | None = None
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,12 +81,15 @@ class Report:
 
 
 def as_json(report: Report) -> str:
-    """One JSON object; numbers in full, and "NaN", "Infinity" as strings, which JSON lacks."""
+    """One JSON object, in ASCII; numbers in full, "NaN" and "Infinity", which it lacks, as strings.
+
+    A file's name that is no Unicode has lone surrogates, which only an escape can carry.
+    """
     fields = {
         name: _named(value) if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in report.to_dict().items()
     }
-    rows = (f'  "{k}": {json.dumps(v, ensure_ascii=False)}' for k, v in fields.items())
+    rows = (f'  "{k}": {json.dumps(v)}' for k, v in fields.items())
     return "{\n" + ",\n".join(rows) + "\n}"
 
 
@@ -98,11 +109,13 @@ def as_text(report: Report, *, colour: bool = False, blocks: bool = True) -> str
         ("losses scored", f"{report.scored:,}", ""),
         ("ignored", f"{report.ignored:,}", ""),
         *_weight_rows(report),
+        *_clip_rows(report),
         ("mean loss", _number(report.mean_loss), _error(report)),
         ("perplexity", _number(report.perplexity), ""),
         ("accuracy", f"{report.accuracy:.4%}" if report.scored else "-", ""),
     ]
-    title = f"{bold}{report.predictions}{plain} against {bold}{report.labels}{plain}"
+    predictions, labels = shown(report.predictions), shown(report.labels)
+    title = f"{bold}{predictions}{plain} against {bold}{labels}{plain}"
     lines = [title, f"{dim}{about}{plain}", ""]
     for name, value, remark in rows:
         strong = bold if name == "mean loss" else ""
@@ -117,6 +130,14 @@ def _weight_rows(report: Report) -> list[tuple[str, str, str]]:
     if report.total_weight is None:
         return []
     return [("sum of weights", _number(report.total_weight), "the mean is sum(w * loss) / sum(w)")]
+
+
+def _clip_rows(report: Report) -> list[tuple[str, str, str]]:
+    if report.clipped is None:
+        return []
+    share = report.clipped_share if report.clipped else None
+    remark = "" if share is None else f"{share:.3%} of the total loss"
+    return [(f"clipped at {report.epsilon:g}", f"{report.clipped:,}", remark)]
 
 
 def _error(report: Report) -> str:
@@ -150,6 +171,11 @@ def _bar(length: float, blocks: bool) -> str:
         return "#" * round(length)
     whole, eighths = divmod(round(length * 8), 8)
     return "█" * whole + _EIGHTHS[eighths].strip()
+
+
+def shown(text: str) -> str:
+    """The text on one line, whatever a file is called: what cannot be printed is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def exponential(x: float) -> float:

@@ -180,6 +180,14 @@ def log(u: Num) -> Num:
 
 
 @word
+def log_of_any(u: Num) -> Num:
+    """`log` of subnormal numbers, too: epsilon 0 lets them through."""
+    least, up = (2.0**-1022, 60) if u.wide else (2.0**-126, 60)
+    small = u < least
+    return log(select(small, u * 2.0**up, u)) - select(small, like(u, up * LN2), 0.0)
+
+
+@word
 def log_sum(a: Any, b: Any) -> Num:
     """log(a + b), a >= b >= 0, with the rounding of a + b put back: for a = 1 it is log1p(b)."""
     u = a + b
@@ -220,6 +228,18 @@ def clip(p: Num, span: Span) -> Num:
 def passed(p: Num, span: Span) -> Num:
     """1 where the clip lets p pass unchanged, else 0."""
     return select((p >= span[0]) & (p <= span[1]), like(p, 1.0), 0.0)
+
+
+@word
+def divisor(p: Num, span: Span) -> Num:
+    """p clipped, to divide by: -0 becomes 0, so that its quotient is inf, not -inf."""
+    return clip(p, span) + 0.0
+
+
+@word
+def unblocked(value: Num, p: Num, span: Span) -> Num:
+    """A gradient; 0 where the clip held p back, even where it is infinite. NaN stays seen."""
+    return select((p < span[0]) | (p > span[1]), 0.0, value)
 
 
 @word
@@ -351,8 +371,8 @@ def gist(kind: Kind, x: Num, m: Any, s: Any, span: Span) -> tuple[Num, Num]:
         y = fma(x, log2e(kind), like(x, 0.0) - m)
         return select(deleted, 0.0, y), select(deleted, like(x, 0.0), 1.0)
     if kind.scores == Scores.BEFORE:
-        return log(clip(x / s, span)), passed(x / s, span)
-    return log(clip(x, span)), like(x, 0.0)
+        return log_of_any(clip(x / s, span)), passed(x / s, span)
+    return log_of_any(clip(x, span)), like(x, 0.0)
 
 
 @word
@@ -386,13 +406,11 @@ def loss(kind: Kind, rest: Num, hit: Num, at: Num, mean: Num, share: Num, span: 
         sharp = base - (at - done) * LN2
         flat = base - (mean - done) * LN2
     elif kind.scores == Scores.AFTER:
-        one, ratio = like(rest, 1.0), rest / hit  # log S - log q_t = log1p(ratio); q_t >= eps
-        near = ratio <= one
-        sharp = log_sum(select(near, one, ratio), select(near, ratio, one))
-        flat = log(rest + hit) - mean
+        sharp = _after(rest, hit)
+        flat = log_of_any(rest + hit) - mean
     else:
         r = hit / whole_sum(kind, rest, hit) if kind.scores == Scores.BEFORE else at
-        sharp = 0.0 - log(clip(r, span))
+        sharp = 0.0 - log_of_any(clip(r, span))
         flat = 0.0 - mean
     if not kind.smooth:
         return sharp
@@ -403,6 +421,23 @@ def loss(kind: Kind, rest: Num, hit: Num, at: Num, mean: Num, share: Num, span: 
         # misses by a rounding. NaN sends the row the exact way.
         value = select((at == -math.inf) & (share >= 1.0), math.nan, value)
     return value
+
+
+@word
+def _after(rest: Num, hit: Num) -> Num:
+    """log(rest + hit) - log(hit) = log1p(rest / hit); inf where hit alone is 0, NaN where both are.
+
+    A hit so small that the ratio may overflow (only where epsilon lets it) is scaled by 2^up.
+    """
+    hit = hit + 0.0  # -0 becomes 0
+    least, up = (2.0**-512, 512) if rest.wide else (2.0**-64, 64)
+    small = (hit < least) & (hit < rest * 0.5)
+    one, ratio = like(rest, 1.0), rest / select(small, hit * 2.0**up, hit)
+    near = (ratio <= one) & (hit >= rest * 0.5)
+    value = log_sum(
+        select(near, one, ratio), select(near, ratio, select(small, like(rest, 2.0**-up), one))
+    )
+    return select(hit == 0.0, ratio, value + select(small, like(rest, up * LN2), 0.0))
 
 
 # A row's gradient ------------------------------------------------------------------------------
@@ -435,16 +470,19 @@ def lines(
         return g / s, g * (0.0 - each), g * aim
     each = share / like(rest, classes)
     if kind.scores == Scores.AFTER:
-        aim = share / s - (1.0 - share) * rest / (s * hit) - each / hit
-        return g / s, g * (0.0 - each), g * aim * passed(at, span)
+        if kind.smooth:
+            aim = share / s - ((1.0 - share) * (rest / s) + each) / (hit + 0.0)
+        else:
+            aim = 0.0 - rest / s / (hit + 0.0)
+        return g / s, g * (0.0 - each), unblocked(g * aim, at, span)
     if kind.scores == Scores.BEFORE:
         r = hit / s
         m = passed(r, span)
         weight = (1.0 - share) * m + each * count
-        aim = weight - (1.0 - share + each) * m / clip(r, span)
+        aim = weight - unblocked((1.0 - share + each) / divisor(r, span), r, span)
         return g / s * weight, g / s * (0.0 - each), g / s * aim
-    aim = (0.0 - (1.0 - share + each)) / clip(at, span) * passed(at, span)
-    return zero, g * (0.0 - each), g * aim
+    aim = (0.0 - (1.0 - share + each)) / divisor(at, span)
+    return zero, g * (0.0 - each), unblocked(g * aim, at, span)
 
 
 @word
@@ -470,7 +508,7 @@ def slope(kind: Kind, x: Num, e: Num, a: Num, b: Num, s: Num, span: Span) -> Num
     if kind.scores == Scores.LOGITS:
         return select(x == -math.inf, e * a, e * a + b) if kind.smooth else e * a
     if kind.scores == Scores.AFTER:
-        return passed(x, span) * (a + b / clip(x, span) if kind.smooth else a)
+        return unblocked(a + b / divisor(x, span) if kind.smooth else like(x, a), x, span)
     if kind.scores == Scores.BEFORE and kind.smooth:
-        return a + b * passed(x / s, span) / clip(x / s, span)
-    return a + b * passed(x, span) / clip(x, span) if kind.smooth else a
+        return a + unblocked(b / divisor(x / s, span), x / s, span)
+    return a + unblocked(b / divisor(x, span), x, span) if kind.smooth else a

@@ -198,10 +198,14 @@ class _Probabilities:
         self.p, self.t, self.dtype = p, t, p.dtype
 
     def _clip(self, p: Array) -> Array:
-        return np.clip(p, self.lo, self.hi)
+        return np.clip(p, self.lo, self.hi) + self.lo.dtype.type(0)  # -0 becomes 0
 
     def _passed(self, p: Array) -> Array:
         return ((p >= self.lo) & (p <= self.hi)).astype(p.dtype)
+
+    def _unblocked(self, dx: Array, p: Array) -> Array:
+        """A gradient, 0 where the clip held p back, even where it is infinite; NaN stays seen."""
+        return np.where((p < self.lo) | (p > self.hi), 0, dx)
 
     def _target(self, p: Array) -> Array:
         return np.take_along_axis(p, self.t, axis=1)
@@ -225,11 +229,14 @@ class _After(_Probabilities):
         self.sum = self.rest + self.q_t
 
     def nll(self, s: float) -> Array:
-        loss = np.log1p(self.rest / self.q_t)  # log S - log q_t with all its digits; q_t >= eps
+        ratio = self.rest / self.q_t
+        loss = np.log1p(ratio)  # log S - log q_t with all its digits
+        if np.isinf(ratio).any():  # only where eps lets q_t be so small
+            loss = np.where(np.isinf(ratio), np.log(self.sum) - np.log(self.q_t), loss)
         if s == 0:
             return loss
         classes = self.q.shape[1]
-        return (1 - s) * loss + s * (np.log(self.sum) - sum_by_halves(np.log(self.q)) / classes)
+        return _sharp(loss, s) + s * (np.log(self.sum) - sum_by_halves(np.log(self.q)) / classes)
 
     def grad(self, s: float) -> Array:
         q, q_t, rest, total = self.q, self.q_t, self.rest, self.sum
@@ -240,9 +247,9 @@ class _After(_Probabilities):
             total = rest + q_t
             dx = 1 / total - s / q.shape[1] / q
         # 1 / S - a_t / q_t without the cancellation: S = rest + q_t.
-        at_target = (s * (q_t - total / q.shape[1]) - (1 - s) * rest) / (total * q_t)
+        at_target = (s * (q_t / total - 1 / q.shape[1]) - (1 - s) * (rest / total)) / q_t
         np.put_along_axis(dx, self.t, at_target, axis=1)
-        return dx * self._passed(self.p)
+        return self._unblocked(dx, self.p)
 
 
 class _Before(_Probabilities):
@@ -265,14 +272,15 @@ class _Before(_Probabilities):
             m = m.astype(np.float64)
             total = np.where(np.isnan(total), total, sum_by_halves(self.p.astype(np.float64)))
             r = self._clip(self.p / total)
-        m_t, each = self._target(m), s / m.shape[1]
+        r = np.where(m == 0, 1, r)  # 0 / 0 would be NaN
+        m_t, r_t, each = self._target(m), self._target(r), s / m.shape[1]
         u = (1 - s) * m_t
         if s > 0:
             u = u + each * sum_by_halves(m.copy())
             dx = u - each * m / r
         else:
             dx = _like(m, u)
-        self._add_at_target(dx, -(1 - s) * m_t / self._target(r))
+        self._add_at_target(dx, -_sharp(m_t / r_t, s))
         return dx / total
 
 
@@ -290,10 +298,10 @@ class _Never(_Probabilities):
     def grad(self, s: float) -> Array:
         if s > 0:
             q = self._clip(self.p)
-            dx = -(s / q.shape[1]) / q * self._passed(self.p)  # NaN * 0 is NaN: it stays seen
+            dx = self._unblocked(-(s / q.shape[1]) / q, self.p)
         else:
             dx = np.zeros_like(self.p)
-        self._add_at_target(dx, -(1 - s) / self.q_t * self._passed(self.p_t))
+        self._add_at_target(dx, self._unblocked(-_sharp(1 / self.q_t, s), self.p_t))
         return dx
 
 
@@ -318,7 +326,12 @@ def _expected(at_target: Array, q: Array, s: float) -> Array:
     """-sum_j a_j log q_j, given -log q_t."""
     if s == 0:
         return at_target
-    return (1 - s) * at_target - (s / q.shape[1]) * sum_by_halves(np.log(q))
+    return _sharp(at_target, s) - (s / q.shape[1]) * sum_by_halves(np.log(q))
+
+
+def _sharp(value: Array, s: float) -> Array:
+    """What is left of the label's own part where it is smoothed: 0 * inf would be NaN."""
+    return np.zeros_like(value) if s == 1 else (1 - s) * value
 
 
 def widen(x: Array) -> Array:

@@ -59,8 +59,8 @@ def _before(p: Array, a: Array, eps: float) -> tuple[Array, Array]:
     total = sum_by_halves(p.copy())
     total = np.where(np.isfinite(total) & (total != 0), total, np.nan)
     share = p / total
-    r = np.clip(share, lo, hi)
+    r = np.clip(share, lo, hi) + p.dtype.type(0)  # -0 becomes 0
     m = (share >= lo) & (share <= hi)
     loss = -sum_by_halves(np.where(a == 0, 0 * total, a * np.log(r)))
     passed = sum_by_halves(np.where(m, a, 0))
-    return loss, (passed - np.where(m, a / r, 0)) / total
+    return loss, (passed - np.where(m & (a != 0), a / r, 0)) / total
