@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, NoReturn, TypeAlias
 
@@ -22,14 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_xent import SparseCategoricalCrossentropy, loss_sparse_categorical_crossentropy
-from sparse_xent.evaluate import kinds
+from sparse_xent.evaluate import kinds, tables
 from sparse_xent.evaluate.accumulation import ExactSum, Frequencies, Moments
+from sparse_xent.evaluate.columns import Choice, Column, Header, as_choice
 from sparse_xent.evaluate.output import LossesFile, check_output
 from sparse_xent.evaluate.readers import (
     Array,
     Box,
     FileError,
-    Header,
     Source,
     boxes,
     open_source,
@@ -68,6 +68,10 @@ def evaluate(
     normalize: Literal["after", "before", "never"] = "after",
     bfloat16: bool = False,
     header: Header = "auto",
+    columns: Column | Sequence[Column] | None = None,
+    drop: Column | Sequence[Column] | None = None,
+    label_column: Column | None = None,
+    weight_column: Column | None = None,
     per_label: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_note: Callable[[str], None] | None = None,
@@ -81,7 +85,8 @@ def evaluate(
     Args:
         labels: Whole numbers, the predictions' shape without the class axis (or with length 1
             there): a `.npy`, `.npz` or one-column `.csv` file; `FILE.npz:key` names one of several.
-        predictions: Scores of every class along `axis`; a `.csv` file has a column per class.
+        predictions: Scores of every class along `axis`; a `.csv` file has a column per class, with
+            commas, semicolons, tabs or blanks between them, and no other column.
         from_logits: Whether the scores are logits; else they are probabilities.
         log_probs: Whether they are logarithms of probabilities.
         ignore_class: A label, or several, as written in the file, that do not count.
@@ -92,7 +97,13 @@ def evaluate(
         label_smoothing: Between 0 and 1.
         normalize: How probabilities are made to sum to 1: "after" or "before" clipping, "never".
         bfloat16: Whether predictions saved as raw records of two bytes are bfloat16.
-        header: Whether a `.csv` file begins with names.
+        header: Whether `.csv` files begin with a line of names; "auto" takes text for names, and
+            0, 1, 2, ... or 1, 2, 3, ... as the number of rows in the other file says.
+        columns: The columns of the predictions' `.csv` file to score, the first class first, by
+            name or by position from 0; they are taken unexamined.
+        drop: Columns of it to leave out; what still looks like an identifier is refused.
+        label_column: The column of the labels' `.csv` file that holds them.
+        weight_column: The column of the weights' `.csv` file that holds them.
         per_label: A `.npy` file for one loss a label, 0 where ignored, without weights; float64 for
             float64 predictions, else float32. An old file is replaced at the end, or not at all.
         on_progress: Called with the bytes of predictions done and their total.
@@ -116,21 +127,38 @@ def evaluate(
     )
     if label_base not in (0, 1):
         raise ValueError(f"label_base must be 0 or 1, got {label_base!r}")
+    if columns is not None and drop is not None:
+        raise ValueError(
+            "--columns and --drop must not both be given: --columns names all it reads"
+        )
     inputs = [split(path)[0] for path in (labels, predictions, sample_weight) if path is not None]
     if per_label is not None:
         check_output(per_label, inputs)
 
     with ExitStack() as files:
 
-        def opened(path: Path, *, bfloat16: bool = False) -> Source:
-            source = open_source(path, bfloat16=bfloat16, header=header)
+        def opened(path: Path, choice: Choice, *, bfloat16: bool = False) -> Source:
+            source = open_source(path, bfloat16=bfloat16, openers=tables.openers(choice))
             files.callback(source.close)
+            choice.check(source.name, table=isinstance(source, tables.Table))
             return source
 
         kind = "log-probabilities" if log_probs else "logits" if from_logits else "probabilities"
-        x = _Predictions(opened(predictions, bfloat16=bfloat16), kind, loss.get_config())
-        y = _Labels(opened(labels), x, label_base)
-        w = None if sample_weight is None else _Weights(opened(sample_weight), x)
+        x_choice = Choice(
+            header=header,
+            columns=as_choice(columns),
+            drop=as_choice(drop) or (),
+            probabilities=kind == "probabilities",
+        )
+        y_choice = Choice(header=header, columns=as_choice(label_column), role="labels")
+        w_choice = Choice(header=header, columns=as_choice(weight_column), role="weights")
+        x_file = opened(predictions, x_choice, bfloat16=bfloat16)
+        y_file = opened(labels, y_choice)
+        w_file = None if sample_weight is None else opened(sample_weight, w_choice)
+        tables.decide_headers(x_file, y_file, w_file, axis)
+        x = _Predictions(x_file, kind, loss.get_config())
+        y = _Labels(y_file, x, label_base)
+        w = None if w_file is None else _Weights(w_file, x)
         written = None
         if per_label is not None:
             written = files.enter_context(
@@ -219,7 +247,10 @@ class _Predictions:
 
     def refuse(self, other: Source, expected: str, way_out: str) -> NoReturn:
         """FileError for a file whose shape does not fit."""
-        if not way_out and other.shape[:1] != self.source.shape[:1] and ".csv" in other.name:
+        if isinstance(other, tables.Table) and len(self.losses) == 1:
+            way_out += other.several()
+        text = isinstance(other, tables.Table) or isinstance(self.source, tables.Table)
+        if not way_out and text and other.shape[:1] != self.source.shape[:1]:
             way_out = ": was a first line wrongly taken for names, or for numbers? (--header)"
         raise FileError(
             f"{other.name} must have {self.name}'s shape without axis {self.axis}: expected "

@@ -1,0 +1,294 @@
+"""Decides which columns of a table are scores, and which only number its rows.
+
+A column is known by its name, or by its position counted from 0. What looks like an identifier is
+refused, never left out unasked: by its name at once, by its numbers when all rows have been read.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import operator
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Header: TypeAlias = Literal["auto", "yes", "no"]
+Column: TypeAlias = str | int
+
+_OPTION = {"predictions": "--columns", "labels": "--label-column", "weights": "--weight-column"}
+_LISTED = 8  # columns that a message names
+
+_NAMES = {"", "id", "ids", "index", "idx", "rowid", "rowindex", "rowname", "rownames", "rownumber"}
+_ENDING = re.compile(r".*[ _.\-](?:id|ID|Id)|.*[a-z]I[dD]|Unnamed: ?\d+")  # user_id, UserId
+_TRUTH = {"label", "labels", "target", "truth", "true", "class", "y", "ytrue"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was said about the lines and the columns of a table.
+
+    Attributes:
+        header: Whether its first line names the columns.
+        columns: The columns that are read, in this order; None reads all.
+        drop: Columns that are left out.
+        role: What the table holds.
+        probabilities: Whether it holds probabilities.
+    """
+
+    header: Header = "auto"
+    columns: tuple[Column, ...] | None = None
+    drop: tuple[Column, ...] = ()
+    role: Literal["predictions", "labels", "weights"] = "predictions"
+    probabilities: bool = False
+
+    @property
+    def option(self) -> str:
+        """The option that names the columns to read."""
+        return _OPTION[self.role]
+
+    def check(self, file: str, *, table: bool) -> None:
+        """ValueError where columns were chosen of a file that has none."""
+        if not table and (self.columns is not None or self.drop):
+            option = self.option if self.columns is not None else "--drop"
+            raise ValueError(f"{option} is for .csv files, got {file}: leave it out")
+
+
+class Columns:
+    """The columns of a table: their names, and which of them are read.
+
+    Args:
+        names: What the header calls them; None without one.
+        width: How many there are.
+        row_names: Whether the first is the rows' names, over which the header has nothing.
+        choice: Which are wanted.
+
+    Raises:
+        ValueError: There is no such column, or one is an identifier by its name. The message is to
+            follow the file's name.
+    """
+
+    def __init__(
+        self, names: list[str] | None, width: int, row_names: bool, choice: Choice
+    ) -> None:
+        self.names, self.width, self.choice = names, width, choice
+        self.chosen = choice.columns is not None  # what was named is not doubted
+        if choice.columns is not None:
+            self.kept = self._positions(choice.columns, choice.option)
+        else:
+            dropped = self._positions(choice.drop, "--drop")
+            self.kept = [k for k in range(width) if k not in dropped]
+        self.row_names = row_names and 0 in self.kept and not self.chosen
+        if self.row_names:
+            self.kept.remove(0)
+        if not self.kept:
+            raise ValueError(f" must keep a column, got {self._listed(range(width))} all left out")
+        if not self.chosen:
+            for k in self.kept:
+                self._check_name(k)
+
+    def refusal(self, column: int, seen: str) -> str:
+        """A sentence, to follow the file's name, about a column that holds no scores."""
+        what = {
+            "predictions": "hold a score of one class in every column",
+            "labels": "hold a label in every row",
+            "weights": "hold a weight in every row",
+        }[self.choice.role]
+        return f" must {what}, got {self.described(column)} {seen}: {self.way_out(column)}"
+
+    def way_out(self, column: int) -> str:
+        """How to read the table without a column, or with it all the same."""
+        others = [k for k in self.kept if k != column]
+        if self.choice.role != "predictions":
+            best = [k for k in others if not _is_identifier(self._name(k) or "x")] or self.kept
+            return f"say which column holds the {self.choice.role}, {self._said(best[-1:])}"
+        drop = f"leave it out with --drop {self._argument([column])}"
+        if len(self.kept) > _LISTED or not others:
+            return f"{drop}, or name the classes' columns with --columns"
+        return f"{drop}, or name the columns of the classes, {self._said(others)}"
+
+    def described(self, column: int) -> str:
+        """A column in words."""
+        name = self._name(column)
+        if name is None:
+            return f"column {column} (counted from 0)"
+        return f"column {name!r}" if name else f"a column without a name (column {column} from 0)"
+
+    def several(self) -> str:
+        """What to say where one column was expected and there are more."""
+        best = [k for k in self.kept if not _is_identifier(self._name(k) or "x")] or self.kept
+        return (
+            f"; of the columns {self._listed(self.kept)} say which holds the {self.choice.role}: "
+            f"{self._said(best[-1:])}"
+        )
+
+    def _check_name(self, column: int) -> None:
+        name = self._name(column)
+        if name is None:
+            return
+        if not name and column == 0:
+            raise ValueError(
+                " has a first column without a name, as row names have: "
+                f"{self.way_out(column)} (or write it without them: row.names = FALSE in R, "
+                "index=False in pandas)"
+            )
+        strict = self.choice.role != "predictions"  # class_id may well be a label
+        if _is_identifier(name, strict=strict):
+            seen = "whose name is that of an identifier" if name else "as row names have"
+            raise ValueError(self.refusal(column, seen))
+
+    def _name(self, column: int) -> str | None:
+        return None if self.names is None else self.names[column]
+
+    def _positions(self, wanted: Sequence[Column], option: str) -> list[int]:
+        """Where the columns stand: all are names, or all are positions."""
+        names = self.names or []
+        by_name = any(isinstance(w, str) and w.strip() in names for w in wanted)
+        found: list[int] = []
+        for w in wanted:
+            if isinstance(w, str) and by_name:
+                if names.count(w.strip()) > 1:
+                    raise ValueError(f" has several columns {w!r}: give {option} positions from 0")
+                at = names.index(w.strip()) if w.strip() in names else -1
+            else:
+                at = int(w) if re.fullmatch(r"\s*\d+\s*", str(w), re.ASCII) else -1
+            if not 0 <= at < self.width:
+                held = self._listed(range(self.width)) if names else "no names"
+                raise ValueError(
+                    f" has no column {w!r}: {option} takes names ({held}) or positions, 0 to "
+                    f"{self.width - 1}"
+                )
+            if at in found:
+                raise ValueError(f" has one column {w!r}, which {option} names twice")
+            found.append(at)
+        return found
+
+    def _listed(self, columns: Sequence[int]) -> str:
+        said = [repr(self.names[k]) if self.names else str(k) for k in columns[:_LISTED]]
+        return ", ".join(said) + (", ..." if len(columns) > _LISTED else "")
+
+    def _said(self, columns: list[int]) -> str:
+        return f"{self.choice.option} {self._argument(columns)}"
+
+    def _argument(self, columns: list[int]) -> str:
+        """The columns as a shell takes them: names, or positions where a name would not do."""
+        names = self.names or []
+        named = all(names and names.count(names[k]) == 1 for k in columns)
+        written = io.StringIO()
+        csv.writer(written).writerow([names[k] if named else k for k in columns])
+        text = written.getvalue().rstrip("\r\n")
+        return shlex.quote("" if text == '""' else text)
+
+
+def _is_identifier(name: str, *, strict: bool = False) -> bool:
+    """Whether a column of this name numbers the rows; strictly, by the whole name alone."""
+    if re.sub(r"[ _.\-]", "", name.lower()) in _NAMES:
+        return True
+    if strict:
+        return False
+    return bool(_ENDING.fullmatch(name))
+
+
+# ---- what the numbers tell ----------------------------------------------------------------------
+
+
+class Watch:
+    """What the columns of a table hold, looked at as its rows go by.
+
+    Only columns without a fraction so far are looked at again, so that it costs next to nothing.
+
+    Args:
+        width: The number of columns.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._whole = np.arange(width)  # no fraction so far
+        self._finite = np.ones(width, np.bool_)
+        self._binary = np.ones(width, np.bool_)
+        self._above = np.ones(width, np.bool_)  # above 1 in every row
+        self._in_order = np.ones((2, width), np.bool_)  # 0, 1, 2, ... and 1, 2, 3, ...
+        self._rows, self._width = 0, width
+        self._first: npt.NDArray[np.float64] = np.empty((0, width))
+
+    def add(self, block: npt.NDArray[np.float64]) -> None:
+        """Look at the next rows."""
+        if len(self._first) < 3:
+            self._first = np.concatenate([self._first, block[:3]])[:3]
+        count = self._rows + np.arange(len(block))[:, np.newaxis]
+        self._rows += len(block)
+        if not self._whole.size:
+            return
+        x = block if len(self._whole) == self._width else block[:, self._whole]
+        finite = np.isfinite(x)
+        whole = ((x == np.floor(x)) | ~finite).all(axis=0)
+        x, finite, self._whole = x[:, whole], finite[:, whole], self._whole[whole]
+        k = self._whole
+        self._finite[k] &= finite.all(axis=0)
+        self._binary[k] &= ((x == 0) | (x == 1)).all(axis=0)
+        self._above[k] &= (x > 1).all(axis=0)
+        for base in (0, 1):
+            self._in_order[base, k] &= (x == count + base).all(axis=0)
+
+    def seen(
+        self,
+        column: int,
+        scores: int,
+        name: str | None,
+        *,
+        probabilities: bool = False,
+        few: bool = False,
+    ) -> str | None:
+        """What marks a column as an identifier; None if nothing does.
+
+        Args:
+            column: The column.
+            scores: How many columns, from the first on, hold scores.
+            name: Its name, if it has one.
+            probabilities: Whether the scores are probabilities.
+            few: Whether one or two numbers in order, beside fractions, are enough.
+        """
+        if column not in self._whole or not self._finite[column]:
+            return None
+        fractions = np.count_nonzero(self._whole < scores) < scores
+        ordered = self._in_order[:, column]
+        if ordered.any() and (self._rows > 2 or (few and fractions)):
+            base = int(ordered[1])
+            return f"holding {base} to {self._rows - 1 + base} in order, as an index does"
+        shown = ", ".join(f"{v:.16g}" for v in self._first[:, column])
+        shown = f"whole numbers ({shown}{', ...' if self._rows > 3 else ''})"
+        if fractions and not self._binary[column]:
+            return f"holding {shown} beside columns of fractions, as an identifier does"
+        truth = name is not None and re.sub(r"[ _.\-]", "", name.lower()) in _TRUTH
+        if fractions and truth:
+            return f"holding {shown} beside columns of fractions, as labels do"
+        rest = [k for k in range(scores) if k != column]
+        if probabilities and self._rows > 2 and self._above[column] and self._binary[rest].all():
+            return f"holding {shown} above 1 beside columns of 0 and 1, as an identifier does"
+        return None
+
+
+def as_choice(value: Any) -> tuple[Column, ...] | None:
+    """One column or several, as a tuple; None for None."""
+    if value is None:
+        return None
+    one = isinstance(value, str) or not isinstance(value, Iterable)
+    return tuple(map(_column, [value] if one else value))
+
+
+def _column(value: Any) -> Column:
+    if isinstance(value, str):
+        return value
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(
+        f"a column must be a name or a position from 0, got {value!r} of type "
+        f"{type(value).__name__}"
+    )
