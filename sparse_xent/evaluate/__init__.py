@@ -249,8 +249,10 @@ class _Predictions:
         """FileError for a file whose shape does not fit."""
         if isinstance(other, tables.Table) and len(self.losses) == 1:
             way_out += other.several()
-        text = isinstance(other, tables.Table) or isinstance(self.source, tables.Table)
-        if not way_out and text and other.shape[:1] != self.source.shape[:1]:
+        texts = [f for f in (other, self.source) if isinstance(f, tables.Table)]
+        for table in texts:
+            table.check_lines()
+        if not way_out and texts and other.shape[:1] != self.source.shape[:1]:
             way_out = ": was a first line wrongly taken for names, or for numbers? (--header)"
         raise FileError(
             f"{other.name} must have {self.name}'s shape without axis {self.axis}: expected "

@@ -105,8 +105,9 @@ class Columns:
         """How to read the table without a column, or with it all the same."""
         others = [k for k in self.kept if k != column]
         if self.choice.role != "predictions":
-            best = [k for k in others if not _is_identifier(self._name(k) or "x")] or self.kept
-            return f"say which column holds the {self.choice.role}, {self._said(best[-1:])}"
+            return (
+                f"say which column holds the {self.choice.role}, {self._said(self._best(others))}"
+            )
         drop = f"leave it out with --drop {self._argument([column])}"
         if len(self.kept) > _LISTED or not others:
             return f"{drop}, or name the classes' columns with --columns"
@@ -121,11 +122,16 @@ class Columns:
 
     def several(self) -> str:
         """What to say where one column was expected and there are more."""
-        best = [k for k in self.kept if not _is_identifier(self._name(k) or "x")] or self.kept
         return (
             f"; of the columns {self._listed(self.kept)} say which holds the {self.choice.role}: "
-            f"{self._said(best[-1:])}"
+            f"{self._said(self._best(self.kept))}"
         )
+
+    def _best(self, columns: list[int]) -> list[int]:
+        """The one of several columns that is most likely the one wanted."""
+        truth = [k for k in columns if _is_truth(self._name(k))]
+        others = [k for k in columns if not _is_identifier(self._name(k) or "x")]
+        return (truth if self.choice.role == "labels" else [])[:1] or others[-1:] or self.kept[-1:]
 
     def _check_name(self, column: int) -> None:
         name = self._name(column)
@@ -158,10 +164,11 @@ class Columns:
             else:
                 at = int(w) if re.fullmatch(r"\s*\d+\s*", str(w), re.ASCII) else -1
             if not 0 <= at < self.width:
-                held = self._listed(range(self.width)) if names else "no names"
+                held = f"names ({self._listed(range(self.width))}) or " if names else ""
+                none = "" if names else ", for no line names them"
                 raise ValueError(
-                    f" has no column {w!r}: {option} takes names ({held}) or positions, 0 to "
-                    f"{self.width - 1}"
+                    f" has no column {w!r}: {option} takes {held}positions, 0 to {self.width - 1}"
+                    f"{none}"
                 )
             if at in found:
                 raise ValueError(f" has one column {w!r}, which {option} names twice")
@@ -192,6 +199,11 @@ def _is_identifier(name: str, *, strict: bool = False) -> bool:
     if strict:
         return False
     return bool(_ENDING.fullmatch(name))
+
+
+def _is_truth(name: str | None) -> bool:
+    """Whether a column of this name holds labels."""
+    return name is not None and re.sub(r"[ _.\-]", "", name.lower()) in _TRUTH
 
 
 # ---- what the numbers tell ----------------------------------------------------------------------
@@ -263,13 +275,18 @@ class Watch:
         shown = f"whole numbers ({shown}{', ...' if self._rows > 3 else ''})"
         if fractions and not self._binary[column]:
             return f"holding {shown} beside columns of fractions, as an identifier does"
-        truth = name is not None and re.sub(r"[ _.\-]", "", name.lower()) in _TRUTH
-        if fractions and truth:
+        if fractions and _is_truth(name):
             return f"holding {shown} beside columns of fractions, as labels do"
         rest = [k for k in range(scores) if k != column]
         if probabilities and self._rows > 2 and self._above[column] and self._binary[rest].all():
             return f"holding {shown} above 1 beside columns of 0 and 1, as an identifier does"
         return None
+
+    def split_decimals(self) -> bool:
+        """Whether all columns are whole, and those at even positions 0 and 1: as 0,72,0,28 is."""
+        even = self._width % 2 == 0 and self._width > 2
+        whole = len(self._whole) == self._width and self._finite.all()
+        return bool(even and whole and self._binary[::2].all() and not self._binary[1::2].all())
 
 
 def as_choice(value: Any) -> tuple[Column, ...] | None:

@@ -68,11 +68,11 @@ class Table(Source):
         self.lines = _count_lines(file)
         with _read_errors(file), _opened(file) as text:
             first, second = text.readline(), text.readline()
-        row = first if cells.is_blank(second) else second
+        row = first if cells.is_blank(second) or _is_comment(second) else second
         self._separator = cells.separator_of(row)
         self._comma = self._separator != ","  # a decimal mark may be a comma
         self._mark: str | None = None  # the decimal mark that the rows have
-        commented = choice.header != "no" and first.lstrip().startswith("#")
+        commented = choice.header != "no" and _is_comment(first)
         super().__init__(file, (self.lines, 1), np.dtype(np.float64), sequential=True)
         self._second = self._split(second, 2) if not cells.is_blank(second) else []
         self._first = self._split(first.lstrip(" \t#") if commented else first, 1)
@@ -83,6 +83,11 @@ class Table(Source):
             self.header = choice.header != "no"
         elif self.lines == 1 and self.header is None:
             self.header = False
+        if commented and self._second and len(self._first) != len(self._second):
+            raise FileError(
+                f"{file}, line 1: expected {len(self._second)} names behind #, as line 2 has, "
+                f"got {len(self._first)}: leave comments out"
+            )
         if self.header is not None:
             self.settle(self.header)
 
@@ -171,6 +176,13 @@ class Table(Source):
         """What to say where one column was expected and there are more."""
         return self._columns.several() if self.shape[1] > 1 else ""
 
+    def check_lines(self) -> None:
+        """FileError for a line that is no row: it would count as one."""
+        with _read_errors(self.name), _opened(self.name) as text:
+            for k, line in enumerate(itertools.islice(text, self.lines), 1):
+                if k > bool(self.header):
+                    _check_row(line, f"{self.name}, line {k}")
+
     # ---- rows ----
 
     def _numbers(self, lines: list[str], count: int, row: int) -> npt.NDArray[np.float64]:
@@ -216,8 +228,7 @@ class Table(Source):
         for k, line in enumerate(lines):
             line_number = row + k + bool(self.header) + 1
             where = f"{self.name}, line {line_number}"
-            if cells.is_blank(line):
-                raise FileError(f"{where}: expected numbers, got a blank line")
+            _check_row(line, where)
             found = self._split(line, line_number)
             if len(found) != self._columns.width:
                 raise FileError(
@@ -252,22 +263,22 @@ class Table(Source):
 
     def _refuse(self, text: str, where: str, column: int, value: float | None) -> NoReturn:
         """FileError about a cell that is no number."""
-        shown = repr(text[:_SHOWN]) + (
-            f"... ({len(text):,} characters)" if len(text) > _SHOWN else ""
-        )
-        if text.strip() in cells.MISSING:
-            shown = f"{text!r} (missing)"
+        missing, one = text.strip() in cells.MISSING, self._columns.width == 1
+        shown = repr(text[:_SHOWN]) + (" (missing)" if missing else "")
+        if len(text) > _SHOWN:
+            shown += f"... ({len(text):,} characters)"
         way_out = ""
         if value is not None:
             way_out = "; the decimal mark must be the same in the whole file, a point or a comma"
         elif cells.foreign_number(text):
-            way_out = (
-                "; numbers are written with the digits 0 to 9 and a point, without _ or , in them"
-            )
-        elif self._columns.width > 1:
-            way_out = f"; if it is no {self._choice.role[:-1]}, {self._columns.way_out(column)}"
-        elif text.strip() not in cells.MISSING:
+            way_out = "; numbers are written with the digits 0 to 9 and a point, with no _ or ,"
+        elif not one and (not missing or column == self._columns.width - 1):
+            way_out = f"; if the column is no {self._choice.role[:-1]}, "
+            way_out += self._columns.way_out(column)
+        elif one and not missing and self._choice.role == "labels":
             way_out = "; give classes by their index (in R: as.integer(f) - 1L)"
+        elif one and not missing:
+            way_out = "; between columns stand commas, semicolons, tabs or blanks"
         if not self.header and ", line 1," in where and self._choice.header == "auto":
             way_out += "; if line 1 names the columns, say --header yes"
         raise FileError(f"{where}: expected a number, got {shown}{way_out}")
@@ -291,6 +302,13 @@ class Table(Source):
                 f"{self.name} has one name less than columns, but the first does not look like "
                 f"the names of rows: {columns.way_out(0)}"
             )
+        split = self._separator == "," and self._choice.probabilities
+        if self._doubted and split and self._watch.split_decimals():
+            raise FileError(
+                f"{self.name} must hold probabilities, got 0 or 1 and whole numbers in turn, as "
+                "decimal commas between commas are: write numbers with a point, or name all "
+                "columns with --columns if they are right"
+            )
         for k, column in enumerate(columns.kept if self._doubted else []):
             seen = self._watch.seen(
                 k,
@@ -300,6 +318,17 @@ class Table(Source):
             )
             if seen:
                 raise FileError(f"{self.name}{columns.refusal(column, seen)}")
+
+
+def _is_comment(line: str) -> bool:
+    return line.lstrip().startswith("#")
+
+
+def _check_row(line: str, where: str) -> None:
+    if cells.is_blank(line):
+        raise FileError(f"{where}: expected numbers, got a blank line")
+    if _is_comment(line):
+        raise FileError(f"{where}: expected numbers, got a comment: leave comments out")
 
 
 def _nothing(text: str) -> float:
@@ -329,12 +358,15 @@ def _read_errors(file: str) -> Iterator[None]:
 def _check_encoding(file: str) -> None:
     with open(file, "rb") as opened:
         head = opened.read(1 << 12)
-    mark = next((name for bom, name in _MARKS.items() if head.startswith(bom)), None)
-    if mark is not None or b"\0" in head:
-        got = mark or "bytes of 0, as UTF-16 has, or no text at all"
+    got = next((name for bom, name in _MARKS.items() if head.startswith(bom)), None)
+    if got is None and head.count(0) > len(head) // 4:
+        got = "UTF-16BE" if head.startswith(b"\0") else "UTF-16LE"
+    if got is None and any(byte in head for byte in range(1, 9)):
+        raise FileError(f"{file} must be text in UTF-8, got no text at all")
+    if got is not None:
         raise FileError(
-            f"{file} must be text in UTF-8, got {got}: save it as UTF-8, or: iconv -f "
-            f"{mark or 'UTF-16LE'} -t UTF-8"
+            f"{file} must be text in UTF-8, got {got}: save it as UTF-8 (in a shell: iconv -f "
+            f"{got} -t UTF-8)"
         )
 
 
