@@ -145,13 +145,13 @@ def evaluate(
 
         kind = "log-probabilities" if log_probs else "logits" if from_logits else "probabilities"
         x_choice = Choice(
-            header=header,
-            columns=as_choice(columns),
-            drop=as_choice(drop) or (),
+            header,
+            as_choice(columns),
+            as_choice(drop) or (),
             probabilities=kind == "probabilities",
         )
-        y_choice = Choice(header=header, columns=as_choice(label_column), role="labels")
-        w_choice = Choice(header=header, columns=as_choice(weight_column), role="weights")
+        y_choice = Choice(header, as_choice(label_column), role="labels")
+        w_choice = Choice(header, as_choice(weight_column), role="weights")
         x_file = opened(predictions, x_choice, bfloat16=bfloat16)
         y_file = opened(labels, y_choice)
         w_file = None if sample_weight is None else opened(sample_weight, w_choice)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-from itertools import pairwise
 from typing import NamedTuple
 
 MISSING = {"", "NA", "N/A", "<NA>", "NULL", "None", "null"}
@@ -126,25 +125,28 @@ class FirstLine(NamedTuple):
 
     Attributes:
         names: True or False where the line itself tells; None where it may be either.
-        likely: Whether it is more likely a line of names: whole numbers that grow, over fractions.
+        likely: Whether it is more likely a line of names: different whole numbers over fractions.
     """
 
     names: bool | None
     likely: bool = False
 
 
-def judge_first_line(first: list[Cell], second: list[Cell], *, comma: bool) -> FirstLine:
+def judge_first_line(
+    first: list[Cell], second: list[Cell], *, comma: bool, probabilities: bool
+) -> FirstLine:
     """Whether the first line of a table names its columns.
 
     Args:
         first: Its cells.
         second: Those of the next line; none if there is no other.
         comma: Whether a decimal mark may be a comma.
+        probabilities: Whether its rows are probabilities.
     """
     values = [number(cell.text, comma=comma) for cell in first]
     found = [v for v in values if v is not None]
     if len(found) == len(first):
-        return _judge_numbers(first, second, found, comma)
+        return _judge_numbers(first, second, found, comma, probabilities)
     texts = [cell.text.strip() for cell, v in zip(first, values, strict=True) if v is None]
     words = [text for text in texts if text not in MISSING]
     if any(map(foreign_number, words)):
@@ -160,7 +162,11 @@ def judge_first_line(first: list[Cell], second: list[Cell], *, comma: bool) -> F
 
 
 def _judge_numbers(
-    first: list[Cell], second: list[Cell], values: list[float], comma: bool
+    first: list[Cell],
+    second: list[Cell],
+    values: list[float],
+    comma: bool,
+    probabilities: bool,
 ) -> FirstLine:
     run = _is_run(values)
     quoted = all(cell.quoted for cell in first)
@@ -168,11 +174,12 @@ def _judge_numbers(
         return FirstLine(True)  # numbers are not quoted, names are
     if run and len(second) == len(first) + 1:
         return FirstLine(True)  # over rows with a name each
-    under = [number(cell.text, comma=comma) for cell in second]
-    fractions = any(u is not None and math.isfinite(u) and u != int(u) for u in under)
-    whole = all(math.isfinite(v) and v == int(v) for v in values)
-    grows = values[0] >= 0 and all(a < b for a, b in pairwise(values))
-    likely = fractions and whole and grows and values[-1] > 1
+    under = [v for cell in second if (v := number(cell.text, comma=comma)) is not None]
+    other = any(math.isfinite(v) and v != int(v) for v in under)  # fractions
+    if probabilities and under:
+        other |= all(0 <= v <= 1 for v in under)
+    whole = all(math.isfinite(v) and v == int(v) >= 0 for v in values)
+    likely = other and whole and len(set(values)) == len(values) and max(values) > 1
     return FirstLine(None if run or likely else False, likely)
 
 

@@ -11,7 +11,7 @@ import io
 import operator
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -20,9 +20,12 @@ import numpy.typing as npt
 
 Header: TypeAlias = Literal["auto", "yes", "no"]
 Column: TypeAlias = str | int
+Floats: TypeAlias = npt.NDArray[np.float64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
 
 _OPTION = {"predictions": "--columns", "labels": "--label-column", "weights": "--weight-column"}
 _LISTED = 8  # columns that a message names
+_FEW = 64  # rows that are looked at first
 
 _NAMES = {"", "id", "ids", "index", "idx", "rowid", "rowindex", "rowname", "rownames", "rownumber"}
 _ENDING = re.compile(r".*[ _.\-](?:id|ID|Id)|.*[a-z]I[dD]|Unnamed: ?\d+")  # user_id, UserId
@@ -225,26 +228,38 @@ class Watch:
         self._above = np.ones(width, np.bool_)  # above 1 in every row
         self._in_order = np.ones((2, width), np.bool_)  # 0, 1, 2, ... and 1, 2, 3, ...
         self._rows, self._width = 0, width
-        self._first: npt.NDArray[np.float64] = np.empty((0, width))
+        self._first: Floats = np.empty((0, width))
 
-    def add(self, block: npt.NDArray[np.float64]) -> None:
+    def add(self, block: Floats) -> None:
         """Look at the next rows."""
         if len(self._first) < 3:
             self._first = np.concatenate([self._first, block[:3]])[:3]
-        count = self._rows + np.arange(len(block))[:, np.newaxis]
-        self._rows += len(block)
-        if not self._whole.size:
-            return
+        for part in (block[:_FEW], block[_FEW:]):  # a few rows show most fractions
+            if self._whole.size and len(part):
+                self._look(part)
+            self._rows += len(part)
+
+    def _look(self, block: Floats) -> None:
         x = block if len(self._whole) == self._width else block[:, self._whole]
-        finite = np.isfinite(x)
-        whole = ((x == np.floor(x)) | ~finite).all(axis=0)
-        x, finite, self._whole = x[:, whole], finite[:, whole], self._whole[whole]
-        k = self._whole
-        self._finite[k] &= finite.all(axis=0)
-        self._binary[k] &= ((x == 0) | (x == 1)).all(axis=0)
-        self._above[k] &= (x > 1).all(axis=0)
-        for base in (0, 1):
-            self._in_order[base, k] &= (x == count + base).all(axis=0)
+        with np.errstate(all="ignore"):
+            finite = np.isfinite(x.sum(axis=0))
+        whole = (x == np.floor(x)).all(axis=0)
+        if not whole.all():  # NaN is no fraction
+            rest = x[:, ~whole]
+            whole[~whole] = ~(np.isfinite(rest) & (rest != np.floor(rest))).any(axis=0)
+            x, finite, self._whole = x[:, whole], finite[whole], self._whole[whole]
+        self._finite[self._whole] &= finite
+        count = self._rows + np.arange(len(x))[:, np.newaxis]
+        looks: list[tuple[Bools, Callable[[Floats], Bools]]] = [
+            (self._binary, lambda x: (x == 0) | (x == 1)),
+            (self._above, lambda x: x > 1),
+            (self._in_order[0], lambda x: x == count),
+            (self._in_order[1], lambda x: x == count + 1),
+        ]
+        for so_far, look in looks:
+            still = so_far[self._whole]
+            if still.any():
+                so_far[self._whole[still]] = look(x[:, still]).all(axis=0)
 
     def seen(
         self,

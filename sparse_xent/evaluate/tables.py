@@ -77,7 +77,9 @@ class Table(Source):
         self._second = self._split(second, 2) if not cells.is_blank(second) else []
         self._first = self._split(first.lstrip(" \t#") if commented else first, 1)
         self.shape = (self.lines, len(self._first))
-        judged = cells.judge_first_line(self._first, self._second, comma=self._comma)
+        judged = cells.judge_first_line(
+            self._first, self._second, comma=self._comma, probabilities=choice.probabilities
+        )
         self.likely, self.header = judged.likely, judged.names
         if choice.header != "auto" or commented:
             self.header = choice.header != "no"
@@ -198,7 +200,7 @@ class Table(Source):
 
     def _fast(self, lines: list[str]) -> npt.NDArray[np.float64] | None:
         """All columns of the lines, those not read as 0; None where a cell is no number."""
-        if any(map(cells.is_blank, lines)):  # loadtxt leaves them out
+        if any(map(str.isspace, lines)):  # loadtxt leaves them out
             return None
         if self._comma:
             marks = {mark for mark in ".," if any(mark in line for line in lines)}
@@ -375,10 +377,13 @@ def _count_lines(file: str) -> int:
     last, ended, unfinished, after_cr = 0, 0, 0, False
     with open(file, "rb") as opened:
         while chunk := opened.read(_CHUNK):
-            again = after_cr and chunk.startswith(b"\n")  # the second half of a CR LF
-            if text := len(chunk.rstrip()):
-                last = ended + _line_ends(chunk, text) - again + 1
-            ended += _line_ends(chunk, len(chunk)) - again
+            text = len(chunk.rstrip())
+            # The first half of a CR LF has been counted with the chunk before.
+            within = _line_ends(chunk, 0, text) if text else 0
+            again = after_cr and chunk.startswith(b"\n")
+            if text:
+                last = ended + within - again + 1
+            ended += within - again + _line_ends(chunk, text, len(chunk))
             at = max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))
             unfinished = len(chunk) - at - 1 + unfinished * (at < 0)
             after_cr = chunk.endswith(b"\r")
@@ -392,10 +397,10 @@ def _count_lines(file: str) -> int:
     return last
 
 
-def _line_ends(chunk: bytes, stop: int) -> int:
-    ends = chunk.count(b"\n", 0, stop)
-    if b"\r" in chunk:
-        ends += chunk.count(b"\r", 0, stop) - chunk.count(b"\r\n", 0, stop)
+def _line_ends(chunk: bytes, start: int, stop: int) -> int:
+    ends = chunk.count(b"\n", start, stop)
+    if chunk.find(b"\r", start, stop) >= 0:
+        ends += chunk.count(b"\r", start, stop) - chunk.count(b"\r\n", start, stop)
     return ends
 
 
