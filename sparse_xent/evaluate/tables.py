@@ -184,6 +184,8 @@ class Table(Source):
             for k, line in enumerate(itertools.islice(text, self.lines), 1):
                 if k > bool(self.header):
                     _check_row(line, f"{self.name}, line {k}")
+                    if line.count('"') % 2:
+                        self._split(line, k)
 
     # ---- rows ----
 
