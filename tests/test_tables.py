@@ -1,13 +1,19 @@
 """A table of text is scored rightly or refused in one line; every way out that is named works."""
 
+import csv
+import io
 import json
 import re
 import shlex
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
+from sparse_xent import loss_sparse_categorical_crossentropy
 from sparse_xent.__main__ import main
 from sparse_xent.evaluate import FileError, evaluate, tables
 
@@ -347,6 +353,17 @@ def test_what_is_no_identifier_is_scored(y, p, options):
     assert scored(y, p, **options) == evaluate("t.npy", "x.npy", **options).mean_loss
 
 
+@pytest.mark.parametrize("name", ["id", "Index", "row.names", "user_id", "Unnamed: 0"])
+def test_a_name_alone_is_enough(name):
+    for values in (["0", "1", "0"], ["0.1", "0.2", "0.3"]):
+        assert f"column {name!r} whose name is" in refusal(Y, with_column(0, values, name))
+    assert scored(Y, f"a,{name}\n{P}", columns=["a", name]) == pytest.approx(RIGHT, rel=1e-6)
+    if name == "user_id":  # as class_id may be, beside nothing else
+        assert scored(f"{name}\n{Y}", P) == pytest.approx(RIGHT, rel=1e-6)
+    else:
+        assert f"column {name!r}" in refusal(f"{name}\n{Y}", P)
+
+
 def test_certain_predictions_beside_an_identifier_are_seen():
     p = "customer,a,b\n1001,1,0\n1007,0,1\n1003,1,0\n"
     assert "--drop customer" in refusal(Y, p)
@@ -540,6 +557,13 @@ def test_a_table_that_is_not_plain_is_refused_by_its_place(y, p, words):
     assert re.search(words, message)
 
 
+@pytest.mark.parametrize("parsed", [2, 4, 1 << 18])
+def test_decimal_marks_do_not_change_within_a_file(parsed, monkeypatch):
+    monkeypatch.setattr(tables, "_PARSED", parsed)  # one row at a time
+    message = refusal(Y, "1;0\n0,4;0,6\n0.9;0.1\n")
+    assert message.startswith("p.csv, line 3, column 1: expected a number, got '0.9'; the decimal")
+
+
 def test_a_separator_at_the_end_of_each_line_can_be_left_out():
     p = P.replace("\n", ",\n")
     assert scored(Y, p, drop=2) == pytest.approx(RIGHT, rel=1e-6)
@@ -595,3 +619,121 @@ def test_help_tells_how_columns_are_named(capsys):
     told = " ".join(capsys.readouterr().out.split())
     for words in ("--columns", "--drop", "--label-column", "--weight-column", "0 is column 1"):
         assert words in told
+
+
+# --- any table that pandas or the csv module writes -----------------------------------------------
+
+COLUMN = st.none() | st.tuples(
+    st.sampled_from(["in order", "not in order", "text"]),
+    st.sampled_from(["customer", "id", "", "index", 17]),
+    st.integers(0, 4),
+)
+
+
+@st.composite
+def drawn_tables(draw):
+    """Scores and labels, and how they are written; what cannot be told apart is not drawn."""
+    n, c = draw(st.integers(1, 6)), draw(st.integers(2, 4))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    kind = draw(st.sampled_from(["probabilities", "certain", "logits", "whole logits"]))
+    x = {
+        "probabilities": rng.dirichlet(np.ones(c), n),
+        "certain": np.eye(c)[rng.integers(0, c, n)],
+        "logits": rng.normal(size=(n, c)) * 3,
+        "whole logits": rng.integers(-9, 9, (n, c)) * 1.0,
+    }[kind]
+    fractions = kind in ("probabilities", "logits")
+    headers = [None, "text", "from 0", "from 1"] + ["numbers"] * fractions
+    names = {
+        None: None,
+        "text": [f"class {k}" for k in range(c)],
+        "from 0": list(range(c)),
+        "from 1": list(range(1, c + 1)),
+        "numbers": [int(k) for k in rng.permutation(np.arange(2, 50))[:c]],
+    }[draw(st.sampled_from(headers))]
+    extra = draw(COLUMN if fractions else st.none())
+    return {
+        "x": x,
+        "y": rng.integers(0, c, n),
+        "names": names,
+        "extra": extra if n > 2 else None,
+        "label": draw(st.sampled_from([None, "y", 0, 1])),
+        "from_logits": "logits" in kind,
+        "rng": rng,
+    }
+
+
+def framed(drawn):
+    """The predictions as a frame, with the column that is no class."""
+    x, names = drawn["x"], drawn["names"]
+    frame = pd.DataFrame(x, columns=names)
+    if drawn["extra"] is not None:
+        kind, name, position = drawn["extra"]
+        ids = {
+            "in order": np.arange(len(x)),
+            "not in order": 2 + drawn["rng"].permutation(99)[: len(x)],
+            "text": [f"x{k}" for k in range(len(x))],
+        }[kind]
+        frame.insert(min(position, x.shape[1]), name, ids, allow_duplicates=True)
+    return frame
+
+
+def written_by_csv(frame, header, dialect):
+    text = io.StringIO()
+    writer = csv.writer(text, **dialect)
+    writer.writerows([list(frame.columns)] * header + frame.astype(object).to_numpy().tolist())
+    return text.getvalue()
+
+
+DIALECT = st.fixed_dictionaries(
+    {
+        "delimiter": st.sampled_from([",", ";", "\t", " "]),
+        "quoting": st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+        "lineterminator": st.sampled_from(["\n", "\r\n", "\r"]),
+    }
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    drawn=drawn_tables(),
+    dialect=DIALECT,
+    decimal=st.sampled_from([".", ","]),
+    by_pandas=st.booleans(),
+    index=st.tuples(st.booleans(), st.booleans()),
+)
+def test_a_table_that_is_written_is_scored_rightly_or_refused(
+    drawn, dialect, decimal, by_pandas, index
+):
+    frame, named = framed(drawn), drawn["names"] is not None
+    assume(named or len(frame) > 2 or not index[0])  # one or two numbers may be scores
+    labels = pd.DataFrame({drawn["label"] or "y": drawn["y"]})
+    labels.columns = [drawn["label"]]
+    if by_pandas:
+        form = dict(sep=dialect["delimiter"], lineterminator=dialect["lineterminator"])
+        form |= dict(quoting=dialect["quoting"], decimal=decimal)
+        p = frame.to_csv(None, header=named, index=index[0], **form)
+        y = labels.to_csv(None, header=drawn["label"] is not None, index=index[1], **form)
+    else:
+        p = written_by_csv(frame, named, dialect)
+        y = written_by_csv(labels, drawn["label"] is not None, dialect)
+    expected = loss_sparse_categorical_crossentropy(
+        drawn["y"], drawn["x"], from_logits=drawn["from_logits"]
+    ).mean()
+    plain = (
+        drawn["extra"] is None
+        and not (by_pandas and any(index))
+        and (drawn["names"] is None or isinstance(drawn["names"][0], str))
+        and not (by_pandas and decimal == "," == dialect["delimiter"])
+    )
+    try:
+        got = scored(y, p, from_logits=drawn["from_logits"])
+    except ValueError as refused:
+        message = str(refused)
+        assert message.startswith(("p.csv", "y.csv"))
+        assert "\n" not in message
+        if plain:  # whole numbers may be an index, or names
+            assert (drawn["x"] == np.floor(drawn["x"])).all()
+            assert re.search(r"in order|--header yes or --header no", message)
+    else:
+        assert got == pytest.approx(expected, rel=1e-12)

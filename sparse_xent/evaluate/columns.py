@@ -28,7 +28,7 @@ _LISTED = 8  # columns that a message names
 _FEW = 64  # rows that are looked at first
 
 _NAMES = {"", "id", "ids", "index", "idx", "rowid", "rowindex", "rowname", "rownames", "rownumber"}
-_ENDING = re.compile(r".*[ _.\-](?:id|ID|Id)|.*[a-z]I[dD]|Unnamed: ?\d+")  # user_id, UserId
+_ENDING = re.compile(r".*[ _.\-](?:id|ID|Id)|.*[a-z]I[dD]")  # user_id, UserId
 _TRUTH = {"label", "labels", "target", "truth", "true", "class", "y", "ytrue"}
 
 
@@ -197,7 +197,7 @@ class Columns:
 
 def _is_identifier(name: str, *, strict: bool = False) -> bool:
     """Whether a column of this name numbers the rows; strictly, by the whole name alone."""
-    if re.sub(r"[ _.\-]", "", name.lower()) in _NAMES:
+    if _plain(name) in _NAMES or _plain(name).startswith("unnamed:"):  # pandas reads "" so
         return True
     if strict:
         return False
@@ -206,7 +206,11 @@ def _is_identifier(name: str, *, strict: bool = False) -> bool:
 
 def _is_truth(name: str | None) -> bool:
     """Whether a column of this name holds labels."""
-    return name is not None and re.sub(r"[ _.\-]", "", name.lower()) in _TRUTH
+    return name is not None and _plain(name) in _TRUTH
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[ _.\-]", "", name.lower())
 
 
 # ---- what the numbers tell ----------------------------------------------------------------------
