@@ -166,7 +166,7 @@ def _add_columns(command: argparse.ArgumentParser) -> None:
         type=_names,
         action="extend",
         metavar="A,B,C",
-        help="the columns of PREDICTIONS to score, the first class first",
+        help="the columns of PREDICTIONS to score, the first class first; none is doubted then",
     )
     which.add_argument(
         "--drop",
@@ -181,7 +181,10 @@ def _add_columns(command: argparse.ArgumentParser) -> None:
 
 def _names(text: str) -> list[str]:
     """Names between commas, quoted as in a .csv file where they hold commas."""
-    return next(csv.reader([text], skipinitialspace=True), []) or [""]
+    try:
+        return next(csv.reader([text], skipinitialspace=True), []) or [""]
+    except csv.Error as error:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no list of names: {error}") from None
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

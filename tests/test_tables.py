@@ -178,7 +178,7 @@ def test_the_rows_of_the_predictions_tell_whether_a_number_is_a_name(label):
 
 
 @pytest.mark.parametrize("label", ["0", "1"])
-@pytest.mark.parametrize("header", ["0,1", "1,2", "3,5", "7,2"])
+@pytest.mark.parametrize("header", ["0,1", "1,2", "3,5", "7,2", "-1,1"])
 def test_where_both_may_begin_with_names_the_question_is_asked(label, header, capsys):
     write(y=f"{label}\n{Y}", p=f"{header}\n{P}")
     status, _, message = command(capsys)
@@ -394,7 +394,11 @@ def test_identifiers_are_found_however_the_file_is_cut(monkeypatch):
 
 
 def test_row_names_under_a_shorter_header_must_look_like_them(capsys):
-    for rows in ("0.2,0.7,0.1\n0.3,0.4,0.3\n0.1,0.6,0.3\n", "1,0,0\n0,1,0\n1,0,0\n"):
+    for rows in (
+        "0.2,0.7,0.1\n0.3,0.4,0.3\n0.1,0.6,0.3\n",
+        "1,0,0\n0,1,0\n1,0,0\n",
+        '"0.2","0.7","0.1"\n"0.3","0.4","0.3"\n"0.1","0.6","0.3"\n',
+    ):
         write(y=Y, p="a,b\n" + rows)
         status, _, message = command(capsys)
         assert status == 2
@@ -473,6 +477,12 @@ def test_columns_are_for_tables():
     ]:
         with pytest.raises(ValueError, match=words):
             evaluate("y.npy", "p.npy", **options)
+    for options, words in [
+        ({"header": "maybe"}, "header must be 'auto', 'yes' or 'no', got 'maybe'"),
+        ({"weight_column": "w"}, "--weight-column must come with --sample-weight"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            evaluate("y.csv", "p.csv", **options)
     with pytest.raises(ValueError, match="--columns and --drop must not both"):
         evaluate("y.csv", "p.csv", columns=[0, 1], drop=[2])
     with pytest.raises(TypeError, match=r"a column must be a name or a position from 0, got 0\.5"):
@@ -571,6 +581,16 @@ def test_a_separator_at_the_end_of_each_line_can_be_left_out():
     assert scored(Y, "a,b\n" + p, drop="") == pytest.approx(RIGHT, rel=1e-6)
 
 
+def test_a_file_that_grows_while_it_is_read_is_refused():
+    write(p=P)
+    source = tables.Table("p.csv", tables.Choice(header="no"))
+    with open("p.csv", "a", encoding="utf-8") as file:
+        file.write("0.5,0.5\n")
+    with pytest.raises(FileError, match="must have 3 lines, got more"):
+        source.read((slice(0, 3), slice(0, 2)))
+    source.close()
+
+
 def test_a_file_that_ends_too_early_is_refused():
     write(p=P)
     source = tables.Table("p.csv", tables.Choice(header="no"))
@@ -612,6 +632,24 @@ def test_an_error_while_rows_are_read_names_the_file(error, words):
     source._file = Broken(error)
     with pytest.raises(FileError, match=words):
         source.read((slice(0, 3), slice(0, 2)))
+
+
+def test_names_that_no_shell_takes_are_given_by_position(capsys):
+    for name in (b"-x", b"\xf6"):
+        write(y=Y, p=b"a," + name + b",k\n" + with_column(2, IDS).encode())
+        _, _, message = command(capsys)
+        assert message.endswith("--drop k, or name the columns of the classes, --columns 0,1\n")
+    assert main(["evaluate", "y.csv", "p.csv", "--drop", "a\nb"]) == 2
+    assert "no list of names" in capsys.readouterr().err
+
+
+def test_many_columns_are_judged_at_once():
+    """Looking at each beside all others would take minutes."""
+    c = 60_000
+    text = "1," * (c - 1) + "0\n"
+    np.save("y.npy", [0, 1, 2])
+    write(p=",".join(f"c{k}" for k in range(c)) + "\n" + text * 3)
+    assert evaluate("y.npy", "p.csv", from_logits=True).classes == c
 
 
 def test_help_tells_how_columns_are_named(capsys):

@@ -127,10 +127,14 @@ def evaluate(
     )
     if label_base not in (0, 1):
         raise ValueError(f"label_base must be 0 or 1, got {label_base!r}")
+    if header not in ("auto", "yes", "no"):
+        raise ValueError(f"header must be 'auto', 'yes' or 'no', got {header!r}")
     if columns is not None and drop is not None:
         raise ValueError(
             "--columns and --drop must not both be given: --columns names all it reads"
         )
+    if weight_column is not None and sample_weight is None:
+        raise ValueError("--weight-column must come with --sample-weight, the file that it is of")
     inputs = [split(path)[0] for path in (labels, predictions, sample_weight) if path is not None]
     if per_label is not None:
         check_output(per_label, inputs)
@@ -155,7 +159,7 @@ def evaluate(
         x_file = opened(predictions, x_choice, bfloat16=bfloat16)
         y_file = opened(labels, y_choice)
         w_file = None if sample_weight is None else opened(sample_weight, w_choice)
-        tables.decide_headers(x_file, y_file, w_file, axis)
+        tables.decide_headers(x_file, y_file, w_file, loss.get_config()["axis"])
         x = _Predictions(x_file, kind, loss.get_config())
         y = _Labels(y_file, x, label_base)
         w = None if w_file is None else _Weights(w_file, x)

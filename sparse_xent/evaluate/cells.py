@@ -178,8 +178,9 @@ def _judge_numbers(
     other = any(math.isfinite(v) and v != int(v) for v in under)  # fractions
     if probabilities and under:
         other |= all(0 <= v <= 1 for v in under)
-    whole = all(math.isfinite(v) and v == int(v) >= 0 for v in values)
-    likely = other and whole and len(set(values)) == len(values) and max(values) > 1
+    whole = all(math.isfinite(v) and v == int(v) for v in values)
+    different = len(set(values)) == len(values) and not 0 <= min(values) <= max(values) <= 1
+    likely = other and whole and different
     return FirstLine(None if run or likely else False, likely)
 
 

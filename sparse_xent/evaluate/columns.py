@@ -188,7 +188,10 @@ class Columns:
     def _argument(self, columns: list[int]) -> str:
         """The columns as a shell takes them: names, or positions where a name would not do."""
         names = self.names or []
-        named = all(names and names.count(names[k]) == 1 for k in columns)
+        named = all(
+            names and names.count(n := names[k]) == 1 and n.isprintable() and n[:1] != "-"
+            for k in columns
+        )
         written = io.StringIO()
         csv.writer(written).writerow([names[k] if named else k for k in columns])
         text = written.getvalue().rstrip("\r\n")
@@ -265,41 +268,44 @@ class Watch:
             if still.any():
                 so_far[self._whole[still]] = look(x[:, still]).all(axis=0)
 
-    def seen(
-        self,
-        column: int,
-        scores: int,
-        name: str | None,
-        *,
-        probabilities: bool = False,
-        few: bool = False,
-    ) -> str | None:
-        """What marks a column as an identifier; None if nothing does.
+    def row_names(self, column: int) -> bool:
+        """Whether a column may be the names of rows, beside all columns before it."""
+        whole = np.isin(np.arange(self._width), self._whole) & self._finite
+        fractions = not whole[:column].all()
+        ordered = bool(self._in_order[:, column].any()) and (self._rows > 2 or fractions)
+        return bool(whole[column]) and (ordered or (fractions and not self._binary[column]))
+
+    def identifier(
+        self, scores: int, names: Sequence[str | None], *, probabilities: bool
+    ) -> tuple[int, str] | None:
+        """The first column that is an identifier, and what shows it; None if none is.
 
         Args:
-            column: The column.
-            scores: How many columns, from the first on, hold scores.
-            name: Its name, if it has one.
+            scores: How many columns, from the first on, should hold scores.
+            names: Their names.
             probabilities: Whether the scores are probabilities.
-            few: Whether one or two numbers in order, beside fractions, are enough.
         """
-        if column not in self._whole or not self._finite[column]:
-            return None
-        fractions = np.count_nonzero(self._whole < scores) < scores
-        ordered = self._in_order[:, column]
-        if ordered.any() and (self._rows > 2 or (few and fractions)):
-            base = int(ordered[1])
-            return f"holding {base} to {self._rows - 1 + base} in order, as an index does"
-        shown = ", ".join(f"{v:.16g}" for v in self._first[:, column])
-        shown = f"whole numbers ({shown}{', ...' if self._rows > 3 else ''})"
-        if fractions and not self._binary[column]:
-            return f"holding {shown} beside columns of fractions, as an identifier does"
-        if fractions and _is_truth(name):
-            return f"holding {shown} beside columns of fractions, as labels do"
-        rest = [k for k in range(scores) if k != column]
-        if probabilities and self._rows > 2 and self._above[column] and self._binary[rest].all():
-            return f"holding {shown} above 1 beside columns of 0 and 1, as an identifier does"
+        fractional = ~np.isin(np.arange(self._width), self._whole)[:scores]
+        whole, binary = ~fractional & self._finite[:scores], self._binary[:scores]
+        fractions = bool(fractional.any())
+        for k in np.flatnonzero(whole & self._in_order[:, :scores].any(axis=0)).tolist():
+            if self._rows > 2:
+                base = int(self._in_order[1, k])
+                return k, f"holding {base} to {self._rows - 1 + base} in order, as an index does"
+        for k in np.flatnonzero(whole).tolist() if fractions else []:
+            if not binary[k]:
+                return k, f"{self._shown(k)} beside columns of fractions, as an identifier does"
+            if _is_truth(names[k]):
+                return k, f"{self._shown(k)} beside columns of fractions, as labels do"
+        if probabilities and self._rows > 2 and np.count_nonzero(~binary) == 1:
+            (k,) = np.flatnonzero(~binary).tolist()
+            if whole[k] and self._above[k]:
+                return k, f"{self._shown(k)} above 1 beside columns of 0 and 1, as identifiers do"
         return None
+
+    def _shown(self, column: int) -> str:
+        shown = ", ".join(f"{v:.16g}" for v in self._first[:, column])
+        return f"holding whole numbers ({shown}{', ...' if self._rows > 3 else ''})"
 
     def split_decimals(self) -> bool:
         """Whether all columns are whole, and those at even positions 0 and 1: as 0,72,0,28 is."""

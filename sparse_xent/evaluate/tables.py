@@ -127,7 +127,7 @@ class Table(Source):
             raise FileError(f"{self.name}{error}") from None
         kept = self._columns.kept
         self.shape = (self.lines - header, len(kept))
-        counted = self._columns.row_names and self._is_number(self._second[0])
+        counted = self._columns.row_names and self._is_number(self._second[0])  # not text
         self._parsed = [*kept, 0] if counted else kept
         dropped = set(range(width)) - set(self._parsed)
         self._unread: dict[int | str, Callable[[str], float]] | None = None
@@ -158,8 +158,9 @@ class Table(Source):
                 stop = min(start + step, rows)
                 lines = list(itertools.islice(self._file, stop - start))
                 block[start:stop] = self._numbers(lines, stop - start, box[0].start + start)
-        if box[0].stop == self.shape[0]:
-            self._judge_columns()
+            if box[0].stop == self.shape[0]:
+                self._check_end()
+                self._judge_columns()
         return block
 
     def place(self, position: tuple[int, ...]) -> str:
@@ -263,7 +264,9 @@ class Table(Source):
             ) from None
 
     def _is_number(self, cell: cells.Cell) -> bool:
-        return not cell.quoted and cells.number(cell.text, comma=self._comma) is not None
+        """Whether a cell of the second line is a number, not text in quotes."""
+        text = cell.quoted and not all(other.quoted for other in self._second)
+        return not text and cells.number(cell.text, comma=self._comma) is not None
 
     def _refuse(self, text: str, where: str, column: int, value: float | None) -> NoReturn:
         """FileError about a cell that is no number."""
@@ -287,10 +290,18 @@ class Table(Source):
             way_out += "; if line 1 names the columns, say --header yes"
         raise FileError(f"{where}: expected a number, got {shown}{way_out}")
 
+    def _check_end(self) -> None:
+        """Refuse rows that were not there when the lines were counted."""
+        assert self._file is not None
+        if not cells.is_blank(self._file.read(_CHUNK)):
+            raise FileError(
+                f"{self.name} must have {self.lines} lines, got more: was it changed while it was "
+                "read?"
+            )
+
     def _check_shorter(self) -> None:
         """Refuse one name over two numbers, which may be one with a decimal comma."""
-        bare = not self._second[0].quoted and self._is_number(self._second[0])
-        if self._separator == "," and len(self._first) == 1 and bare:
+        if self._separator == "," and len(self._first) == 1 and self._is_number(self._second[0]):
             raise FileError(
                 f"{self.name}, line 2: expected 1 column, as line 1 has, got 2 (or a number with a "
                 "decimal comma): write numbers with a point (in R: write.csv, not write.csv2)"
@@ -301,27 +312,24 @@ class Table(Source):
         if self._watch is None:
             return
         scores, columns = self.shape[1], self._columns
-        if self._parsed[scores:] and not self._watch.seen(scores, scores, None, few=True):
+        if self._parsed[scores:] and not self._watch.row_names(scores):
             raise FileError(
                 f"{self.name} has one name less than columns, but the first does not look like "
                 f"the names of rows: {columns.way_out(0)}"
             )
-        split = self._separator == "," and self._choice.probabilities
-        if self._doubted and split and self._watch.split_decimals():
+        if not self._doubted:
+            return
+        probabilities = self._choice.probabilities
+        if self._separator == "," and probabilities and self._watch.split_decimals():
             raise FileError(
                 f"{self.name} must hold probabilities, got 0 or 1 and whole numbers in turn, as "
                 "decimal commas between commas are: write numbers with a point, or name all "
                 "columns with --columns if they are right"
             )
-        for k, column in enumerate(columns.kept if self._doubted else []):
-            seen = self._watch.seen(
-                k,
-                scores,
-                columns.names[column] if columns.names else None,
-                probabilities=self._choice.probabilities,
-            )
-            if seen:
-                raise FileError(f"{self.name}{columns.refusal(column, seen)}")
+        names = [columns.names[k] if columns.names else None for k in columns.kept]
+        if found := self._watch.identifier(scores, names, probabilities=probabilities):
+            k, seen = found
+            raise FileError(f"{self.name}{columns.refusal(columns.kept[k], seen)}")
 
 
 def _is_comment(line: str) -> bool:
