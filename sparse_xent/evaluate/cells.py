@@ -47,6 +47,8 @@ def cells_of(line: str, separator: str | None) -> list[Cell]:
     its limit on the length of a cell is one for the whole process.
     """
     line = line.strip(_BLANKS) if separator is None else line.rstrip("\r\n")
+    if '"' not in line:
+        return [Cell(text, False) for text in line.split(separator) or [""]]
     between = r"[ \t\v\f]+" if separator is None else re.escape(separator)
     pad = "" if separator is None else r"[ \t]*" if separator != "\t" else " *"
     quoted = re.compile(rf"{pad}{_QUOTED}{pad}(?:({between})|\Z)", re.DOTALL)
