@@ -127,17 +127,14 @@ def evaluate(
     )
     if label_base not in (0, 1):
         raise ValueError(f"label_base must be 0 or 1, got {label_base!r}")
-    if header not in ("auto", "yes", "no"):
-        raise ValueError(f"header must be 'auto', 'yes' or 'no', got {header!r}")
-    if columns is not None and drop is not None:
-        raise ValueError(
-            "--columns and --drop must not both be given: --columns names all it reads"
-        )
-    if weight_column is not None and sample_weight is None:
-        raise ValueError("--weight-column must come with --sample-weight, the file that it is of")
     inputs = [split(path)[0] for path in (labels, predictions, sample_weight) if path is not None]
     if per_label is not None:
         check_output(per_label, inputs)
+
+    kind = "log-probabilities" if log_probs else "logits" if from_logits else "probabilities"
+    choices = _choices(header, columns, drop, label_column, weight_column, kind)
+    if weight_column is not None and sample_weight is None:
+        raise ValueError("--weight-column must come with --sample-weight, the file that it is of")
 
     with ExitStack() as files:
 
@@ -147,18 +144,9 @@ def evaluate(
             choice.check(source.name, table=isinstance(source, tables.Table))
             return source
 
-        kind = "log-probabilities" if log_probs else "logits" if from_logits else "probabilities"
-        x_choice = Choice(
-            header,
-            as_choice(columns),
-            as_choice(drop) or (),
-            probabilities=kind == "probabilities",
-        )
-        y_choice = Choice(header, as_choice(label_column), role="labels")
-        w_choice = Choice(header, as_choice(weight_column), role="weights")
-        x_file = opened(predictions, x_choice, bfloat16=bfloat16)
-        y_file = opened(labels, y_choice)
-        w_file = None if sample_weight is None else opened(sample_weight, w_choice)
+        x_file = opened(predictions, choices[0], bfloat16=bfloat16)
+        y_file = opened(labels, choices[1])
+        w_file = None if sample_weight is None else opened(sample_weight, choices[2])
         tables.decide_headers(x_file, y_file, w_file, loss.get_config()["axis"])
         x = _Predictions(x_file, kind, loss.get_config())
         y = _Labels(y_file, x, label_base)
@@ -182,6 +170,24 @@ def evaluate(
             if on_progress is not None:
                 on_progress(score.done, x.source.nbytes)
     return score.report()
+
+
+def _choices(
+    header: Header, columns: Any, drop: Any, label: Any, weight: Any, kind: str
+) -> tuple[Choice, Choice, Choice]:
+    """What was said about tables of predictions, labels and weights."""
+    if header not in ("auto", "yes", "no"):
+        raise ValueError(f"header must be 'auto', 'yes' or 'no', got {header!r}")
+    if columns is not None and drop is not None:
+        raise ValueError(
+            "--columns and --drop must not both be given: --columns names all it reads"
+        )
+    probabilities = kind == "probabilities"
+    return (
+        Choice(header, as_choice(columns), as_choice(drop) or (), probabilities=probabilities),
+        Choice(header, as_choice(label), role="labels"),
+        Choice(header, as_choice(weight), role="weights"),
+    )
 
 
 # ---- predictions, and what goes with them -------------------------------------------------------
