@@ -10,6 +10,7 @@ is closed or full. Standard error is written to where it can be.
 from __future__ import annotations
 
 import argparse
+import csv
 import errno
 import os
 import sys
@@ -36,7 +37,9 @@ _FILES = """\
 files:
   .npy   of any size and any order of axes
   .npz   one array, or FILE.npz:key
-  .csv   a column per class (labels: one column), with or without a line of names
+  .csv   a column per class (labels: one column), with or without a line of names; commas,
+         semicolons, tabs or blanks between; what looks like an id or row names is refused:
+         leave it out with --drop, or name the classes' columns with --columns
 
 Losses are in nats. The mean is sum(w * loss) / sum(w), w = 1 without --sample-weight; its standard
 error is sd / sqrt(n), with weights sqrt(sum(w^2 * (loss - mean)^2)) / sum(w). Sums are exact.
@@ -214,8 +217,9 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "--header",
         choices=("auto", "yes", "no"),
         default="auto",
-        help="whether .csv files begin with a line of names",
+        help="whether .csv files begin with a line of names (default: auto, as the files show)",
     )
+    _add_columns(command)
 
     how = command.add_argument_group("how they are scored")
     how.add_argument(
@@ -236,6 +240,37 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     out = command.add_argument_group("what comes out")
     out.add_argument("--per-label", metavar="OUT.npy", help="write one loss a label, unweighted")
     out.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_columns(command: argparse.ArgumentParser) -> None:
+    table = command.add_argument_group(
+        "columns of .csv files: names, or positions from 0 (in R's words: 0 is column 1)"
+    )
+    which = table.add_mutually_exclusive_group()
+    which.add_argument(
+        "--columns",
+        type=_names,
+        action="extend",
+        metavar="A,B,C",
+        help="the columns of PREDICTIONS to score, the first class first; none is doubted then",
+    )
+    which.add_argument(
+        "--drop",
+        type=_names,
+        action="extend",
+        metavar="A,B",
+        help="columns of PREDICTIONS to leave out: id, row names ('' is a column without a name)",
+    )
+    table.add_argument("--label-column", metavar="A", help="the column of LABELS to read")
+    table.add_argument("--weight-column", metavar="A", help="the column of the weights to read")
+
+
+def _names(text: str) -> list[str]:
+    """Names between commas, quoted as in a .csv file where they hold commas."""
+    try:
+        return next(csv.reader([text], skipinitialspace=True), []) or [""]
+    except csv.Error as error:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no list of names: {error}") from None
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -310,6 +345,10 @@ def _evaluate(chosen: argparse.Namespace) -> int:
             epsilon=chosen.epsilon,
             bfloat16=chosen.bfloat16,
             header=chosen.header,
+            columns=chosen.columns,
+            drop=chosen.drop,
+            label_column=chosen.label_column,
+            weight_column=chosen.weight_column,
             per_label=chosen.per_label,
             on_progress=progress.show,
             on_note=progress.note,

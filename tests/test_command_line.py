@@ -33,6 +33,10 @@ OPTIONS = [
     "--bfloat16",
     "--axis",
     "--header",
+    "--columns",
+    "--drop",
+    "--label-column",
+    "--weight-column",
     "--ignore-class",
     "--label-base",
     "--sample-weight",
@@ -60,6 +64,8 @@ def _files(tmp_path, monkeypatch):
     np.save("void.npy", np.where(y < 2, 250 + y, y))
     np.save("w.npy", rng.random(60))
     np.savetxt("x.csv", x, delimiter=",")
+    names = {"delimiter": ",", "header": "a,b,c,d,e,f,y,w", "comments": ""}
+    np.savetxt("all.csv", np.c_[x, y, rng.random(60)], **names)
 
 
 def environment(**changes):
@@ -122,6 +128,16 @@ def test_notes_go_to_standard_error_and_into_json(capsys):
         ("y.npy p.npy --sample-weight w.npy", {"sample_weight": "w.npy"}),
         ("y.npy raw.npy --logits --bfloat16", {"from_logits": True, "bfloat16": True}),
         ("y.npy x.csv --logits --header no", {"from_logits": True, "header": "no"}),
+        (
+            "y.npy x.csv --logits --columns 5,4,3,2,1,0",
+            {"from_logits": True, "columns": [5, 4, 3, 2, 1, 0]},
+        ),
+        ("y.npy all.csv --logits --drop y,w", {"from_logits": True, "drop": ["y", "w"]}),
+        ("all.csv p.npy --label-column y", {"label_column": "y"}),
+        (
+            "y.npy p.npy --sample-weight all.csv --weight-column w",
+            {"sample_weight": "all.csv", "weight_column": "w"},
+        ),
     ],
 )
 def test_every_option_reaches_its_argument(arguments, keywords, capsys):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeAlias
@@ -30,14 +30,14 @@ from sparse_xent import (
     implausible,
 )
 from sparse_xent.config import read_epsilon
-from sparse_xent.evaluate import kinds
+from sparse_xent.evaluate import kinds, tables
 from sparse_xent.evaluate.accumulation import ExactSum, Frequencies, Moments, Part
+from sparse_xent.evaluate.columns import Choice, Column, Header, as_choice
 from sparse_xent.evaluate.output import LossesFile, OutputError, check_output
 from sparse_xent.evaluate.readers import (
     Array,
     Box,
     FileError,
-    Header,
     Source,
     boxes,
     open_source,
@@ -80,6 +80,10 @@ def evaluate(
     epsilon: float | None = None,
     bfloat16: bool = False,
     header: Header = "auto",
+    columns: Column | Sequence[Column] | None = None,
+    drop: Column | Sequence[Column] | None = None,
+    label_column: Column | None = None,
+    weight_column: Column | None = None,
     per_label: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_note: Callable[[str], None] | None = None,
@@ -93,7 +97,8 @@ def evaluate(
     Args:
         labels: Whole numbers, the predictions' shape without the class axis (or with length 1
             there): a `.npy`, `.npz` or one-column `.csv` file; `FILE.npz:key` names one of several.
-        predictions: Scores of every class along `axis`; a `.csv` file has a column per class.
+        predictions: Scores of every class along `axis`; a `.csv` file has a column per class, with
+            commas, semicolons, tabs or blanks between them, and no other column.
         from_logits: Whether the scores are logits; else they are probabilities.
         log_probs: Whether they are logarithms of probabilities.
         ignore_class: A label, or several, as written in the file, that do not count.
@@ -106,7 +111,13 @@ def evaluate(
         epsilon: Where probabilities are clipped, 0 included; `config_epsilon()` by default. It is
             the whole process's until the call ends.
         bfloat16: Whether predictions saved as raw records of two bytes are bfloat16.
-        header: Whether a `.csv` file begins with names.
+        header: Whether `.csv` files begin with a line of names; "auto" takes text for names, and
+            0, 1, 2, ... or 1, 2, 3, ... as the number of rows in the other file says.
+        columns: The columns of the predictions' `.csv` file to score, the first class first, by
+            name or by position from 0; they are taken unexamined.
+        drop: Columns of it to leave out; what still looks like an identifier is refused.
+        label_column: The column of the labels' `.csv` file that holds them.
+        weight_column: The column of the weights' `.csv` file that holds them.
         per_label: A `.npy` file for one loss a label, 0 where ignored, without weights; float64 for
             float64 predictions, else float32. An old file is replaced at the end, or not at all.
         on_progress: Called with the bytes of predictions done and their total.
@@ -132,8 +143,11 @@ def evaluate(
     )
     if label_base not in (0, 1):
         raise ValueError(f"label_base must be 0 or 1, got {label_base!r}")
-    files = _Files(labels, predictions, sample_weight, per_label, bfloat16, header)
     kind = "log-probabilities" if log_probs else "logits" if from_logits else "probabilities"
+    choices = _choices(header, columns, drop, label_column, weight_column, kind)
+    if weight_column is not None and sample_weight is None:
+        raise ValueError("--weight-column must come with --sample-weight, the file that it is of")
+    files = _Files(labels, predictions, sample_weight, per_label, bfloat16, choices)
     if epsilon is not None and kind != "probabilities":
         raise ValueError(f"epsilon is where probabilities are clipped: with {kind} leave it out")
     with _clipped_at(epsilon):
@@ -161,7 +175,7 @@ class _Files:
     sample_weight: Path | None
     per_label: Path | None
     bfloat16: bool
-    header: Header
+    choices: tuple[Choice, Choice, Choice]  # of predictions, labels and weights
 
     def scored(
         self,
@@ -178,15 +192,21 @@ class _Files:
             check_output(self.per_label, inputs)
         with ExitStack() as opened:
 
-            def source(path: Path, *, bfloat16: bool = False) -> Source:
-                made = open_source(path, bfloat16=bfloat16, header=self.header)
+            def source(path: Path, choice: Choice, *, bfloat16: bool = False) -> Source:
+                made = open_source(path, bfloat16=bfloat16, openers=tables.openers(choice))
                 opened.callback(made.close)
+                choice.check(made.name, table=isinstance(made, tables.Table))
                 return made
 
             with unchanged(inputs):
-                x = _Predictions(source(self.predictions, bfloat16=self.bfloat16), kind, options)
-                y = _Labels(source(self.labels), x, label_base)
-                w = None if self.sample_weight is None else _Weights(source(self.sample_weight), x)
+                of_x, of_y, of_w = self.choices
+                x_file = source(self.predictions, of_x, bfloat16=self.bfloat16)
+                y_file = source(self.labels, of_y)
+                w_file = None if self.sample_weight is None else source(self.sample_weight, of_w)
+                tables.decide_headers(x_file, y_file, w_file, options["axis"])
+                x = _Predictions(x_file, kind, options)
+                y = _Labels(y_file, x, label_base)
+                w = None if w_file is None else _Weights(w_file, x)
                 written = None
                 if self.per_label is not None:
                     layout = x.losses, x.arithmetic
@@ -201,6 +221,24 @@ class _Files:
         if written is not None and written.error is not None:
             raise OutputError(written.name, written.error, report)
         return report
+
+
+def _choices(
+    header: Header, columns: Any, drop: Any, label: Any, weight: Any, kind: str
+) -> tuple[Choice, Choice, Choice]:
+    """What was said about tables of predictions, labels and weights."""
+    if header not in ("auto", "yes", "no"):
+        raise ValueError(f"header must be 'auto', 'yes' or 'no', got {header!r}")
+    if columns is not None and drop is not None:
+        raise ValueError(
+            "--columns and --drop must not both be given: --columns names all it reads"
+        )
+    probabilities = kind == "probabilities"
+    return (
+        Choice(header, as_choice(columns), as_choice(drop) or (), probabilities=probabilities),
+        Choice(header, as_choice(label), role="labels"),
+        Choice(header, as_choice(weight), role="weights"),
+    )
 
 
 # ---- predictions, and what goes with them -------------------------------------------------------
@@ -299,7 +337,12 @@ class _Predictions:
 
     def refuse(self, other: Source, expected: str, way_out: str) -> NoReturn:
         """FileError for a file whose shape does not fit."""
-        if not way_out and other.shape[:1] != self.source.shape[:1] and ".csv" in other.name:
+        if isinstance(other, tables.Table) and len(self.losses) == 1:
+            way_out += other.several()
+        texts = [f for f in (other, self.source) if isinstance(f, tables.Table)]
+        for table in texts:
+            table.check_lines()
+        if not way_out and texts and other.shape[:1] != self.source.shape[:1]:
             way_out = ": was a first line wrongly taken for names, or for numbers? (--header)"
         raise FileError(
             f"{other.name} must have {self.name}'s shape without axis {self.axis}: expected "

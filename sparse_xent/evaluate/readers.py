@@ -12,16 +12,14 @@ Nothing is memory-mapped: where another process cuts a mapped file short, readin
     .npy                     read block by block, in any order
     .npz, stored member      the same, where it stands in the archive
     .npz, compressed member  inflated block by block, along its first axis
-    .csv                     parsed block by block, one line a row
 
-To add a format, write a `Source` and enter its opener in `_OPENERS`.
+Tables of text are opened by `tables`. To add a format, write a `Source` and enter its opener in
+`OPENERS`, or hand it to `open_source`.
 """
 
 from __future__ import annotations
 
-import csv
 import io
-import itertools
 import math
 import os
 import re
@@ -30,26 +28,22 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
 Box: TypeAlias = tuple[slice, ...]
-Header: TypeAlias = Literal["auto", "yes", "no"]
 
 HELD = 1 << 30  # bytes held of a file that goes from front to back only, where it is needed whole
 _AXES, _LONGEST = 32, (1 << 63) - 1  # of an array in memory (NumPy before 2.0: 32 axes)
 _HEADER = 10_000  # bytes of a .npy header, as numpy.load has it: more is no description of numbers
-_CHUNK = 1 << 20  # bytes of text, or of an inflated member, that are taken at once
-_LINE = 1 << 26  # bytes of a line of text; 128,000 classes take some 3 MB
-
-_MISSING = {"", "NA", "N/A", "<NA>", "NULL", "None", "null"}
+_CHUNK = 1 << 20  # bytes of an inflated member that are taken at once
 
 
 class FileError(ValueError):
@@ -129,16 +123,22 @@ class _Held(Source):
         return self._source.place(position)
 
 
+Opener: TypeAlias = Callable[[str, str | None], Source]  # of a file and a key within it
+
+
 def open_source(
-    path: str | os.PathLike[str], *, bfloat16: bool = False, header: Header = "auto"
+    path: str | os.PathLike[str],
+    *,
+    bfloat16: bool = False,
+    openers: Mapping[str, Opener] | None = None,
 ) -> Source:
     """Open a file by its suffix.
 
     Args:
-        path: A `.npy`, `.npz` or `.csv` file; `FILE.npz:key` names one array of several.
+        path: A `.npy` or `.npz` file, or one of `openers`; `FILE.npz:key` names one array of
+            several.
         bfloat16: Whether raw records of two bytes, as NumPy saves bfloat16, are bfloat16.
-        header: Whether the first line of a `.csv` file names its columns; "auto" takes it for
-            names where none of its cells is a number.
+        openers: What opens other files, by their suffix.
 
     Returns:
         The array in the file: real numbers.
@@ -147,12 +147,13 @@ def open_source(
         FileError: There is no such file, or it is damaged, or holds something else.
     """
     file, key = split(path)
-    opener = _OPENERS.get(Path(file).suffix.lower())
+    known = OPENERS | dict(openers or {})
+    opener = known.get(Path(file).suffix.lower())
     if opener is None:
-        raise FileError(f"{file} must be a file whose name ends in {', '.join(_OPENERS)}")
+        raise FileError(f"{file} must be a file whose name ends in {', '.join(known)}")
     _check_regular(file)
     try:
-        source = opener(file, key, header)
+        source = opener(file, key)
     except (FileError, MemoryError):
         raise
     except Exception as error:
@@ -472,7 +473,7 @@ def _brief(shape: tuple[int, ...]) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def _open_npy(file: str, key: str | None, header: Header) -> Source:
+def _open_npy(file: str, key: str | None) -> Source:
     return _Stored(file, file)
 
 
@@ -525,7 +526,7 @@ def _damage_told(name: str) -> Iterator[None]:
         raise FileError(f"{name} is damaged: {_reason(error)}") from None
 
 
-def _open_npz(file: str, key: str | None, header: Header) -> Source:
+def _open_npz(file: str, key: str | None) -> Source:
     with _damage_told(file), zipfile.ZipFile(file) as archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
     arrays = {member.filename.removesuffix(".npy"): member for member in members}
@@ -580,142 +581,4 @@ def _listed(arrays: dict[str, zipfile.ZipInfo]) -> str:
     return f" ({', '.join(names)}{more})" if names else ""
 
 
-# ---- .csv ---------------------------------------------------------------------------------------
-
-_BOM = b"\xef\xbb\xbf"
-_PARSED = 1 << 18  # numbers parsed at once; their text is some 5 MB
-
-
-class _Text(Source):
-    """Lines of numbers with commas between them: a row a line, float64."""
-
-    def __init__(self, file: str, header: Header) -> None:
-        lines = _count_lines(file)
-        with open(file, "rb") as opened:
-            first = opened.readline()
-        cells = _cells(first)
-        _check_text(file, first)
-        self._header = int(_is_header(file, cells, header))
-        if lines == self._header:
-            raise FileError(f"{file} must hold numbers, got a line of column names and no more")
-        shape = (lines - self._header, len(cells))
-        super().__init__(file, shape, np.dtype(np.float64), sequential=True)
-        self._file = open(file, "rb")  # noqa: SIM115 - read from as long as the source lives
-        skipped = len(first) if self._header else len(_BOM) if first.startswith(_BOM) else 0
-        self._file.seek(skipped)
-
-    def close(self) -> None:
-        self._file.close()
-
-    def read(self, box: Box) -> Array:
-        rows, columns = box[0].stop - box[0].start, self.shape[1]
-        block = np.empty((rows, columns))
-        step = max(1, _PARSED // columns)
-        for start in range(0, rows, step):
-            stop = min(start + step, rows)
-            lines = list(itertools.islice(self._file, stop - start))
-            if len(lines) < stop - start:
-                raise FileError(f"{self.name} was cut short while it was read")
-            block[start:stop] = self._parsed(lines, box[0].start + start)
-        return block
-
-    def place(self, position: tuple[int, ...]) -> str:
-        return f"({position[0]},), line {position[0] + self._header + 1}"
-
-    def _parsed(self, lines: list[bytes], row: int) -> Array:
-        if not any(map(bytes.isspace, lines)):  # loadtxt leaves them out, and warns of nothing else
-            try:
-                block = np.loadtxt(lines, delimiter=",", comments=None, quotechar='"', ndmin=2)
-            except ValueError:
-                self._refuse(lines, row)
-            if block.shape == (len(lines), self.shape[1]):
-                return block
-        self._refuse(lines, row)
-
-    def _refuse(self, lines: list[bytes], row: int) -> NoReturn:
-        """FileError that names the first line that is not a row of numbers."""
-        for number, line in enumerate(lines, row + self._header + 1):
-            cells, where = _cells(line), f"{self.name}, line {number}"
-            if not line.strip():
-                raise FileError(f"{where}: expected numbers, got a blank line")
-            if len(cells) != self.shape[1]:
-                raise FileError(f"{where}: expected {self.shape[1]} columns, got {len(cells)}")
-            for column, cell in enumerate(cells, 1):
-                if not _is_number(cell):
-                    named = "; give classes by their index (in R: as.integer(f) - 1L)"
-                    raise FileError(
-                        f"{where}, column {column}: expected a number, got "
-                        + (f"{cell!r} (missing)" if cell.strip() in _MISSING else repr(cell[:40]))
-                        + (named if len(cells) == 1 and cell.strip() not in _MISSING else "")
-                    )
-        raise FileError(f"{self.name}, line {row + self._header + 1}: expected rows of numbers")
-
-
-def _open_csv(file: str, key: str | None, header: Header) -> Source:
-    return _Text(file, header)
-
-
-def _count_lines(file: str) -> int:
-    """The number of the last line that is not blank; a line beyond all measure is refused."""
-    last, ended, unfinished = 0, 0, 0
-    with open(file, "rb") as opened:
-        while chunk := opened.read(_CHUNK):
-            if text := len(chunk.rstrip()):
-                last = ended + chunk.count(b"\n", 0, text) + 1
-            ended += chunk.count(b"\n")
-            unfinished = len(chunk) - chunk.rfind(b"\n") - 1 + unfinished * (b"\n" not in chunk)
-            if unfinished > _LINE:
-                raise FileError(
-                    f"{file}, line {ended + 1} must be a row of numbers, got {size_of(_LINE)} "
-                    "without an end of line"
-                )
-    if not last:
-        raise FileError(f"{file} must hold numbers, got only blank lines")
-    return last
-
-
-def _check_text(file: str, first: bytes) -> None:
-    if first.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in first:
-        raise FileError(f"{file} must be text in UTF-8, got UTF-16 or no text at all")
-    for separator, name in ((b";", "semicolons"), (b"\t", "tabs")):
-        if separator in first and b'"' not in first:
-            raise FileError(f"{file} must have commas between its columns, got {name}")
-
-
-def _is_header(file: str, cells: list[str], header: Header) -> bool:
-    """Whether the first line names columns; FileError where it could be either."""
-    if header != "auto":
-        return header == "yes"
-    names = [c.strip() for c in cells]
-    if len(names) > 1 and not names[0] and all(names[1:]):
-        raise FileError(
-            f"{file} has a first column without a name, as row names have: write it without them "
-            "(R: row.names = FALSE, pandas: index=False)"
-        )
-    counted = [[str(k) for k in range(base, base + len(names))] for base in (0, 1)]
-    if len(names) > 2 and names in counted:
-        raise FileError(
-            f"{file} begins with the line {', '.join(names[:3])}, ..., which may be a row or the "
-            "names of columns: say --header yes or --header no"
-        )
-    return not any(_is_number(c) or c in _MISSING for c in names)
-
-
-def _cells(line: bytes) -> list[str]:
-    text = line.removeprefix(_BOM).decode("utf-8", "replace").rstrip("\r\n")
-    return next(csv.reader([text]), [""]) or [""]
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return "_" not in cell
-
-
-_OPENERS: dict[str, Callable[[str, str | None, Header], Source]] = {
-    ".npy": _open_npy,
-    ".npz": _open_npz,
-    ".csv": _open_csv,
-}
+OPENERS: dict[str, Opener] = {".npy": _open_npy, ".npz": _open_npz}
