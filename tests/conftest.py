@@ -115,6 +115,15 @@ NEEDS_CUDA_COMPILER = pytest.mark.skipif(
 )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what `slow_when` says of its parameters; pytest's -m chooses after that."""
+    for item in items:
+        for condition in item.iter_markers("slow_when"):
+            if condition.args[0](**item.callspec.params):
+                item.add_marker(pytest.mark.slow)
+
+
 # --- no silent skip ------------------------------------------------------------------------------
 
 

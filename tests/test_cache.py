@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import sparse_xent
 
 PACKAGE = Path(sparse_xent.__file__).parent
@@ -64,6 +66,7 @@ def test_an_edit_of_what_a_kernel_calls_is_seen(tmp_path):
     assert after[0] != before[0]
 
 
+@pytest.mark.slow  # compiles anew
 def test_no_writable_folder_means_no_cache_and_no_error(tmp_path):
     blocked = tmp_path / "a file, not a folder"
     blocked.write_text("")
@@ -71,6 +74,7 @@ def test_no_writable_folder_means_no_cache_and_no_error(tmp_path):
         assert int(run(PACKAGE.parent, cache)[1]) > 0
 
 
+@pytest.mark.slow  # compiles anew
 def test_a_file_cut_short_is_compiled_anew(tmp_path):
     cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
     before = run(PACKAGE.parent, cache)
@@ -88,6 +92,7 @@ def test_what_is_on_disk_needs_no_numba(tmp_path):
     assert [run(PACKAGE.parent, cache, loaded)[2] for _ in range(2)] == ["True", "False"]
 
 
+@pytest.mark.slow  # compiles anew
 def test_another_processor_has_a_folder_of_its_own(tmp_path):
     cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
     run(PACKAGE.parent, cache)

@@ -105,6 +105,7 @@ def test_under_ci_every_skip_fails_and_says_why(outcome):
     }
 
 
+@pytest.mark.slow
 def test_under_ci_a_listed_skip_passes(outcome):
     code, lines = outcome(
         {**SKIPS, "other": "def test(): pass"}, ci=True, allowed="# why\n\nno (moon|sun)\n"
@@ -113,6 +114,7 @@ def test_under_ci_a_listed_skip_passes(outcome):
     assert "6 parts: 1 passed, 4 skipped, 1 xfailed" in lines
 
 
+@pytest.mark.slow
 def test_a_reason_is_matched_whole(outcome):
     code, lines = outcome({"call": SKIPS["call"]}, ci=True, allowed="no moo\n")
     assert code == 1, "\n".join(lines)
@@ -140,13 +142,21 @@ def test_an_absent_peer_skips_and_is_named_in_the_last_lines(outcome):
     assert any(line.startswith("`make test ALL=1` runs everything") for line in lines[-2:])
 
 
+@pytest.mark.slow
 def test_under_ci_an_absent_peer_fails(outcome):
     code, lines = outcome({"peer": PEER}, ci=True, edit=without("torch"))
     assert code == 1
     assert any(line.endswith("allowed_skips.txt: torch is not installed") for line in lines)
 
 
-@pytest.mark.parametrize("processes", [[], ["-n", "2"]], ids=["one process", "two"])
+PROCESSES = pytest.mark.parametrize(
+    "processes",
+    [[], pytest.param(["-n", "2"], marks=pytest.mark.slow)],
+    ids=["one process", "two"],
+)
+
+
+@PROCESSES
 def test_slow_tests_that_are_left_out_are_counted_in_the_last_lines(outcome, processes):
     files = {"one": SLOW, "two": SLOW}
     code, lines = outcome(files, "-m", "not slow", *processes, ci=False)
@@ -156,6 +166,7 @@ def test_slow_tests_that_are_left_out_are_counted_in_the_last_lines(outcome, pro
     assert left.startswith("left out: 2 slow tests")
 
 
+@pytest.mark.slow
 def test_an_absent_compiler_for_cuda_is_named_in_the_last_lines(outcome):
     compiles = (
         "from conftest import NEEDS_CUDA_COMPILER\n@NEEDS_CUDA_COMPILER\ndef test(): assert 0"
@@ -169,6 +180,7 @@ def test_an_absent_compiler_for_cuda_is_named_in_the_last_lines(outcome):
     assert f"{why}CUDA's compiler is not installed" in lines
 
 
+@pytest.mark.slow
 def test_where_nothing_is_left_out_the_last_line_says_so(outcome):
     everything = "cuda_compiler_is_there = lambda: True\nabsent_peers = why_no_r = lambda: []\n"
     code, lines = outcome({"one": SLOW}, "-k", "quick", ci=False, edit=lambda t: t + everything)
@@ -187,6 +199,7 @@ def test_hanging_warning_and_misnamed_tests_fail(outcome):
     }
 
 
+@pytest.mark.slow
 def test_limits_grow_with_the_slowness_of_the_machine(outcome):
     """Where importing NumPy takes a thousand times as long as it should, so may a test."""
     waits = "import time\n@pytest.mark.seconds(0.01)\ndef test(): time.sleep(0.5)"
@@ -195,7 +208,7 @@ def test_limits_grow_with_the_slowness_of_the_machine(outcome):
         assert code == failed, "\n".join(lines)
 
 
-@pytest.mark.parametrize("processes", [[], ["-n", "2"]], ids=["one process", "two"])
+@PROCESSES
 def test_a_silent_test_is_named_while_it_is_at_work(outcome, processes):
     waits = "import time\ndef test(): time.sleep(2)"
     edit = with_seconds(SECONDS_SILENT=0.3)
