@@ -37,7 +37,8 @@ COSTS = {
     ("first call, warm cache", IN_PLACE): 0.4,
 }
 MEMORY_BAR = {FORWARD: 1.0, IN_PLACE: 1.0}  # MiB beyond the result
-HOW_GRADIENTS_ARE_TAKEN = (
+HOW_TO_READ_IT = (
+    '"torch 15" took 15 times as long; 100 % is the fastest that this memory is read or copied.',
     "New array: everyone makes one for the gradient.",
     "`out=`: everyone fills one that is kept; torch by the faster of softmax(out=) and",
     "cross_entropy's kernels with out=, JAX by a donated buffer; SciPy and Keras cannot.",
@@ -267,7 +268,7 @@ def readme_table(report: Report) -> str:
     names = [f"{k} {about[k]}" for k in ("sparse_xent", "torch", "jax", "keras") if k in about]
     said = [
         f"Medians of interleaved rounds, {about.get('date', '?')}, {', '.join(names)}.",
-        *HOW_GRADIENTS_ARE_TAKEN,
+        *HOW_TO_READ_IT,
         *_costs(report),
     ]
     table = speed_table(report, [w for w in WORKLOADS if w.in_readme])

@@ -348,7 +348,7 @@ class LeftOut:
         ]
         left = [what for what in left if what]
         if not left:
-            return ["nothing was left out"]
+            return ["nothing of what was asked for was left out"]
         way = ["`make test ALL=1` runs everything (it downloads gigabytes, and takes half an hour)"]
         if r:
             way.append(

@@ -187,7 +187,7 @@ def test_where_nothing_is_left_out_the_last_line_says_so(outcome):
     assert code == 0, "\n".join(lines)
     assert lines[-1].startswith("left out: 1 slow tests") or "ALL=1" in lines[-1]
     code, lines = outcome({"one": PEER}, ci=False, edit=lambda t: t + everything)
-    assert lines[-1] == "nothing was left out"
+    assert lines[-1] == "nothing of what was asked for was left out"
 
 
 def test_hanging_warning_and_misnamed_tests_fail(outcome):
