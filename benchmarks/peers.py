@@ -218,7 +218,7 @@ def _torch_into(
         sums, target = out.sum(axis, keepdim=True), out.gather(axis, at)
         torch.eq(out, scores, out=inside)
         torch.div(inside, count * sums, out=out)
-        out.scatter_add_(axis, at, -inside.gather(axis, at) / (count * target))
+        out.scatter_add_(axis, at, inside.gather(axis, at) / (-count * target))
         return mean(sums.log() - target.log()), out
 
     if not workload.from_logits:
