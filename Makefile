@@ -2,34 +2,42 @@
 # setup-r.sh the first time and when pyproject.toml changes) and needs Python >= 3.11 with venv, and a
 # network for pip.
 #
-#   make test ARGS="-m 'not slow'"     what pytest is to do
-#   make test PEERS=1                  also install what the tests compare with: Keras with TensorFlow,
-#                                      torch, JAX (gigabytes). Unasked, the tests use those that are in
-#                                      .venv and name the others at the end; CI=true asks.
+#   make test                          the fast part, in minutes; it downloads no peer and no compiler. Its
+#                                      last lines say what was left out
+#   make test ALL=1                    everything: the slow tests too, and CUDA's compiler and the peers are
+#                                      installed. CI=true asks for it
+#   make test ARGS="-k layout -n 0"    what pytest is to do; -n 0: in one process
+#   make test PEERS=1                  the fast part beside the peers, which are installed: Keras with
+#                                      TensorFlow, torch, JAX (gigabytes). Unasked, those are used that are
+#                                      in .venv
 #   make setup PYTHON=python3.12       the Python that .venv is made with
 #   make setup-r                       R by apt-get, as root or with `sudo -n`. `make test` does it unasked
 #                                      as root on Debian and Ubuntu; without R, it skips what R calls and
 #                                      its last line says so. PYTHON_R= is the Python for .venv-r.
 
 PYTHON ?=
-PEERS ?= $(filter true,$(CI))
+ALL ?= $(filter true,$(CI))
+PEERS ?= $(ALL)
 ARGS ?=
 
 export PYTHON
 unexport PYTHONHOME PYTHONPATH RETICULATE_PYTHON
 python := .venv/bin/python
 setup := @sh scripts/setup.sh
-setup_r := @sh scripts/setup-r.sh $(if $(filter-out 0 no,$(PEERS)),peers)
-test_extras := test $(if $(filter-out 0 no,$(PEERS)),peers)
+all := $(filter-out 0 no,$(ALL))
+peers := $(if $(filter-out 0 no,$(PEERS)),peers)
+setup_r := @sh scripts/setup-r.sh $(peers)
+test_extras := test $(if $(all),test-cuda) $(peers)
 
 .PHONY: help demo test check bench man vignettes setup setup-r clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo    see it work, on data that it carries'
-	@echo 'make test    run the tests (PEERS=1: compare with Keras, TensorFlow, torch and JAX too)'
+	@echo 'make test    run the fast part of the tests, in minutes'
+	@echo 'make test ALL=1   run all of them, with Keras, TensorFlow, torch, JAX and CUDA'"'"'s compiler (gigabytes)'
 	@echo 'make check   formatting, lint, types'
-	@echo 'make bench   measure speed'
+	@echo 'make bench   measure speed (PEERS=1: beside Keras, TensorFlow, torch and JAX, as README shows it)'
 	@echo 'make man     write man/, the pages of R'"'"'s manual (ARGS=--run: run their examples in R first)'
 	@echo 'make vignettes   render vignettes/ and the R package'"'"'s pages (needs R with reticulate, knitr; pandoc)'
 	@echo 'make setup   all that the above need, installed beforehand'
@@ -43,7 +51,7 @@ demo:
 test:
 	$(setup) $(test_extras)
 	$(setup_r) auto
-	@$(python) -m pytest $(ARGS)
+	@$(python) -m pytest --numprocesses=2 --dist=loadfile $(if $(all),,-m "not slow") $(ARGS)
 
 check:
 	$(setup) dev
@@ -52,7 +60,7 @@ check:
 	$(python) -m mypy
 
 bench:
-	$(setup) $(test_extras)
+	$(setup) test $(peers)
 	@$(python) -m benchmarks $(ARGS)
 
 man:

@@ -1,13 +1,15 @@
 """`python -m benchmarks`: measure, print, and keep what was measured.
 
 A whole run (nothing left out, nothing cut) replaces `benchmarks/results/` and README's table; any
-other writes only where `--output` says.
+other writes only where `--output` says. What misses its goal is said and is no error: machines are
+shared, and slow at times.
 """
 
 import argparse
 import datetime
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -26,6 +28,7 @@ from benchmarks.workloads import (
     FORWARD,
     GRADIENT,
     IN_PLACE,
+    INTO,
     LIMIT,
     OURS,
     PER_LABEL,
@@ -37,11 +40,11 @@ RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
 QUICK_SCORES = 12_000_000  # 48 MB and more: beyond most caches
 EVERY, SOME, NOBODY = "every one that is there", "those with a bar, torch and jax.jit", "none"
-PARTS = ["memory", "import", "first call", "growth"]
+ROUNDS, SECONDS = 11, 5.0  # of a whole run
 
 #: Where memory is measured: a long row, a short one, strided ones, halves.
 MEMORY_OF = {
-    "4096 x 32000": [FORWARD, PER_LABEL, GRADIENT, IN_PLACE],
+    "4096 x 32000": [FORWARD, PER_LABEL, GRADIENT, INTO, IN_PLACE],
     "1,000,000 x 10": [FORWARD, IN_PLACE],
     "NCHW 8 x 21 x 512 x 512": [FORWARD, IN_PLACE],
     "bfloat16 4096 x 32000": [FORWARD, IN_PLACE],
@@ -50,61 +53,88 @@ MEMORY_OF = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what was asked for; a missed bar is no error: shared machines are slow at times."""
-    asked = _arguments(arguments)
+    """Measure what was asked for; status 1 where it could not be kept."""
+    parser = _parser()
+    asked = _arguments(parser, arguments)
+    folder = asked.output or (RESULTS if asked.redraw or _is_whole(asked) else None)
+    if folder is not None and (why := _why_not_kept(folder, asked)):  # before an hour is spent
+        parser.error(why)
     if asked.redraw:
-        _keep(report.load(RESULTS / "speed.csv"), RESULTS)
-        return 0
+        return _keep(report.load(folder / "speed.csv"), folder)
     if hasattr(os, "sched_setaffinity"):  # before any library counts the cores
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[: asked.threads])
+        os.sched_setaffinity(0, _cores()[: asked.threads])
     peers.quieten()
     sx.config_set_threads(asked.threads)
     found = Report(about=_about(asked))
     for key, value in found.about.items():
         print(f"{key}: {value}")
     wanted = partial(_is_wanted, asked.only)
-    workloads = [w.cut(asked.scores) for w in WORKLOADS if wanted(w.name)]
-    _measure_speed(found, workloads, asked)
-    if wanted("memory"):
-        _measure_memory(found, asked)
-    if wanted("import"):
-        _measure_import(found, asked)
-    if wanted("first call"):
-        _measure_first_call(found, asked)
-    if wanted("growth"):
-        _measure_growth(found, asked)
+    _measure_speed(found, [w.cut(asked.scores) for w in WORKLOADS if wanted(w.name)], asked)
+    for part, measure in PARTS.items():
+        if wanted(part):
+            measure(found, asked)
     _show(found)
-    folder = asked.output or (RESULTS if _is_whole(asked) else None)
     if folder is not None:
-        _keep(found, folder)
+        return _keep(found, folder)
+    print("nothing is kept: --output FOLDER would keep it")
     return 0
 
 
-def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _at_least(least: float, kind: type = int) -> Callable[[str], float]:
+    """Reads a number for argparse, and refuses less."""
+
+    def number(text: str) -> float:
+        value: float = kind(text)
+        if not least <= value < float("inf"):
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
+        return value
+
+    number.__name__ = kind.__name__  # what argparse says is expected
+    return number
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    names = ", ".join([w.name for w in WORKLOADS] + PARTS)
-    add("--quick", action="store_true", help="fewer scores and rounds: two minutes, for a glance")
+    names, cores = ", ".join(_names()), len(_cores())
+    add("--quick", action="store_true", help="fewer scores and rounds: minutes, for a glance")
     add("--only", action="append", metavar="NAME", help=f"what has NAME in its name, of: {names}")
-    add("--rounds", type=int, help="rounds of each candidate, where it is quick enough")
-    add("--seconds", type=float, help="for each workload and verb, about")
-    add("--scores", type=int, help="cut workloads to so many scores")
-    add("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    add("--rounds", type=_at_least(1), help="rounds of each candidate, where it is quick enough")
+    add("--seconds", type=_at_least(0.001, float), help="for each workload and verb, about")
+    add("--scores", type=_at_least(1), help="cut workloads to so many scores")
+    add("--threads", type=_at_least(1), default=min(2, cores), help=f"1 to {cores} (all) here")
     add("--no-peers", action="store_true", help="only this library and the machine's limits")
     add("--redraw", action="store_true", help="measure nothing: pictures and table from the CSV")
     add("--output", type=Path, metavar="FOLDER", help="where the CSV and the pictures go")
+    return parser
+
+
+def _arguments(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> argparse.Namespace:
     asked = parser.parse_args(arguments)
-    asked.rounds = asked.rounds or (3 if asked.quick else 11)
-    asked.seconds = asked.seconds or (0.5 if asked.quick else 5.0)
+    asked.rounds = asked.rounds or (3 if asked.quick else ROUNDS)
+    asked.seconds = asked.seconds or (0.5 if asked.quick else SECONDS)
     asked.scores = asked.scores or (QUICK_SCORES if asked.quick else sys.maxsize)
-    if asked.only and not any(
-        _is_wanted(asked.only, n) for n in [w.name for w in WORKLOADS] + PARTS
-    ):
+    if asked.threads > len(_cores()):
+        parser.error(f"--threads {asked.threads}: there are {len(_cores())} cores")
+    if asked.only and not any(_is_wanted(asked.only, name) for name in _names()):
+        there = ", ".join(_names())
         parser.error(
-            f"--only {' '.join(asked.only)}: nothing has that in its name; there are: {names}"
+            f"--only {' '.join(asked.only)}: nothing has that in its name; there are: {there}"
         )
     return asked
+
+
+def _names() -> list[str]:
+    """Whatever --only may ask for."""
+    return [w.name for w in WORKLOADS] + list(PARTS)
+
+
+def _cores() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def _is_wanted(only: Iterable[str] | None, name: str) -> bool:
@@ -112,7 +142,26 @@ def _is_wanted(only: Iterable[str] | None, name: str) -> bool:
 
 
 def _is_whole(asked: argparse.Namespace) -> bool:
-    return not asked.only and _peers(asked) == EVERY and asked.scores == sys.maxsize
+    thorough = asked.rounds >= ROUNDS and asked.seconds >= SECONDS and asked.scores == sys.maxsize
+    return thorough and not asked.only and _peers(asked) == EVERY
+
+
+def _why_not_kept(folder: Path, asked: argparse.Namespace) -> str:
+    """What stands in the way of writing there, or of reading the CSV; "" if nothing does."""
+    csv = folder / "speed.csv"
+    if asked.redraw and not csv.is_file():
+        return f"--redraw takes {csv}, which is not there: a whole run, or --output, makes it"
+    way_out = "--output FOLDER keeps the results elsewhere"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (csv, README) if folder == RESULTS else (csv,):
+            was_there = path.exists()
+            path.open("ab").close()
+            if not was_there:
+                path.unlink()
+    except OSError as error:
+        return f"cannot write {error.filename}: {error.strerror}; {way_out}"
+    return ""
 
 
 def _peers(asked: argparse.Namespace) -> str:
@@ -135,13 +184,18 @@ def _about(asked: argparse.Namespace) -> dict[str, str]:
 
 
 def _machine() -> str:
+    """The processor, and its generation as LLVM names it: virtual machines say little else."""
+    from llvmlite import binding
+
+    name = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
-                return line.partition(": ")[2].strip()
+                name = line.partition(": ")[2].strip()
+                break
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return f"{name} ({binding.get_host_cpu_name()})"
 
 
 # --- speed ---------------------------------------------------------------------------------------
@@ -156,9 +210,12 @@ def _measure_speed(found: Report, workloads: Sequence[Workload], asked: argparse
                     team.append(team_leaves.enter_context(Worker(backend, asked.threads)))
         for workload in workloads:
             print(f"\n{workload.name}", flush=True)
+            if workload.needs and not peers.is_there(workload.needs):
+                found.add(_left_out(workload.name, FORWARD, OURS, f"{workload.needs} is absent"))
+                continue
             y, x = workload.data()
-            out = np.zeros_like(x) if GRADIENT in workload.verbs else None
-            for verbs in ((FORWARD, PER_LABEL), (GRADIENT, IN_PLACE)):
+            out = np.zeros_like(x) if INTO in workload.verbs else None
+            for verbs in ((FORWARD, PER_LABEL), (GRADIENT,), (INTO, IN_PLACE)):
                 mine = [verb for verb in verbs if verb in workload.verbs]
                 if mine:
                     found.add(*_measure(workload, mine, (y, x, out), team, asked))
@@ -182,7 +239,8 @@ def _measure(
     if _peers(asked) != NOBODY:
         others = peers.others(workload, verbs[0], y, x, asked.threads)
         makers += [(n, make) for n, make in others if n in barred or _peers(asked) == EVERY]
-        makers += [(w.name, partial(w.prepare, workload, verbs[0])) for w in team]
+        if verbs[0] != INTO:  # which Keras cannot
+            makers += [(w.name, partial(w.prepare, workload, verbs[0])) for w in team]
     entered: list[Candidate] = []
     for name, make in makers:
         try:
@@ -193,18 +251,18 @@ def _measure(
         except Exception as error:
             if name == OURS:
                 raise
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            print(f"  {name} is left out: {reason}", flush=True)
-            yield Measurement(LEFT_OUT, workload.name, verbs[0], name, 0.0, "", note=reason)
+            yield _left_out(workload.name, verbs[0], name, error)
             continue
         candidate.note = ", ".join(filter(None, [said, candidate.note]))
         candidate.in_full = name in barred
         entered.append(candidate)
     entered += _limits(workload, verbs, x, out, asked.threads)
-    times = interleave(entered, asked.rounds, asked.seconds)
-
+    times = interleave(entered, asked.rounds, asked.seconds, needed=OURS)
     bounds: dict[str, Measurement] = {}
     for candidate, taken in zip(entered, times, strict=True):
+        if taken.failed:
+            yield _left_out(workload.name, candidate.verb, candidate.name, taken.failed)
+            continue
         row = Measurement(
             SPEED,
             workload.name,
@@ -227,6 +285,14 @@ def _measure(
         yield row
 
 
+def _left_out(subject: str, verb: str, name: str, why: object) -> Measurement:
+    """Who could not take part, printed and as a line of the CSV."""
+    reason = f"{type(why).__name__}: {why}" if isinstance(why, Exception) else str(why)
+    reason = reason.splitlines()[0]
+    print(f"  {name} is left out: {reason}", flush=True)
+    return Measurement(LEFT_OUT, subject, verb, name, 0.0, "", note=reason)
+
+
 def _limits(
     workload: Workload, verbs: list[str], x: np.ndarray, out: np.ndarray | None, threads: int
 ) -> list[Local]:
@@ -235,7 +301,7 @@ def _limits(
         return []
     moved = {
         FORWARD: (limits.READ, x, None),
-        GRADIENT: (limits.COPY, x, out),
+        INTO: (limits.COPY, x, out),
         IN_PLACE: (limits.UPDATE, out, out),
     }
     candidates = []
@@ -250,9 +316,8 @@ def _limits(
 
 def _print(row: Measurement) -> None:
     first, third = report.duration(row.first_quartile), report.duration(row.third_quartile)
-    line = (
-        f"  {row.verb:9}  {row.candidate:30}  {report.duration(row.value):>8}  ({first} .. {third})"
-    )
+    who, took = f"{row.verb:14}  {row.candidate:30}", f"{report.duration(row.value):>8}"
+    line = f"  {who}  {took}  ({first} .. {third})"
     print(f"{line}  {row.note}".rstrip(), flush=True)
 
 
@@ -263,14 +328,23 @@ def _measure_memory(found: Report, asked: argparse.Namespace) -> None:
     print("\nmemory beyond the result", flush=True)
     of = list(MEMORY_OF.items())
     for name, verbs in of[:1] if asked.quick else of:
+        workload = next(w for w in WORKLOADS if w.name == name)
+        if workload.needs and not peers.is_there(workload.needs):
+            found.add(_left_out(name, "memory", OURS, f"{workload.needs} is absent"))
+            continue
+        rivals = ["torch"] if name == of[0][0] and not asked.no_peers else []
         for verb in verbs:
-            candidates = [OURS]
-            if name == next(iter(MEMORY_OF)) and verb in (FORWARD, GRADIENT) and not asked.no_peers:
-                candidates += [peer for peer in ("torch",) if peers.is_there(peer)]
-            for candidate in candidates:
-                mib = fresh.extra_mib(name, verb, asked.scores, asked.threads, candidate)
+            rival = rivals if verb in (FORWARD, GRADIENT, INTO) and peers.is_there("torch") else []
+            for candidate in [OURS, *rival]:
+                try:
+                    mib = fresh.extra_mib(name, verb, asked.scores, asked.threads, candidate)
+                except (RuntimeError, subprocess.TimeoutExpired) as error:
+                    if candidate == OURS:
+                        raise
+                    found.add(_left_out(name, verb, candidate, error))
+                    continue
                 found.add(Measurement(MEMORY, name, verb, candidate, mib, "MiB"))
-                print(f"  {name}  {verb}  {candidate}  {mib:.1f} MiB", flush=True)
+                print(f"  {name}  {verb}  {candidate}  {report.mebibytes(mib)}", flush=True)
 
 
 def _measure_import(found: Report, asked: argparse.Namespace) -> None:
@@ -301,6 +375,15 @@ def _measure_growth(found: Report, asked: argparse.Namespace) -> None:
         print(f"  {point.verb:9}  {point.name:26}  {report.number(value)}", flush=True)
 
 
+#: What is measured beside the workloads' speed, by the name that --only takes.
+PARTS = {
+    "memory": _measure_memory,
+    "import": _measure_import,
+    "first call": _measure_first_call,
+    "growth": _measure_growth,
+}
+
+
 # --- what is shown and kept ----------------------------------------------------------------------
 
 
@@ -311,9 +394,9 @@ def _show(found: Report) -> None:
         print("", *report.costs_table(found), sep="\n")
     judged = list(report.verdicts(found))
     missed = [verdict for verdict in judged if not verdict.met]
-    print(f"\n{len(judged) - len(missed)} of {len(judged)} bars met")
+    print(f"\n{len(judged) - len(missed)} of {len(judged)} goals met")
     for verdict in missed:
-        print(f"below its bar: {verdict}")
+        print(f"goal missed: {verdict}")
     for row in found.rows:
         if row.note.startswith("other "):
             print(f"answers otherwise: {row.candidate}, {row.subject}, {row.verb}: {row.note}")
@@ -322,23 +405,31 @@ def _show(found: Report) -> None:
     print(f"peers: {found.about['peers']}; absent: {found.about['absent']}")
 
 
-def _keep(found: Report, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "speed.csv").write_text(report.dump(found), "utf-8")
-    if folder == RESULTS:
-        readme = README.read_text("utf-8")
-        if report.marked(readme) is None:
-            print(f"README has no {report.BEGIN} ... {report.END}: its table would be\n")
-            print(report.readme_table(found), end="\n\n")
-        README.write_text(report.mark(readme, report.readme_table(found)), "utf-8")
-    if peers.is_there("matplotlib"):
-        from benchmarks import pictures
+def _keep(found: Report, folder: Path) -> int:
+    """Write CSV, README's table and pictures; where that fails the CSV is printed, status 1."""
+    try:
+        (folder / "speed.csv").write_text(report.dump(found), "utf-8")
+        if folder == RESULTS:
+            readme = README.read_text("utf-8")
+            if report.marked(readme) is None:
+                print(f"README has no {report.BEGIN} ... {report.END}: its table would be\n")
+                print(report.readme_table(found), end="\n\n")
+            README.write_text(report.mark(readme, report.readme_table(found)), "utf-8")
+        if peers.is_there("matplotlib"):
+            from benchmarks import pictures
 
-        pictures.bandwidth(found, folder / "bandwidth.png")
-        pictures.growth(found, folder / "growth.png")
-    else:
-        print("matplotlib is not installed: no pictures")
+            if any(row.candidate == LIMIT for row in found.of(SPEED)):
+                pictures.bandwidth(found, folder / "bandwidth.png")
+            if found.of(GROWTH):
+                pictures.growth(found, folder / "growth.png")
+        else:
+            print("matplotlib is not installed: no pictures")
+    except OSError as error:
+        print(report.dump(found))
+        print(f"could not keep it ({error}): above is what speed.csv would hold", file=sys.stderr)
+        return 1
     print(f"kept in {folder}")
+    return 0
 
 
 if __name__ == "__main__":

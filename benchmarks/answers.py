@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.workloads import GRADIENT, IN_PLACE, PER_LABEL, Workload
+from benchmarks.workloads import GRADIENTS, PER_LABEL, Workload
 
 EPSILON = 1e-7
 TOLERANCE = {2: 5e-2, 4: 1e-3, 8: 1e-3}  # by itemsize, relative
@@ -35,7 +35,7 @@ def expected(workload: Workload, verb: str, y: np.ndarray, x: np.ndarray) -> np.
         block = np.moveaxis(x[rows], axis, -1)[kept[rows]].astype(np.float64)
         total += _losses(workload, block, y[rows][kept[rows]]).sum()
     found = [np.array([total / count])]
-    if verb in (GRADIENT, IN_PLACE):
+    if verb in GRADIENTS:
         moved = np.moveaxis(x, axis, -1)
         for at in _positions(y.shape):
             row = moved[at].astype(np.float64)
@@ -72,7 +72,7 @@ def answer(workload: Workload, verb: str, result: Any) -> np.ndarray:
     if verb == PER_LABEL:
         losses = as_numpy(result).astype(np.float64)
         return np.array([losses.sum()])  # divided by the caller, who knows what was ignored
-    if verb in (GRADIENT, IN_PLACE):
+    if verb in GRADIENTS:
         value, gradient = result
         gradient = np.moveaxis(as_numpy(gradient), workload.axis, -1)
         rows = [gradient[at].astype(np.float64) for at in _positions(gradient.shape[:-1])]

@@ -66,9 +66,10 @@ class Local:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one candidate, over its rounds."""
+    """Seconds of one candidate, over its rounds; or what ended its part in them."""
 
     seconds: tuple[float, ...]
+    failed: Exception | None = None
 
     @property
     def median(self) -> float:
@@ -80,7 +81,9 @@ class Times:
         return float(first), float(third)
 
 
-def interleave(candidates: Sequence[Candidate], rounds: int, budget: float) -> list[Times]:
+def interleave(
+    candidates: Sequence[Candidate], rounds: int, budget: float, needed: str = ""
+) -> list[Times]:
     """Let the candidates take turns.
 
     Args:
@@ -88,33 +91,45 @@ def interleave(candidates: Sequence[Candidate], rounds: int, budget: float) -> l
         rounds: how often each is called, where it is quick enough.
         budget: seconds for all, about: slow candidates sit out some of the rounds, evenly spread;
             those who take part `in_full` are called `AT_LEAST` times all the same.
+        needed: the name of whom the rest cannot do without: its error is raised.
 
     Returns:
-        Their times, in the same order.
+        Their times, in the same order. Who fails takes no further turn.
     """
     taken: list[list[float]] = [[] for _ in candidates]
+    failed: list[Exception | None] = [None for _ in candidates]
     turns = []
+
+    def turn(i: int) -> float:
+        try:
+            return 0.0 if failed[i] else candidates[i].seconds()
+        except Exception as error:
+            if candidates[i].name == needed:
+                raise
+            failed[i] = error
+            return 0.0
+
     gc.collect()
     gc.disable()
     try:
-        for c, seconds in zip(candidates, taken, strict=True):
-            first = c.seconds()
+        for i, c in enumerate(candidates):
+            first = turn(i)
             affordable = int(budget / len(candidates) / max(first, 1e-9))
             floor = AT_LEAST if c.in_full else 3 if first < DEAR else 1
             turns.append(min(rounds, max(floor, affordable)))
             if turns[-1] < rounds:  # where a call is dear, none is thrown away
-                seconds.append(first)
+                taken[i].append(first)
                 turns[-1] -= 1
         order = list(range(len(candidates)))
         for k in range(rounds):
             order = order[1:] + order[:1]
             for i in order:
-                if (k + 1) * turns[i] // rounds == k * turns[i] // rounds:
+                if failed[i] or (k + 1) * turns[i] // rounds == k * turns[i] // rounds:
                     continue
                 time.sleep(PAUSE)
                 if taken[i] and taken[i][-1] < WARM_BELOW:
-                    candidates[i].seconds()
-                taken[i].append(candidates[i].seconds())
+                    turn(i)
+                taken[i].append(turn(i))
     finally:
         gc.enable()
-    return [Times(tuple(seconds)) for seconds in taken]
+    return [Times(tuple(s), error) for s, error in zip(taken, failed, strict=True)]

@@ -110,27 +110,32 @@ def _forget_peak() -> bool:
     return True
 
 
-def _peak_of(call: Any) -> int:
-    """Bytes by which the call raised the most that the process ever held."""
+def _peak_of(call: Any, result_is_new: bool) -> int:
+    """Bytes by which the call raised the most that the process ever held, beyond a new result.
+
+    What is too little to be seen is 0: other parts of a process give memory back meanwhile.
+    """
     import gc
 
     gc.collect()
     if _forget_peak():
         before = _status("VmHWM")
         result = call()
-        return _status("VmHWM") - before - _new_bytes(result)
-    import resource
+        raised = _status("VmHWM") - before
+    else:
+        import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = call()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit - _new_bytes(result)
+        unit = 1 if sys.platform == "darwin" else 1024
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        result = call()
+        raised = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
+    return max(0, raised - (_bytes_of(result) if result_is_new else 0))
 
 
-def _new_bytes(result: Any) -> int:
-    """Bytes of the arrays that a call returned and made itself."""
+def _bytes_of(result: Any) -> int:
+    """Bytes of the arrays or tensors that a call returned."""
     parts = result if isinstance(result, tuple) else (result,)
-    return sum(p.nbytes for p in parts if getattr(p, "base", 0) is None and p.nbytes > 64)
+    return sum(p.nbytes for p in parts if getattr(p, "shape", ()))
 
 
 def _memory(verb: str, name: str, most: str, threads: str, candidate: str) -> dict[str, float]:
@@ -138,20 +143,20 @@ def _memory(verb: str, name: str, most: str, threads: str, candidate: str) -> di
 
     import sparse_xent as sx
     from benchmarks import peers
-    from benchmarks.workloads import GRADIENT, IN_PLACE, OURS, WORKLOADS
+    from benchmarks.workloads import GRADIENT, IN_PLACE, INTO, OURS, PER_LABEL, WORKLOADS
 
     sx.config_set_threads(int(threads))
 
     workload = next(w for w in WORKLOADS if w.name == name).cut(int(most))
     y, x = workload.data()
     if candidate == OURS:
-        out = x if verb == IN_PLACE else np.zeros_like(x) if verb == GRADIENT else None
+        out = x if verb == IN_PLACE else np.zeros_like(x) if verb == INTO else None
         (local,) = peers.ours(workload, [verb], y, x, out)
     else:
         local = dict(peers.others(workload, verb, y, x, int(threads)))[candidate]()
     # What is made once a process (threads, compiled kernels) is no cost of a call.
     local.run()
-    return {"mib": _peak_of(local.run) / 2**20}
+    return {"mib": _peak_of(local.run, verb in (PER_LABEL, GRADIENT)) / 2**20}
 
 
 if __name__ == "__main__":

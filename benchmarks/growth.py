@@ -11,7 +11,7 @@ import numpy as np
 
 import sparse_xent as sx
 from benchmarks.clock import Local, Times, interleave
-from benchmarks.workloads import FORWARD, GRADIENT
+from benchmarks.workloads import FORWARD, INTO
 
 BYTES = 64 * 2**20  # of scores, float32: more than the caches of most machines
 CLASSES = [2**k for k in range(1, 19)]
@@ -61,7 +61,7 @@ def measure(most: int, threads: int, rounds: int, seconds: float) -> Iterator[tu
             for n in range(1, threads + 1)
         ],
     ]
-    for verb in (FORWARD, GRADIENT):
+    for verb in (FORWARD, INTO):
         for curve in curves:
             points = [
                 point(subject, verb, rows, classes, team)

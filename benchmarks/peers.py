@@ -1,14 +1,17 @@
 """Who else computes the same, each as its own documentation would have it done.
 
-Inputs are converted beforehand, which flatters the others: only the computation is timed. Keras,
-whose backend is chosen once a process, runs in worker processes (`keras_worker`) that take their
-turns like everyone else.
+Inputs are converted beforehand, which flatters the others: only the computation is timed. A
+gradient is asked for twice: into a new array (GRADIENT), as each library gives it by itself, and
+into one that is kept from call to call (INTO), by the fastest way that the library has; Keras and
+SciPy have none. Keras, whose backend is chosen once a process, runs in worker processes
+(`keras_worker`) that take their turns like everyone else.
 """
 
 import importlib
 import importlib.metadata
 import importlib.util
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,7 +22,16 @@ import numpy as np
 import sparse_xent as sx
 from benchmarks.answers import EPSILON, answer
 from benchmarks.clock import Local
-from benchmarks.workloads import AFTER, FORWARD, GRADIENT, IN_PLACE, OURS, PER_LABEL, Workload
+from benchmarks.workloads import (
+    AFTER,
+    FORWARD,
+    GRADIENT,
+    IN_PLACE,
+    INTO,
+    OURS,
+    PER_LABEL,
+    Workload,
+)
 
 #: Module -> the distributions that bring it.
 LIBRARIES = {
@@ -31,6 +43,7 @@ LIBRARIES = {
     "scipy": ["scipy"],
     "numpy": ["numpy"],
     "numba": ["numba"],
+    "ml_dtypes": ["ml_dtypes"],  # not to compare with: without it bfloat16 is left out
 }
 
 
@@ -68,13 +81,14 @@ Maker = Callable[[Workload, str, np.ndarray, np.ndarray, int], Callable[[], obje
 def ours(
     workload: Workload, verbs: list[str], y: np.ndarray, x: np.ndarray, out: np.ndarray | None
 ) -> Iterator[Local]:
-    """sparse_xent by its public names, one candidate a verb; gradients go into `out`."""
+    """sparse_xent by its public names, one candidate a verb; `out` serves INTO and IN_PLACE."""
     loss = sx.SparseCategoricalCrossentropy(**workload.options)
     per_label = partial(sx.loss_sparse_categorical_crossentropy, y, x, **workload.options)
     calls: dict[str, Callable[[], object]] = {
         FORWARD: lambda: loss(y, x),
         PER_LABEL: per_label,
-        GRADIENT: lambda: loss.value_and_grad(y, x, out=out),
+        GRADIENT: lambda: loss.value_and_grad(y, x),
+        INTO: lambda: loss.value_and_grad(y, x, out=out),
         IN_PLACE: lambda: loss.value_and_grad(y, out, out=out),
     }
     kept = max(1, int(np.sum(y != workload.ignore_class)))
@@ -97,7 +111,10 @@ def others(
 
     def candidate(name: str, make: Maker) -> Local | None:
         run = make(workload, verb, y, x, threads)
-        return run and Local(name, verb, run, partial(answer, workload, verb))
+        if run is None:
+            return None
+        note = (run.__doc__ or "").rstrip(".")  # how it is done, where that is not plain
+        return Local(name, verb, run, partial(answer, workload, verb), note=note)
 
     for name, library, make in _MAKERS:
         if is_there(library):
@@ -112,12 +129,10 @@ def _torch(
 ) -> Callable[[], object]:
     torch = _load("torch")
     torch.set_num_threads(threads)
-    if workload.dtype == "bfloat16":
-        scores = torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
-    else:
-        scores = torch.from_numpy(x)
-    labels = torch.from_numpy(y)
+    scores, labels = _tensor(x), torch.from_numpy(y)
     ignore = -100 if workload.ignore_class is None else workload.ignore_class
+    if verb == INTO:
+        return _fastest(_torch_into(workload, labels, scores, ignore))
 
     def loss(scores: Any) -> Any:
         if workload.from_logits:
@@ -145,6 +160,81 @@ def _torch(
         return value, leaf.grad
 
     return value_and_grad
+
+
+def _tensor(x: np.ndarray) -> Any:
+    """The same memory as a tensor; bfloat16, which torch takes from no array, by its bits."""
+    torch = _load("torch")
+    if x.dtype.name == "bfloat16":
+        return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(x)
+
+
+def _fastest(calls: list[Callable[[], object]]) -> Callable[[], object]:
+    """The one whose second call takes the least."""
+
+    def seconds(call: Callable[[], object]) -> float:
+        call()
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    return min(calls, key=seconds) if len(calls) > 1 else calls[0]
+
+
+def _torch_into(
+    workload: Workload, labels: Any, scores: Any, ignore: int
+) -> list[Callable[[], object]]:
+    """Value and gradient in tensors that are kept: autograd has no out=, its kernels have."""
+    torch = _load("torch")
+    out, axis = torch.zeros_like(scores), workload.axis
+    kept = labels != ignore
+    at, count = torch.where(kept, labels, 0).unsqueeze(axis), max(1, int(kept.sum()))
+    every = count == labels.numel()
+
+    def mean(losses: Any) -> Any:
+        return losses.mean() if every else losses.squeeze(axis)[kept].mean()
+
+    def by_softmax() -> object:
+        """Softmax(out=) and its target lowered by 1."""
+        torch.softmax(scores, axis, out=out)
+        value = mean(-out.gather(axis, at).log())
+        out.scatter_add_(axis, at, minus_one)
+        out.mul_(share)
+        return value, out
+
+    def by_kernels() -> object:
+        """The kernels of cross_entropy, each with out=."""
+        aten = torch.ops.aten
+        torch._log_softmax(of, 1, False, out=logs)
+        value, total = nll(logs, labels, None, 1, ignore)
+        nll_backward(one, logs, labels, None, 1, ignore, total, grad_input=inner)
+        aten._log_softmax_backward_data.out(inner, logs, 1, scores.dtype, out=into)
+        return value, out
+
+    def of_probabilities() -> object:
+        """Clamp(out=), then div(out=)."""
+        torch.clamp(scores, EPSILON, 1 - EPSILON, out=out)
+        sums, target = out.sum(axis, keepdim=True), out.gather(axis, at)
+        torch.eq(out, scores, out=inside)
+        torch.div(inside, count * sums, out=out)
+        out.scatter_add_(axis, at, inside.gather(axis, at) / (-count * target))
+        return mean(sums.log() - target.log()), out
+
+    if not workload.from_logits:
+        inside = torch.zeros(scores.shape, dtype=torch.bool)
+        return [of_probabilities]
+    minus_one = torch.full((), -1, dtype=scores.dtype).expand(at.shape)
+    share = (kept / count).to(scores.dtype).unsqueeze(axis) if not every else 1 / count
+    # cross_entropy's kernels have the classes second.
+    second = axis == -1 and scores.ndim > 2
+    of, into = (t.movedim(-1, 1) if second else t for t in (scores, out))
+    logs, inner = torch.zeros_like(of), torch.zeros_like(of)
+    one = torch.ones((), dtype=scores.dtype)
+    several = "2d" if of.ndim > 2 else ""
+    nll = getattr(torch.ops.aten, f"nll_loss{several}_forward")
+    nll_backward = getattr(torch.ops.aten, f"nll_loss{several}_backward").grad_input
+    return [by_softmax, by_kernels]
 
 
 # --- JAX -----------------------------------------------------------------------------------------
@@ -180,7 +270,22 @@ def _jax(
             return losses.mean()
         return jnp.where(kept, losses, 0).sum() / kept.sum()
 
-    compiled = jax.jit(loss if verb == FORWARD else jax.value_and_grad(loss))
+    value_and_grad = jax.value_and_grad(loss)
+    if verb == INTO:
+        recycled = jax.jit(
+            lambda scores, labels, _: value_and_grad(scores, labels),
+            donate_argnums=2,
+            keep_unused=True,
+        )
+        kept = [jnp.zeros_like(scores)]
+
+        def into() -> object:
+            """The last gradient's buffer donated."""
+            value, kept[0] = jax.block_until_ready(recycled(scores, labels, kept[0]))
+            return value, kept[0]
+
+        return into
+    compiled = jax.jit(loss if verb == FORWARD else value_and_grad)
     return lambda: jax.block_until_ready(compiled(scores, labels))
 
 
@@ -189,7 +294,7 @@ def _jax(
 
 def _plain(
     logsumexp: Callable[[np.ndarray, int], np.ndarray],
-    softmax: Callable[[np.ndarray, int], np.ndarray],
+    softmax: Callable[[np.ndarray, int, np.ndarray | None], np.ndarray],
     workload: Workload,
     verb: str,
     y: np.ndarray,
@@ -199,6 +304,10 @@ def _plain(
     at = np.expand_dims(np.where(y == workload.ignore_class, 0, y), axis)
     kept = y != workload.ignore_class
     every, count = kept.all(), kept.sum()
+    out = work = None
+    if verb == INTO:
+        out = np.zeros_like(x)
+        work = np.zeros(x.shape, np.float32) if x.dtype.itemsize == 2 else out
 
     def mean(losses: np.ndarray) -> Any:
         return losses.mean() if every else losses[kept].mean()
@@ -218,19 +327,22 @@ def _plain(
     def value_and_grad() -> object:
         scores = x.astype(np.float32) if x.dtype.itemsize == 2 else x
         if workload.from_logits:
-            p = softmax(scores, axis)
+            p = softmax(scores, axis, work)
             value = mean(-np.log(pick(p)))
             np.put_along_axis(p, at, np.take_along_axis(p, at, axis) - 1, axis)
         else:
-            q = np.clip(scores, EPSILON, 1 - EPSILON)
+            q = np.clip(scores, EPSILON, 1 - EPSILON, out=work)
             sums, target = q.sum(axis=axis, keepdims=True), np.take_along_axis(q, at, axis)
             value = mean((np.log(sums) - np.log(target)).squeeze(axis))
-            p = np.broadcast_to(1 / sums, q.shape).copy()
-            np.put_along_axis(p, at, np.take_along_axis(p, at, axis) - 1 / target, axis)
-            p *= q == scores
+            p = np.divide(q == scores, sums, out=work)
+            lowered = np.take_along_axis(p, at, axis) * (1 - sums / target)
+            np.put_along_axis(p, at, lowered, axis)
         p /= count
         if not every:
             np.moveaxis(p, axis, -1)[~kept] = 0
+        if p is not out and out is not None:
+            np.copyto(out, p, casting="same_kind")
+            return value, out
         return value, p
 
     return forward if verb == FORWARD else value_and_grad
@@ -243,8 +355,9 @@ def _numpy(
         m = x.max(axis=axis, keepdims=True)
         return np.log(np.exp(x - m).sum(axis=axis)) + m.squeeze(axis)
 
-    def softmax(x: np.ndarray, axis: int) -> np.ndarray:
-        e = np.exp(x - x.max(axis=axis, keepdims=True))
+    def softmax(x: np.ndarray, axis: int, out: np.ndarray | None) -> np.ndarray:
+        e = np.subtract(x, x.max(axis=axis, keepdims=True), out=out)
+        np.exp(e, out=e)
         e /= e.sum(axis=axis, keepdims=True)
         return e
 
@@ -254,12 +367,12 @@ def _numpy(
 def _scipy(
     workload: Workload, verb: str, y: np.ndarray, x: np.ndarray, threads: int
 ) -> Callable[[], object] | None:
-    if not workload.from_logits:
-        return None  # it has no words for it
+    if not workload.from_logits or verb == INTO:
+        return None  # it has no function for probabilities, and no out= for logits
     special = _load("scipy.special")
     return _plain(
         lambda x, axis: special.logsumexp(x, axis=axis),
-        lambda x, axis: special.softmax(x, axis=axis),
+        lambda x, axis, out: special.softmax(x, axis=axis),
         workload,
         verb,
         y,
@@ -290,10 +403,13 @@ def _half_multinomial(
     if verb == FORWARD:
         return lambda: loss(y_true=y, raw_prediction=x, n_threads=threads)
     weights = np.full(len(y), 1 / len(y))  # its gradient is not divided otherwise
+    kept: dict[str, np.ndarray] = {}
+    if verb == INTO:
+        kept = {"loss_out": np.zeros(len(y), x.dtype), "gradient_out": np.zeros_like(x)}
 
     def value_and_grad() -> object:
         losses, gradient = loss.loss_gradient(
-            y_true=y, raw_prediction=x, sample_weight=weights, n_threads=threads
+            y_true=y, raw_prediction=x, sample_weight=weights, n_threads=threads, **kept
         )
         return losses.sum(), gradient
 

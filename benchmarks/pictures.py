@@ -12,14 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.report import GROWTH, SPEED, Report
-from benchmarks.workloads import FORWARD, GRADIENT, LIMIT, OURS, WORKLOADS
+from benchmarks.workloads import FORWARD, INTO, LIMIT, OURS, WORKLOADS
 
 OURS_COLOUR, PEER_COLOURS, LIMIT_COLOUR = (
     "#1f6f8b",
     {"torch": "#d9822b", "jax.jit": "#8a9a5b"},
     "#222",
 )
-COLOURS = {FORWARD: "#1f6f8b", GRADIENT: "#d9822b"}
+COLOURS = {FORWARD: "#1f6f8b", INTO: "#d9822b"}
 _STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
 
 
@@ -29,7 +29,7 @@ def bandwidth(report: Report, path: Path) -> None:
     scores = {row.subject: row.scores for row in report.of(SPEED)}
     with mpl.rc_context(_STYLE):
         figure, panels = plt.subplots(1, 2, figsize=(9, 0.4 * len(shown) + 1.2), sharey=True)
-        for axes, verb, moved in zip(panels, (FORWARD, GRADIENT), (1, 2), strict=True):
+        for axes, verb, moved in zip(panels, (FORWARD, INTO), (1, 2), strict=True):
             for k, w in enumerate(shown):
                 size = moved * w.numpy_dtype.itemsize * scores[w.name] / 1e9
                 for j, (name, colour) in enumerate([(OURS, OURS_COLOUR), *PEER_COLOURS.items()]):

@@ -3,20 +3,24 @@
 A workload is one shape, dtype, order and kind of scores, with its labels; its data comes from a
 seed, so that a worker process has the same without sending it. Its verbs are
 
-    forward     the object's call: one reduced value
-    per label   the function's call: one loss a label
-    gradient    value_and_grad(out=another array)
-    in place    value_and_grad(out=y_pred)
+    forward          the object's call: one reduced value
+    per label        the function's call: one loss a label
+    gradient         value_and_grad(), which makes a new array for the gradient
+    gradient, out=   value_and_grad(out=another array), kept from call to call
+    in place         value_and_grad(out=y_pred)
+
+Peers are timed both ways, too: into an array of their own making, and into one that is kept.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import ml_dtypes
 import numpy as np
 
-FORWARD, PER_LABEL, GRADIENT, IN_PLACE = "forward", "per label", "gradient", "in place"
+FORWARD, PER_LABEL = "forward", "per label"
+GRADIENT, INTO, IN_PLACE = "gradient", "gradient, out=", "in place"
+GRADIENTS = (GRADIENT, INTO, IN_PLACE)
 
 OURS = "sparse_xent"
 AFTER = f'{OURS}, normalize="after"'  # beside `normalize="never"`, on the same data
@@ -25,7 +29,7 @@ LIMIT = "limit"
 
 @dataclass(frozen=True)
 class Bar:
-    """What a verb must reach: percent of the limit, a multiple of a peer's speed, or a cost."""
+    """A goal of a verb: percent of the limit, a multiple of a peer's speed, or a cost."""
 
     verb: str
     against: str  # LIMIT, a candidate's name, or a unit: then the bar is the most that it may cost
@@ -44,7 +48,7 @@ def _bars(
         Bar(FORWARD, LIMIT, forward) if forward else None,
         Bar(FORWARD, "torch", torch) if torch else None,
         Bar(FORWARD, "jax.jit", 3.5),
-        Bar(GRADIENT, LIMIT, gradient) if gradient else None,
+        Bar(INTO, LIMIT, gradient) if gradient else None,
         Bar(GRADIENT, "torch", gradient_torch) if gradient_torch else None,
         Bar(GRADIENT, "jax.jit", 6),
     ]
@@ -73,7 +77,16 @@ class Workload:
 
     @property
     def numpy_dtype(self) -> np.dtype:
-        return np.dtype(ml_dtypes.bfloat16 if self.dtype == "bfloat16" else self.dtype)
+        if self.dtype != "bfloat16":
+            return np.dtype(self.dtype)
+        import ml_dtypes  # asked for here alone, so that the rest can be measured without it
+
+        return np.dtype(ml_dtypes.bfloat16)
+
+    @property
+    def needs(self) -> str | None:
+        """The module without which its data cannot be made."""
+        return "ml_dtypes" if self.dtype == "bfloat16" else None
 
     @property
     def is_tiny(self) -> bool:
@@ -136,7 +149,7 @@ def _slices(shape: tuple[int, ...]) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-_ALL = (FORWARD, PER_LABEL, GRADIENT, IN_PLACE)
+_ALL = (FORWARD, PER_LABEL, *GRADIENTS)
 _NCHW, _NHWC = (8, 21, 512, 512), (8, 512, 512, 21)
 _HALF_MULTINOMIAL = [Bar(verb, "HalfMultinomialLoss", 7) for verb in (FORWARD, GRADIENT)]
 _R = {"order": "F", "dtype": "float64"}
@@ -173,14 +186,14 @@ WORKLOADS = [
         "R logits 50,000 x 1000",
         (50_000, 1000),
         (*_bars(None), *_HALF_MULTINOMIAL),
-        (FORWARD, PER_LABEL, GRADIENT),
+        (FORWARD, PER_LABEL, GRADIENT, INTO),
         **_R,
     ),
     Workload(
         "R logits 1,000,000 x 10",
         (1_000_000, 10),
         (*_bars(None), *_HALF_MULTINOMIAL),
-        (FORWARD, PER_LABEL, GRADIENT),
+        (FORWARD, PER_LABEL, GRADIENT, INTO),
         **_R,
     ),
     *(
@@ -188,7 +201,7 @@ WORKLOADS = [
             f"probabilities {name}",
             shape,
             _bars(None),
-            (FORWARD, PER_LABEL, GRADIENT),
+            (FORWARD, PER_LABEL, GRADIENT, INTO),
             from_logits=False,
             in_readme=False,
         )

@@ -1,8 +1,11 @@
-"""What every test runs under: no silent skip, no endless test, peers by name, a count of each part.
+"""What every test runs under: no silent skip, no endless test, signs of life, a count of each part.
 
 Under CI=true a skip (an expected failure too) is a failure unless its reason stands in
-``allowed_skips.txt``. Elsewhere a peer that is absent skips what compares with it, and without R
-what calls from R is skipped; the last lines of the run name them.
+``allowed_skips.txt``. Elsewhere a peer that is absent skips what compares with it; so do CUDA's
+compiler and R. The last lines of the run say what was left out, and how to get it.
+
+`make test` runs this on two processes (pytest-xdist). What is counted or said is counted and said
+in the one that has the terminal; the others, the workers, run the tests.
 """
 
 import functools
@@ -12,12 +15,17 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import threading
+import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -33,9 +41,16 @@ PEERS = {
     "jax": ["jax"],
 }
 
-#: Seconds that one test may take: room for a cold TensorFlow on a busy machine.
-SECONDS = 180
+#: Seconds that one test may take on a machine that imports NumPy in `SECONDS_IMPORT`: room for a
+#: cold TensorFlow, and for other work beside it. A slower machine, measured as the run begins, has
+#: more. The ini's last guard, which knows no machine, comes after the longest of them.
+SECONDS = 300
 SECONDS_SLOW = 600
+SECONDS_LONGEST = 1700
+SECONDS_IMPORT = 0.2
+
+#: After so many seconds without a test that ends, those at work are named.
+SECONDS_SILENT = 15.0
 
 ALLOWED = [
     re.compile(line)
@@ -89,6 +104,26 @@ def why_no_r() -> str | None:
     return None
 
 
+def cuda_compiler_is_there() -> bool:
+    """Whether the extra `test-cuda` is installed."""
+    return all(map(importlib.util.find_spec, ("numba_cuda", "cuda", "ml_dtypes")))
+
+
+#: Beside `slow`, for a test that compiles kernels for CUDA.
+NEEDS_CUDA_COMPILER = pytest.mark.skipif(
+    not cuda_compiler_is_there(), reason="CUDA's compiler is not installed"
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what `slow_when` says of its parameters; pytest's -m chooses after that."""
+    for item in items:
+        for condition in item.iter_markers("slow_when"):
+            if condition.args[0](**item.callspec.params):
+                item.add_marker(pytest.mark.slow)
+
+
 # --- no silent skip ------------------------------------------------------------------------------
 
 
@@ -123,16 +158,34 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 # --- no endless test -----------------------------------------------------------------------------
 
 
+@functools.cache
+def pace() -> float:
+    """How many times longer than usual a new process takes here and now; never below 1."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import numpy"], check=True)
+        return time.perf_counter() - start
+
+    return max(1.0, min(seconds(), seconds()) / SECONDS_IMPORT)
+
+
+def seconds_of(item: pytest.Item) -> float:
+    """How long a test may take on this machine."""
+    if marker := item.get_closest_marker("seconds"):
+        usual = marker.args[0]
+    else:
+        usual = SECONDS_SLOW if item.get_closest_marker("slow") else SECONDS
+    return min(pace() * usual, SECONDS_LONGEST)
+
+
 @contextmanager
 def _time_limit(item: pytest.Item) -> Generator[None, None, None]:
     """Raise TimeoutError in the test after its time; loops outside Python meet the ini's guard."""
-    if marker := item.get_closest_marker("seconds"):
-        seconds = marker.args[0]
-    else:
-        seconds = SECONDS_SLOW if item.get_closest_marker("slow") else SECONDS
+    seconds = seconds_of(item)
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"{item.nodeid} ran longer than {seconds} s")
+        raise TimeoutError(f"{item.nodeid} ran longer than {seconds:.2g} s")
 
     if not hasattr(signal, "SIGALRM"):  # Windows
         yield
@@ -156,6 +209,61 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     with _time_limit(item):
         return (yield)
+
+
+# --- signs of life -------------------------------------------------------------------------------
+
+
+class Pulse:
+    """Names the tests at work, on the terminal, where none has ended for some seconds.
+
+    A thread of the process that has the terminal, so that it speaks while a test waits for a
+    compiler, a process or a library's import. It writes past pytest's capture.
+    """
+
+    def __init__(self, terminal: int) -> None:
+        self._terminal = os.dup(terminal)
+        self._at_work: dict[str, float] = {}  # test -> when it began
+        self._began = self._spoke = time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="pulse", daemon=True)
+        self._thread.start()
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._at_work[nodeid] = time.monotonic()
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self._at_work.pop(nodeid, None)
+        self._spoke = time.monotonic()
+
+    def pytest_unconfigure(self) -> None:
+        self._over.set()
+        self._thread.join()
+        os.close(self._terminal)
+
+    def _watch(self) -> None:
+        while not self._over.wait(SECONDS_SILENT / 10):
+            now = time.monotonic()
+            if now - self._spoke >= SECONDS_SILENT:
+                self._spoke = now
+                tests = [f"{test} for {now - start:.0f} s" for test, start in self._tests()]
+                said = ", ".join(tests) or "finding the tests"
+                os.write(self._terminal, f"\n({now - self._began:.0f} s; {said})\n".encode())
+
+    def _tests(self) -> list[tuple[str, float]]:
+        return list(self._at_work.copy().items())
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch over the run from the process that has the terminal."""
+    if hasattr(config, "workerinput"):
+        return
+    config.pluginmanager.register(LeftOut(), "left_out")
+    try:
+        terminal = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file behind it
+        return
+    config.pluginmanager.register(Pulse(terminal), "pulse")
 
 
 # --- the count of each part ----------------------------------------------------------------------
@@ -192,27 +300,70 @@ def pytest_terminal_summary(
     total = sum(parts.values(), Counter())
     terminalreporter.line(f"{len(parts)} parts: {line(total) or 'nothing ran'}")
 
-    there = {name: importlib.util.find_spec(name) is not None for name in PEERS}
-    used = [f"{name} {_version(PEERS[name])}" for name in PEERS if there[name]]
-    absent = [name for name in PEERS if not there[name]]
+    used = [f"{name} {_version(PEERS[name])}" for name in PEERS if name not in absent_peers()]
     terminalreporter.line(f"peers used: {', '.join(used) or 'none'}")
-    if absent:
-        terminalreporter.line(
-            f"peers absent: {', '.join(absent)} (what compares with them was skipped; "
-            "`make test PEERS=1` installs them)"
-        )
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # after pytest's last line of all
-def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
-    """Say that R is absent, and how to get it, where tests wanted it."""
-    result = yield
-    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
-    wanted = any(item.path.name == "test_r.py" for item in getattr(session, "items", []))
-    if terminal is not None and wanted and (reason := why_no_r()):
+def absent_peers() -> list[str]:
+    """The libraries to compare with that are not installed."""
+    return [name for name in PEERS if importlib.util.find_spec(name) is None]
+
+
+# --- what was left out ---------------------------------------------------------------------------
+
+
+class LeftOut:
+    """The last lines of the run: what it left out, and the command that brings it."""
+
+    def __init__(self) -> None:
+        self._slow = 0
+
+    def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        self._slow += count_slow(items)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """A worker of pytest-xdist goes: what it left out, each of them has left out."""
+        self._slow = max(self._slow, getattr(node, "workeroutput", {}).get("slow", 0))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # after pytest's last line of all
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        result = yield
+        terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is None or session.config.option.collectonly:
+            return result
         terminal.ensure_newline()
-        terminal.line(
-            f"{reason}, and what calls from R was skipped: `make setup-r` installs it "
-            "(Debian, Ubuntu; as root, or where sudo asks for no password)"
-        )
-    return result
+        for line in self.lines():
+            terminal.line(line)
+        return result
+
+    def lines(self) -> list[str]:
+        """One line for each thing, and then the way to it."""
+        r = why_no_r()
+        left = [
+            f"{self._slow} slow tests" if self._slow else "",
+            "" if cuda_compiler_is_there() else "CUDA code (its compiler is not installed)",
+            f"comparisons with {', '.join(absent_peers())} (not installed)" * bool(absent_peers()),
+            f"calls from R ({r})" if r else "",
+        ]
+        left = [what for what in left if what]
+        if not left:
+            return ["nothing of what was asked for was left out"]
+        way = ["`make test ALL=1` runs everything (it downloads gigabytes, and takes half an hour)"]
+        if r:
+            way.append(
+                "`make setup-r` installs R (Debian, Ubuntu; as root, or where sudo asks for no "
+                "password)"
+            )
+        return [f"left out: {'; '.join(left)}", *way]
+
+
+def count_slow(items: list[pytest.Item]) -> int:
+    return sum(item.get_closest_marker("slow") is not None for item in items)
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Let the process that has the terminal know how many slow tests this worker leaves out."""
+    output = getattr(items[0].config, "workeroutput", None) if items else None
+    if output is not None:
+        output["slow"] = output.get("slow", 0) + count_slow(items)

@@ -115,11 +115,11 @@ def assert_gradients(made, right):
     assert (np.abs(made - right) <= rtol * top).all()
 
 
-#: Each pair is a compilation for every walk and kind of scores: the rarer half is slow.
+#: Each pair is a compilation for every walk and kind of scores: the rarer ones are slow.
 ARITHMETIC = [
     (np.float32, 0.0),
-    (np.float32, 0.1),
-    (np.float32, 1.0),
+    pytest.param(np.float32, 0.1, marks=pytest.mark.slow),
+    pytest.param(np.float32, 1.0, marks=pytest.mark.slow),
     (np.float64, 0.0),
     pytest.param(np.float64, 0.1, marks=pytest.mark.slow),
     pytest.param(np.float64, 1.0, marks=pytest.mark.slow),
@@ -165,14 +165,15 @@ def bits(a):
 
 @SCORES
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("smoothing", [0.0, pytest.param(0.1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("shape", EVERY.values(), ids=EVERY)
-def test_a_row_has_the_same_bits_alone_as_in_any_batch(shape, dtype, scores):
+def test_a_row_has_the_same_bits_alone_as_in_any_batch(shape, smoothing, dtype, scores):
     x, y, g = scores_of(shape, dtype, scores)
-    loss, dx = cpu.nll_and_grad(x, y, g, **formula(scores, 0.1))
+    loss, dx = cpu.nll_and_grad(x, y, g, **formula(scores, smoothing))
     for o, i in [(0, 0), (shape[0] - 1, shape[2] - 1), (shape[0] // 2, shape[2] // 3)]:
         box = slice(o, o + 1), slice(i, i + 1)
         part = x[box[0], :, box[1]]
-        alone = cpu.nll_and_grad(part, y[box], g[box], **formula(scores, 0.1))
+        alone = cpu.nll_and_grad(part, y[box], g[box], **formula(scores, smoothing))
         np.testing.assert_array_equal(bits(alone[0]), bits(loss[box]))
         np.testing.assert_array_equal(bits(alone[1]), bits(dx[box[0], :, box[1]]))
 
@@ -209,16 +210,17 @@ def test_the_gradient_goes_into_any_layout(shape, how):
 
 @SCORES
 @pytest.mark.parametrize("how", ["012", "021", "210", "steps"])
+@pytest.mark.parametrize("smoothing", [0.0, pytest.param(0.1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("shape", EVERY.values(), ids=EVERY)
-def test_in_place_is_as_apart(shape, how, scores):
+def test_in_place_is_as_apart(shape, smoothing, how, scores):
     x, y, g = scores_of(shape, np.float32, scores)
     held = laid_out(shape, np.float32, how)
     held[...] = x
     held.flags.writeable = False
-    loss, dx = cpu.nll_and_grad(held, y, g, **formula(scores, 0.1))
+    loss, dx = cpu.nll_and_grad(held, y, g, **formula(scores, smoothing))
     np.testing.assert_array_equal(held, x)
     held.flags.writeable = True
-    into = cpu.nll_and_grad(held, y, g, out=held, **formula(scores, 0.1))
+    into = cpu.nll_and_grad(held, y, g, out=held, **formula(scores, smoothing))
     np.testing.assert_array_equal(bits(into[0]), bits(loss))
     np.testing.assert_array_equal(held, dx)
 

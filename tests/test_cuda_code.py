@@ -13,10 +13,12 @@ from pathlib import Path
 
 import device
 import pytest
-from cuda.pathfinder import find_nvidia_binary_utility
+from conftest import NEEDS_CUDA_COMPILER
 
 from sparse_xent.kernels.cuda import code
 from sparse_xent.kernels.cuda.plan import registers
+
+pytestmark = [pytest.mark.slow, NEEDS_CUDA_COMPILER]
 
 ARCHITECTURES = [(8, 0), (9, 0), (10, 0)]
 
@@ -102,6 +104,8 @@ def read(kernel, cc, folder):
     image.write_bytes(code.cubin(kernel, cc).image)
 
     def told(tool, *options):
+        from cuda.pathfinder import find_nvidia_binary_utility  # comes with the compiler
+
         path = find_nvidia_binary_utility(tool)
         run = subprocess.run([path, *options, image], capture_output=True, text=True, check=True)
         return run.stdout

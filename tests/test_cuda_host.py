@@ -96,6 +96,7 @@ def close(found, expected, tolerance):
 # --- whole calls against NumPy's -----------------------------------------------------------------
 
 
+@pytest.mark.slow_when(lambda layout, kind, dtype: "16" in dtype and kind != "logits")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layout", LAYOUTS)

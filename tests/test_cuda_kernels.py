@@ -7,12 +7,15 @@ import device
 import numpy as np
 import ptx
 import pytest
+from conftest import NEEDS_CUDA_COMPILER
 from device import DTYPES, Given, run
 
 from sparse_xent.kernels import Scores, portable
 from sparse_xent.kernels.cuda import arguments as words
 from sparse_xent.kernels.cuda.arguments import KEPT, NONE, WEIGHT
 from sparse_xent.kernels.cuda.plan import Verb
+
+pytestmark = [pytest.mark.slow, NEEDS_CUDA_COMPILER]
 
 
 @pytest.fixture(scope="module", autouse=True)

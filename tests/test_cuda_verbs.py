@@ -6,6 +6,7 @@ import device
 import numpy as np
 import ptx
 import pytest
+from conftest import NEEDS_CUDA_COMPILER
 
 from sparse_xent.kernels import Scores, cpu, portable
 from sparse_xent.kernels.cuda import verbs
@@ -62,6 +63,8 @@ class Simulated:
         return self.memory.back(view.address, dtype, view.shape)
 
 
+@pytest.mark.slow
+@NEEDS_CUDA_COMPILER
 def test_what_they_give_is_what_the_plain_engine_gives():
     x, y = device.scores((9, 10, 1), "float32")
     y[3] = -1

@@ -12,6 +12,7 @@ from functools import cache
 import fake_cuda
 import numpy as np
 import pytest
+from conftest import NEEDS_CUDA_COMPILER
 from fake_cuda import Cupy
 
 import sparse_xent as sx
@@ -22,6 +23,8 @@ if sys.platform != "linux":
     pytest.skip("CUDA's compiler is installed on Linux only", allow_module_level=True)
 
 import ptx
+
+pytestmark = [pytest.mark.slow, NEEDS_CUDA_COMPILER]
 
 SPARSE = sx.SparseCategoricalCrossentropy
 f = sx.loss_sparse_categorical_crossentropy

@@ -195,7 +195,7 @@ def test_the_command_shown_can_be_pasted(shown: tuple[int, str, Path]) -> None:
         capture_output=True,
         encoding="utf-8",
         env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-        timeout=60,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -951,6 +951,7 @@ def sparse_file(name, shape, fortran=False):
         file.truncate(len(start) + 4 * math.prod(shape))
 
 
+@pytest.mark.slow_when(lambda kind, shape, axis, most: kind in ("F", "packed") or axis == 0)
 @pytest.mark.parametrize(
     ("kind", "shape", "axis", "most"),
     [

@@ -80,8 +80,17 @@ def test_metadata(metadata):
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "MIT"
     assert set(metadata.get_all("Provides-Extra")) == {
-        "cuda12", "cuda13", "dev", "peers", "plots", "test"
+        "cuda12", "cuda13", "dev", "peers", "plots", "test", "test-cuda"
     }  # fmt: skip
+
+
+def test_the_tests_of_a_newcomer_ask_for_no_cuda_and_no_peer(metadata):
+    asked = [line for line in metadata.get_all("Requires-Dist") if "extra == 'test'" in line]
+    assert any(line.startswith("pytest-xdist") for line in asked)
+    assert not any(re.match("sparse_xent.*cuda|.*nvidia|cuda|torch|tensor|jax|keras", line)
+                   for line in asked)  # fmt: skip
+    compiler = [line for line in metadata.get_all("Requires-Dist") if "'test-cuda'" in line]
+    assert any("cuobjdump" in line for line in compiler)
 
 
 def test_changelog_tells_of_this_version():

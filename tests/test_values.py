@@ -387,6 +387,7 @@ class TestProbabilities:
         )
         assert_close(got, [-oracle.mp.log(oracle.exact(1 - 2.0**-23))], 1e-6)
 
+    @pytest.mark.slow_when(lambda normalize, dtype: normalize != "never")
     @pytest.mark.parametrize("normalize", ["after", "before", "never"])
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
     def test_halves_use_float32s_bounds(self, normalize: str, dtype: str) -> None:
@@ -571,6 +572,9 @@ class TestLogits:
 
 
 class TestLabelSmoothing:
+    @pytest.mark.slow_when(
+        lambda kind, s, dtype: dtype == "float32" and not kind.get("from_logits")
+    )
     @pytest.mark.parametrize("kind", KINDS, ids=kind_id)
     @pytest.mark.parametrize("s", [1e-3, 0.1, 0.5, 1.0])
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
