@@ -7,9 +7,10 @@
 #                                      torch, JAX (gigabytes). Unasked, the tests use those that are in
 #                                      .venv and name the others at the end; CI=true asks.
 #   make setup PYTHON=python3.12       the Python that .venv is made with
-#   make setup-r                       R by apt-get, as root or with `sudo -n`. `make test` does it unasked
-#                                      as root on Debian and Ubuntu; without R, it skips what R calls and
-#                                      its last line says so. PYTHON_R= is the Python for .venv-r.
+#   make setup-r                       R, and its Python's shared library, by apt-get, as root or with
+#                                      `sudo -n`. `make test` does it unasked as root on Debian and Ubuntu;
+#                                      without R, it skips what R calls and its last line says so.
+#                                      PYTHON_R= is the Python for .venv-r.
 
 PYTHON ?=
 PEERS ?= $(filter true,$(CI))
