@@ -11,9 +11,10 @@
 #                                      TensorFlow, torch, JAX (gigabytes). Unasked, those are used that are
 #                                      in .venv
 #   make setup PYTHON=python3.12       the Python that .venv is made with
-#   make setup-r                       R by apt-get, as root or with `sudo -n`. `make test` does it unasked
-#                                      as root on Debian and Ubuntu; without R, it skips what R calls and
-#                                      its last line says so. PYTHON_R= is the Python for .venv-r.
+#   make setup-r                       R, and its Python's shared library, by apt-get, as root or with
+#                                      `sudo -n`. `make test` does it unasked as root on Debian and Ubuntu;
+#                                      without R, it skips what R calls and its last line says so.
+#                                      PYTHON_R= is the Python for .venv-r.
 
 PYTHON ?=
 ALL ?= $(filter true,$(CI))

@@ -101,6 +101,8 @@ def why_no_r() -> str | None:
         return "R is not installed"
     if not r_python().exists():
         return "R has no Python to call: .venv-r is not there"
+    if not os.environ.get("RETICULATE_PYTHON") and not (ROOT / ".venv-r/.ready").exists():
+        return "R could not call the Python that it has: .venv-r is not ready"
     return None
 
 

@@ -7,12 +7,16 @@ RETICULATE_PYTHON names.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import conftest
+import numpy as np
 import pytest
-from conftest import r_python, why_no_r
+from conftest import ROOT, r_python, why_no_r
 
 import sparse_xent
 import sparse_xent.r
@@ -31,6 +35,11 @@ PAGE = [
 
 LEVELS = 'y_true must be a factor of the classes that y_pred names ("ash", "beech", "oak"), '
 NO_NA = "got NA at [2]; drop what is missing, or let it not count with ignore_class = NA"
+
+NO_NAMES = (
+    "but y_pred has no names along its class axis and y_true is not a factor: name y_pred's "
+    "classes,"
+)
 
 #: Wrong call -> all that R says.
 REFUSED = {
@@ -65,7 +74,43 @@ REFUSED = {
     "takes both (one loss per label) or neither (an object that reduces)",
     "weights": "sample_weight must have the losses' shape (2), or fewer axes that match its "
     "leading ones, or a 1 in place of an axis: got (3)",
+    "one row": 'y_true must be a factor of the classes that y_pred names ("b", "a"), got "c" at '
+    "[1]: rename its levels, or y_pred's classes",
+    "names twice": 'y_pred must name each class once, got "ash" at [1] and [3] along its class '
+    "axis: rename one of them",
+    "another case": f'{LEVELS}got "Oak" at [1], where "oak" is known: rename its levels, or '
+    "y_pred's classes",
+    "Python's array": "y_true must be a factor with one level for each of the 3 classes, got 2 "
+    'levels ("ash", "oak"): give it all classes in their order, factor(y_true, levels = ...)',
+    "weight NA": "sample_weight must hold numbers: got NA at [2]; drop what is missing, or weigh "
+    "it 0",
+    "class weight NA": 'class_weight must hold numbers, got NA at ["oak"]: give every class a '
+    "weight, 1 where it is as the others",
+    "class weight of no class": 'class_weight must be named by classes ("ash", "beech", "oak"), '
+    'got "elm": rename it, or leave it out; classes that are not named weigh 1',
+    "class weight without names": f'class_weight names a class, "oak", {NO_NAMES} or send one '
+    "weight for each class, without names",
+    "ignored unknown": 'ignore_class must name classes ("ash", "beech", "oak"), got "void": rename '
+    "it, or leave it out; a class's number, counted from 0, is sent without quotes",
+    "ignored without names": f'ignore_class names a class, "void", {NO_NAMES} or send the class as '
+    "a number, counted from 0",
+    "ignored number": 'ignore_class = 1 is a class counted from 0, and "1" is another level of '
+    'y_true: name the level that is meant, ignore_class = "1"',
+    "targets of other classes": 'y_true must name the classes that y_pred names ("ash", "beech", '
+    '"oak"), each once, got "a", "b", "c": rename them, or where they stand in y_pred\'s order '
+    "send unname(as.matrix(y_true))",
 }
+
+#: What R calls by name, and by position: the same.
+AGREE = [
+    "names of one row",
+    "unused levels, another order",
+    "an array's class axis",
+    "class weights",
+    "class weights and an ignored level, saved",
+    "the gradient",
+    "targets in another order",
+]
 
 
 def run(command, folder, **variables):
@@ -166,6 +211,17 @@ def test_a_wrong_call_is_answered_in_one_line(session, call):
     assert said == f"simpleError: {REFUSED[call]}"
 
 
+@pytest.mark.parametrize("call", AGREE)
+def test_classes_go_by_name(session, call):
+    assert session[f"agree {call}"] == "TRUE"
+
+
+def test_what_python_warns_of_is_a_warning_of_rs_each_time(session):
+    text = "got 5 at [1, 2]; they look like logits: from_logits = TRUE"
+    assert session["warned"] == f"{text} {text}"
+    assert session["value"] == "0.5"
+
+
 def test_a_loss_is_saved_and_read_in_another_session(session):
     assert session["saved"] == session["saved here"]
 
@@ -248,6 +304,133 @@ def test_every_public_function_is_exported_and_little_else():
 def test_every_exported_function_has_a_help_page():
     pages = "".join(page.read_text("utf-8") for page in (SOURCES / "man").glob("*.Rd"))
     assert exported() <= set(re.findall(r"^\\alias\{(.*)\}", pages, re.M))
+
+
+def test_warnings_come_with_the_result_and_others_go_their_way():
+    def call(x, error=None):
+        warnings.warn("is it?", stacklevel=2)
+        warnings.warn("old", DeprecationWarning, stacklevel=2)
+        if error:
+            raise error
+        return np.float32(x)
+
+    before = warnings.showwarning
+    called = sparse_xent.r.plainly(call)
+    for _ in range(2):
+        with pytest.warns(DeprecationWarning, match="old"):
+            result = called(x=0.5)
+        assert result == {"result": 0.5, "warnings": ["is it?"]}
+    with pytest.warns(DeprecationWarning, match="old"), pytest.raises(ValueError, match="no"):
+        called(0.5, error=ValueError("no"))
+    assert warnings.showwarning is before
+    assert sparse_xent.r.plainly(np.float32)(0.5) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("frame", "axis", "names"),
+    [
+        (dict(columns=["b", "a"]), -1, ["b", "a"]),
+        (dict(columns=["b", "a"]), 1, ["b", "a"]),
+        (dict(columns=["b", "a"]), 0, None),
+        (dict(columns=[2, 1], index=["x", "y", "z"]), 0, ["x", "y", "z"]),
+        (dict(columns=[2, 1]), 1, ["2", "1"]),
+        (dict(), 1, None),
+    ],
+)
+def test_classes_of_a_data_frame_of_pythons_have_names(frame, axis, names):
+    pandas = pytest.importorskip("pandas")
+    assert sparse_xent.r.seen(pandas.DataFrame(np.ones((3, 2)), **frame), axis) == ((3, 2), names)
+
+
+def test_arrays_of_pythons_have_none():
+    assert sparse_xent.r.seen(np.ones((3, 2)), 5) == ((3, 2), None)
+    assert sparse_xent.r.seen([[1, 2]], 0) == ((1, 2), None)
+
+
+# --- set-up ---------------------------------------------------------------------------------------
+
+RSCRIPT = """\
+#!/bin/sh
+# An R with all its packages, reticulate 1.46 among them; its call of a loss ends as the file says.
+case "$*" in
+    *loss_sparse*) {call} ;;
+    *'cat(format('*) printf 1.46 ;;
+esac
+"""
+PYTHON = """\
+#!/bin/sh
+# Python as it is, but that pip has nothing to do; the shared library is where the test says it is.
+case "$*" in
+    *libpython*.so*) exit {library} ;;
+    *base_prefix*) exit 1 ;;
+    *' pip '*) exit 0 ;;
+esac
+exec "{python}" "$@"
+"""
+
+
+def set_up(folder, call="exit 0", library=0):
+    """Run scripts/setup-r.sh in a checkout whose .venv-r is there, with stand-ins for R and pip."""
+    for place in (folder / "scripts", folder / "programs", folder / ".venv-r/bin"):
+        place.mkdir(parents=True)
+    shutil.copy(ROOT / "scripts/setup-r.sh", folder / "scripts")
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    programs = {
+        "programs/Rscript": RSCRIPT.format(call=call),
+        "programs/pandoc": "#!/bin/sh\n",
+        ".venv-r/bin/python": PYTHON.format(library=library, python=sys.executable),
+    }
+    for name, text in programs.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    return subprocess.run(
+        ["/bin/sh", "scripts/setup-r.sh"],
+        cwd=folder,
+        env={"PATH": f"{folder / 'programs'}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_set_up_is_ready_when_r_has_called_a_loss(tmp_path):
+    result = set_up(tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.endswith("calling a loss from R (once; up to a minute)\nsetup-r: ready\n")
+    assert (tmp_path / ".venv-r/.ready").exists()
+
+
+@pytest.mark.parametrize(
+    ("stand_ins", "said"),
+    [
+        (
+            dict(call='echo "Error: Python shared library not found"; echo "Use it"; exit 1'),
+            "setup-r: R cannot call .venv-r/bin/python: Error: Python shared library not found\n",
+        ),
+        (
+            dict(library=1),
+            "is not here: name a Python that was built with --enable-shared, with PYTHON_R=...\n",
+        ),
+    ],
+)
+def test_set_up_says_in_a_line_what_keeps_r_from_calling(tmp_path, stand_ins, said):
+    result = set_up(tmp_path, **stand_ins)
+    assert result.returncode == 1
+    assert result.stderr.endswith(said)
+    assert result.stderr.count("\n") == 1
+    assert "ready" not in result.stdout
+    assert not (tmp_path / ".venv-r/.ready").exists()
+
+
+def test_a_python_that_r_could_not_call_is_not_asked_again(tmp_path, monkeypatch):
+    (tmp_path / ".venv-r/bin").mkdir(parents=True)
+    (tmp_path / ".venv-r/bin/python").touch()
+    monkeypatch.setattr(conftest, "ROOT", tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.delenv("RETICULATE_PYTHON", raising=False)
+    why_not = why_no_r.__wrapped__  # what it says is kept
+    assert why_not() == "R could not call the Python that it has: .venv-r is not ready"
+    (tmp_path / ".venv-r/.ready").touch()
+    assert why_not() is None
 
 
 def test_without_r_the_last_line_says_so_and_how_to_get_it():

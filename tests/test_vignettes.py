@@ -116,6 +116,19 @@ def measured(name):
     return values if name == "getting-started" else {}
 
 
+def test_base_r_is_compared_at_its_best():
+    """By the line that takes one logarithm a label, not one a class."""
+    name = "base R, picked before the log"
+    code = f'"{name}" = best(-log(pmax(p[cbind(i, y + 1)] / rowSums(p), 1e-7))),'
+    against = "times_faster = round(seconds[[1]] / seconds, 1))\n"
+    before, _, after = page("scoring-a-model-in-r").partition(against)
+    assert f"seconds <- c(\n  {code}" in before
+    shown = after.split("```")[2]
+    rows = dict(re.findall(r"^(\S.*?) +\d+\.?\d* +(\d+\.\d)$", shown, re.MULTILINE))
+    assert float(rows.pop(name)) == 1
+    assert len(rows) == 5
+
+
 def test_alike_is_strict_about_all_but_last_digits():
     assert alike("[1] 0.3132617 a", "[1]  0.3132616 a\n")
     assert not alike("[1] 0.3132617", "[1] 0.3132917")

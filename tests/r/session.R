@@ -95,6 +95,51 @@ refused("avg", sparse(reduction = "avg"))
 refused("y_pred missing", sparse(y))
 refused("y_true missing", sparse(y_pred = p))
 refused("weights", scce(y, p, sample_weight = c(1, 2, 3)))
+refused("one row", scce(factor("c"), c(b = 0.1, a = 0.9)))
+refused("names twice", scce(factor("ash"), `colnames<-`(p, c("ash", "oak", "ash"))))
+refused("another case", scce(factor(c("Oak", "ash")), classes))
+refused("Python's array", scce(factor(c("ash", "oak")), reticulate::r_to_py(p)))
+refused("weight NA", scce(y, p, sample_weight = c(1, NA)))
+refused("class weight NA", sparse(class_weight = c(ash = 1, oak = NA)))
+refused("class weight of no class", sparse(class_weight = c(elm = 2))(y, classes))
+refused("class weight without names", sparse(class_weight = c(oak = 2))(y, p))
+refused("ignored unknown", sparse(ignore_class = "void")(y, classes))
+refused("ignored without names", sparse(ignore_class = "void")(y, p))
+refused("ignored number", sparse(ignore_class = 1)(factor(2:1, levels = 1:3), p))
+refused("targets of other classes", loss_categorical_crossentropy(`colnames<-`(p, c("a", "b", "c")), classes))
+
+# ---- classes by name: each finding TRUE ----
+agree <- function(name, one, other) {
+  found(paste("agree", name), isTRUE(all.equal(one, other, tolerance = 1e-12)))
+}
+trees <- factor(c("oak", "beech"), levels = c("beech", "elm", "oak"))
+agree("names of one row", sparse(factor("a"), c(b = 0.1, a = 0.9)), sparse(1, c(0.1, 0.9)))
+agree("unused levels, another order", sparse(trees, classes), sparse(c(2, 1), p))
+agree("an array's class axis", sparse(trees, t(classes), axis = 1), sparse(c(2, 1), p))
+weights <- 1 / table(c("oak", "oak", "ash"))
+agree("class weights", sparse(trees, classes, class_weight = weights), c(0.5, 1) * sparse(c(2, 1), p))
+kept <- tempfile()
+saveRDS(sparse(class_weight = c(oak = 3, void = 9), ignore_class = "void", reduction = "sum", dtype = "float64"), kept)
+void <- factor(c("void", "oak"))
+agree("class weights and an ignored level, saved", readRDS(kept)(void, classes), 3 * sparse(2, p[2, ]))
+agree("the gradient", value_and_grad(readRDS(kept), void, classes)$gradient[1, ], c(ash = 0, beech = 0, oak = 0))
+agree(
+  "targets in another order",
+  loss_categorical_crossentropy(classes[, c(3, 1, 2)], classes), loss_categorical_crossentropy(p, p)
+)
+
+# ---- Python's warnings ----
+reticulate::py_run_string("
+import warnings
+def warned(*data):
+    warnings.warn('got 5 at (0, 1); they look like logits: from_logits=True (in R: from_logits = TRUE)', stacklevel=2)
+    return 0.5
+")
+warned <- sparsexent:::python_plainly(reticulate::import_main(convert = FALSE)$warned)
+found("warned", vapply(1:2, function(i) {
+  tryCatch(sparsexent:::plain(warned()), warning = conditionMessage)
+}, ""))
+found("value", suppressWarnings(sparsexent:::plain(warned())))
 
 # ---- after use: a fork, a file, another session ----
 found("mclapply", vapply(

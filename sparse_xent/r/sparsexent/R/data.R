@@ -1,5 +1,6 @@
 # What the user sends, as Python is to see it. Matrices and arrays travel as they lie; a vector gets
-# its length as a dimension, or reticulate would make a list of it, element by element.
+# its length as a dimension (and its names as that dimension's), or reticulate would make a list of it,
+# element by element.
 
 # Scores (or anything of numbers): a matrix or array, the same memory unless it must be converted.
 numbers_of <- function(x, argument) {
@@ -29,16 +30,14 @@ numbers_of <- function(x, argument) {
 }
 
 # Labels: 0 for the first class. `missing_class` says that NA is among the ignored classes.
-labels_of <- function(y, y_pred, axis, missing_class) {
+labels_of <- function(y, missing_class) {
   if (is.double(y) && !is.object(y) && !missing_class) {
     return(with_dim(y))
   }
   if (is_python(y)) {
     return(y)
   }
-  if (is.factor(y)) {
-    y <- codes_of(y, y_pred, axis)
-  } else if (is.character(y)) {
+  if (is.character(y)) {
     fail(
       "y_true must hold whole numbers, got ", encodeString(y[1L], quote = "\""), " (character): send the ",
       "classes' positions less 1, match(y_true, classes) - 1L, or a factor"
@@ -62,43 +61,6 @@ labels_of <- function(y, y_pred, axis, missing_class) {
 # R's NA_integer_ in Python.
 NA_CLASS <- -2147483648
 
-# A factor's codes, from 0. Where the scores have names along the class axis, levels are found by
-# name, whatever their order; elsewhere there must be one level a class, in the classes' order.
-codes_of <- function(y, y_pred, axis) {
-  at <- if (axis > 0L) axis else length(dim(y_pred)) + 1L + axis
-  levels <- levels(y)
-  classes <- dimnames(y_pred)[[at]]
-  if (is.null(classes)) {
-    if (!is_python(y_pred) && length(levels) != dim(y_pred)[[at]]) {
-      fail(
-        "y_true must be a factor with one level for each of the ", dim(y_pred)[[at]],
-        " classes, got ", length(levels), " levels (", some(levels), "): give it all classes in ",
-        "their order, factor(y_true, levels = ...)"
-      )
-    }
-    as_numbers <- suppressWarnings(as.numeric(levels))
-    if (!anyNA(as_numbers) && is.unsorted(as_numbers)) {
-      fail(
-        "y_true is a factor whose levels are numbers out of order (", some(levels), "), so that ",
-        "level and number disagree on the class: send as.integer(as.character(y_true))"
-      )
-    }
-    codes <- as.integer(y) - 1L
-  } else {
-    codes <- match(levels, classes)[as.integer(y)] - 1L
-    strange <- which(is.na(codes) & !is.na(y))
-    if (length(strange)) {
-      fail(
-        "y_true must be a factor of the classes that y_pred names (", some(classes), "), got ",
-        dQuote(as.character(y[[strange[[1L]]]]), FALSE), " at ", place(strange[[1L]], y),
-        others(strange), ": rename its levels, or y_pred's classes"
-      )
-    }
-  }
-  dim(codes) <- dim(y)
-  codes
-}
-
 weights_of <- function(w) {
   if (is.null(w) || is_python(w)) {
     return(w)
@@ -107,6 +69,7 @@ weights_of <- function(w) {
     fail("sample_weight must hold numbers, got ", kind(w), way_to_numbers(w, "sample_weight"))
   }
   if (is.logical(w)) storage.mode(w) <- "integer" # whose NA Python knows
+  if (is.double(w) && anyNA(w)) w[is.na(w)] <- NA_CLASS # refused there, unless its label is ignored
   if (length(w) == 1L && is.null(dim(w))) w else with_dim(w)
 }
 
@@ -118,7 +81,9 @@ is_number <- function(x) (is.numeric(x) || is.logical(x)) && !inherits(x, "integ
 
 with_dim <- function(x) {
   if (is.null(dim(x))) {
+    names <- names(x)
     dim(x) <- length(x)
+    if (!is.null(names)) dimnames(x) <- list(names)
     x
   } else if (is.object(x)) {
     unclass(x)

@@ -45,10 +45,11 @@ value_and_grad <- function(loss, y_true, y_pred, sample_weight = NULL) {
 # ---- the form with data --------------------------------------------------------------------------
 
 per_label <- function(this, y_true, y_pred, options) {
-  sent <- sent_of(this, y_true, y_pred, options$held$axis, options$held$ignore_class)
-  python <- python_function(this)
+  sent <- sent_of(this, y_true, y_pred, options$held)
+  python <- python_caller(this)
+  extra <- if (is.null(sent$options)) options$sent else python_options(this, sent$options)
   plain(asked(
-    if (length(options$sent)) do.call(python, c(sent, options$sent)) else python(sent[[1L]], sent[[2L]])
+    if (length(extra)) do.call(python, c(list(sent$y, sent$x), extra)) else python(sent$y, sent$x)
   ))
 }
 
@@ -62,7 +63,7 @@ new_loss <- function(this, options) {
   held$key <- basename(tempfile(""))
   # Python's object is made now, so that a wrong option is refused here and not at the first call;
   # and its dtype is kept, config_floatx() as it is now, wherever and whenever the loss is called.
-  held$options$dtype <- plain(python_object(held)$dtype)
+  held$options$dtype <- plain(python_object(held, without_names(this, options))$dtype)
   loss <- function(y_true, y_pred, sample_weight = NULL) {
     refuse_partial_names(sys.call(), sys.function(), parent.frame(), "a loss")
     evaluated(parent.env(environment()), "call", y_true, y_pred, sample_weight)
@@ -75,33 +76,44 @@ evaluated <- function(held, verb, y_true, y_pred, sample_weight) {
   if (!has_data(y_true, y_pred, "a loss")) {
     fail("y_true and y_pred are missing: a loss takes loss(y_true, y_pred, sample_weight = NULL)")
   }
-  sent <- sent_of(held$this, y_true, y_pred, held$options$axis, held$options$ignore_class)
-  python <- python_object(held)[[verb]]
+  sent <- sent_of(held$this, y_true, y_pred, held$options)
+  options <- if (is.null(sent$options)) held$options else sent$options
+  python <- python_object(held, options)[[verb]]
   result <- plain(asked(
     if (is.null(sample_weight)) {
-      python(sent[[1L]], sent[[2L]])
+      python(sent$y, sent$x)
     } else {
-      python(sent[[1L]], sent[[2L]], weights_of(sample_weight))
+      python(sent$y, sent$x, weights_of(sample_weight))
     }
   ))
   if (verb == "call") {
     return(result)
   }
-  result <- list(value = without_one_dim(result[[1L]]), gradient = without_one_dim(result[[2L]]))
-  dimnames(result$gradient) <- dimnames(sent[[2L]])
-  result
+  list(value = without_one_dim(result[[1L]]), gradient = named_as(result[[2L]], sent$x))
 }
 
-# Python's object of a loss: made when it is first needed in this session. The options are compared,
-# for a loss that was read from a file could have the key of another.
-python_object <- function(held) {
+# A gradient with the names of its scores.
+named_as <- function(gradient, x) {
+  gradient <- without_one_dim(gradient)
+  if (is.null(dim(gradient))) {
+    names(gradient) <- dimnames(x)[[1L]]
+  } else {
+    dimnames(gradient) <- dimnames(x)
+  }
+  gradient
+}
+
+# Python's object of a loss with these options (the loss's own, or with classes found by name): made
+# when it is first needed in this session. The options are compared, for a loss that was read from a
+# file could have the key of another.
+python_object <- function(held, options) {
   found <- session$objects[[held$key]]
-  if (is.null(found) || !identical(found$options, held$options)) {
+  if (is.null(found) || !identical(found$options, options)) {
     if (length(session$objects) > 1000L) rm(list = ls(session$objects), envir = session$objects)
-    object <- asked(do.call(python_function(held$this), python_options(held$this, held$options)))
+    object <- asked(do.call(python_function(held$this), python_options(held$this, options)))
     found <- list(
-      options = held$options, object = object, call = python_plainly(object),
-      value_and_grad = object$value_and_grad, dtype = object$dtype
+      options = options, object = object, call = python_plainly(object),
+      value_and_grad = python_plainly(object$value_and_grad), dtype = object$dtype
     )
     found$options$dtype <- plain(found$dtype)
     session$objects[[held$key]] <- found
@@ -136,5 +148,10 @@ print.sparsexent_loss <- function(x, ...) {
   )
 }
 
-# A model's compile() gets Python's own object.
-r_to_py.sparsexent_loss <- function(x, convert = FALSE) python_object(environment(x))$object
+# A model's compile() gets Python's own object, which knows classes as whole numbers from 0.
+r_to_py.sparsexent_loss <- function(x, convert = FALSE) {
+  held <- environment(x)
+  options <- held$options
+  if (is_by_name(held$this, options)) options <- by_position(options, NULL, NULL)
+  python_object(held, options)$object
+}

@@ -24,13 +24,15 @@ refuse_partial_names <- function(call, definition, frame, this) {
   }
 }
 
-# The options as R holds them, and as Python is sent them. A call's are most often those of the call
-# before, and to compare them costs 1 us in place of 20.
+# The options as R holds them, and as Python is sent them (NULL where that waits for the data: they say
+# classes by name). A call's are most often those of the call before, and to compare them costs 1 us in
+# place of 20.
 options_of <- function(this, given) {
   before <- session$options[[this]]
   if (!identical(before$given, given)) {
     held <- checked_options(this, given)
-    before <- list(given = given, held = held, sent = python_options(this, held))
+    before <- list(given = given, held = held)
+    if (!is_by_name(this, held)) before$sent <- python_options(this, held)
     session$options[[this]] <- before
   }
   before
@@ -47,7 +49,89 @@ checked_options <- function(this, options) {
     }
   }
   options$axis <- checked_axis(options$axis)
+  if (!is.null(options$ignore_class)) {
+    options$ignore_class <- checked_classes(options$ignore_class)
+  }
+  if (!is.null(options$class_weight)) {
+    options$class_weight <- checked_class_weight(options$class_weight)
+  }
   options
+}
+
+# Ignored classes as a vector without names, levels as text.
+checked_classes <- function(classes) {
+  if (is.list(classes) && !is.object(classes) && all(lengths(classes) == 1L)) {
+    classes <- unlist(lapply(classes, function(class) if (is.factor(class)) as.character(class) else class))
+  }
+  if (is.factor(classes)) classes <- as.character(classes)
+  if (is_python(classes)) classes else unname(classes)
+}
+
+# Class weights as doubles, with names or without: of a vector, a list, or a table() and the like.
+checked_class_weight <- function(weights) {
+  if (is_python(weights)) {
+    return(weights)
+  }
+  names <- names(weights)
+  if (is.list(weights)) {
+    odd <- which(lengths(weights) != 1L | !vapply(weights, is_number, NA))
+    if (length(odd)) {
+      what <- weights[[odd[[1L]]]]
+      fail(
+        "class_weight must hold one number for each class, got ",
+        if (length(what) == 1L) kind(what) else paste(length(what), "values"), " at ",
+        place_or_name(odd[[1L]], names), others(odd)
+      )
+    }
+    weights <- vapply(weights, as.double, 0)
+  } else if (!is_number(weights)) {
+    fail(
+      "class_weight must hold numbers, got ", kind(weights), way_to_numbers(weights, "class_weight")
+    )
+  } else if (length(dim(weights)) > 1L) {
+    weights <- drop(unclass(weights))
+    names <- names(weights)
+    if (!is.null(dim(weights))) {
+      fail(
+        "class_weight must be a vector of one weight a class, got ",
+        paste(dim(weights), collapse = " x "), " of them"
+      )
+    }
+  }
+  weights <- as.double(weights)
+  missing <- which(is.na(weights))
+  if (length(missing)) {
+    fail(
+      "class_weight must hold numbers, got NA at ", place_or_name(missing[[1L]], names),
+      others(missing), ": give every class a weight, 1 where it is as the others"
+    )
+  }
+  names(weights) <- checked_names(names)
+  weights
+}
+
+# The names of class weights: each, once; or none.
+checked_names <- function(names) {
+  bare <- which(is.na(names) | !nzchar(names))
+  twice <- anyDuplicated(names)
+  if (length(names) && length(bare) == length(names)) {
+    return(NULL)
+  }
+  if (length(bare)) {
+    fail("class_weight must name every weight or none, got no name at [", bare[[1L]], "]", others(bare))
+  }
+  if (twice) {
+    fail("class_weight must name each class once, got ", quoted(names[[twice]]), " twice")
+  }
+  names
+}
+
+place_or_name <- function(i, names) {
+  if (is.null(names) || is.na(names[[i]]) || !nzchar(names[[i]])) {
+    paste0("[", i, "]")
+  } else {
+    paste0("[", quoted(names[[i]]), "]")
+  }
 }
 
 checked_axis <- function(axis) {
@@ -97,6 +181,9 @@ DEFAULTS <- lapply(c(
 
 # NA among the ignored classes is the whole number by which Python knows R's NA_integer_.
 python_classes <- function(classes) {
+  if (is_python(classes)) {
+    return(classes)
+  }
   if (is.numeric(classes) || is.logical(classes) && all(is.na(classes))) {
     classes <- as.numeric(classes)
     classes[is.na(classes)] <- NA_CLASS
@@ -131,20 +218,30 @@ has_data <- function(y_true, y_pred, this) {
   labels && scores
 }
 
-# y_true and y_pred as Python is to see them.
-sent_of <- function(this, y_true, y_pred, axis, ignore_class) {
+# y_true and y_pred as Python is to see them; and the options, where they say classes by name.
+sent_of <- function(this, y_true, y_pred, options) {
   x <- numbers_of(y_pred, "y_pred")
-  dims <- length(dim(x))
-  if (abs(axis) > dims && !is_python(x)) {
+  axis <- options$axis
+  if (!is_python(x)) refuse_axis_beyond(axis, dim(x))
+  if (this != SPARSE) {
+    return(list(y = in_order_of(numbers_of(y_true, "y_true"), x, axis), x = x, options = NULL))
+  }
+  by_name <- is_by_name(this, options)
+  by_class <- NULL
+  missing_class <- !is_python(options$ignore_class) && anyNA(options$ignore_class)
+  if (by_name || is.factor(y_true)) {
+    classes <- class_names(y_true, x, options)
+    if (by_name) by_class <- by_position(options, classes, y_true)
+    if (is.factor(y_true)) y_true <- codes_of(y_true, classes, ignored_names(options))
+  }
+  list(y = labels_of(y_true, missing_class), x = x, options = by_class)
+}
+
+refuse_axis_beyond <- function(axis, dims) {
+  if (abs(axis) > length(dims)) {
     fail(
-      "axis must be from 1 to ", dims, ", or -1 for the last, for y_pred of ",
-      paste(dim(x), collapse = " x "), ", got ", axis, " (R counts dimensions from 1)"
+      "axis must be from 1 to ", length(dims), ", or -1 for the last, for y_pred of ",
+      paste(dims, collapse = " x "), ", got ", axis, " (R counts dimensions from 1)"
     )
   }
-  y <- if (this == "loss_sparse_categorical_crossentropy") {
-    labels_of(y_true, x, axis, !is.null(ignore_class) && anyNA(ignore_class))
-  } else {
-    numbers_of(y_true, "y_true")
-  }
-  list(y, x)
 }

@@ -6,6 +6,7 @@
 session <- new.env(parent = emptyenv())
 session$objects <- new.env(parent = emptyenv())
 session$options <- list()
+session$callers <- list()
 
 sx <- function() {
   if (is.null(session$module)) {
@@ -28,11 +29,20 @@ python_function <- function(name) {
   session[[name]]
 }
 
-# What calls an object of Python's: a NumPy scalar it gives comes back as a plain number, which
-# reticulate turns into R's sooner: see plainly() in sparse_xent.r.
+# What calls a function or an object of Python's: a NumPy scalar it gives comes back as a plain number,
+# which reticulate turns into R's sooner, and what it warns of comes with the result: see plainly() in
+# sparse_xent.r.
 python_plainly <- function(object) {
   if (is.null(session$plainly)) session$plainly <- import("sparse_xent.r", convert = FALSE)$plainly
   session$plainly(object)$`__call__`
+}
+
+# The same of a function of the module, found once.
+python_caller <- function(name) {
+  if (is.null(session$callers[[name]])) {
+    session$callers[[name]] <- python_plainly(python_function(name))
+  }
+  session$callers[[name]]
 }
 
 # The value of a call of Python, or its refusal in R's words.
@@ -40,14 +50,20 @@ asked <- function(call) {
   withCallingHandlers(call, error = function(e) fail(in_r_words(conditionMessage(e))))
 }
 
-# What Python returned, as R has it: numbers, vectors and arrays, never an array of one dimension.
+# What Python returned, as R has it: numbers, vectors and arrays, never an array of one dimension; and
+# what Python warned of as a warning of R's.
 # It goes by py_to_r()'s default method, found once: the one for "numpy.ndarray" asks Python about
 # dates (0.6 ms a call in reticulate 1.28), and to look for methods of each class costs a call 5 us.
 plain <- function(result) {
   if (is.null(session$to_r)) {
     session$to_r <- utils::getS3method("py_to_r", "default", envir = asNamespace("reticulate"))
   }
-  without_one_dim(session$to_r(result))
+  result <- session$to_r(result)
+  if (is.list(result) && !is.null(names(result))) {
+    for (text in result$warnings) warning(in_r_words(text), call. = FALSE)
+    result <- result$result
+  }
+  without_one_dim(result)
 }
 
 without_one_dim <- function(x) {
@@ -66,7 +82,7 @@ first_line <- function(text) {
 # ---- Python's sentence in R's words --------------------------------------------------------------
 
 in_r_words <- function(text) {
-  text <- sub("^[A-Za-z_.]*(Error|Exception): ", "", first_line(text))
+  text <- sub("^[A-Za-z_.]*(Error|Exception|Warning): ", "", first_line(text))
   if (grepl("incompatible NumPy binary version", text, fixed = TRUE)) {
     return(paste0(
       text, ": this reticulate needs a Python with NumPy below 2 (pip install 'numpy<2'), ",
@@ -79,15 +95,18 @@ in_r_words <- function(text) {
     "drop missing labels, or name a class.*$",
     "drop what is missing, or let it not count with ignore_class = NA", text
   )
-  # The ways out.
-  text <- sub("use y - 1 (in R: y - 1L)", "use y_true - 1L", text, fixed = TRUE)
+  text <- sub(" at ()", "", text, fixed = TRUE)
+  # The ways out, R's where both are said.
+  text <- sub("use y - 1 \\([^()]*in R: y - 1L\\)", "use y_true - 1L", text)
   text <- sub(
     "use loss_categorical_crossentropy, or argmax.*$",
     "use loss_categorical_crossentropy(), or max.col(y_true) - 1L", text
   )
+  text <- gsub("\\S+ \\(in R: ([^()]*)\\)", "\\1", text)
+  text <- sub("class_weight's keys", "class_weight's names", text, fixed = TRUE)
   text <- sub("pass w\\[((None, )+):\\]", "pass array(w, c(\\1length(w)))", text)
   text <- gsub("None, ", "1, ", text, fixed = TRUE)
-  text <- gsub("(ignore_class|class_weight|reduction)=", "\\1 = ", text)
+  text <- gsub("(from_logits|ignore_class|class_weight|normalize|reduction)=", "\\1 = ", text)
   text <- gsub("sample_weight=w", "sample_weight = w", text, fixed = TRUE)
   text <- gsub("\\bTrue\\b", "TRUE", text)
   text <- gsub("\\bFalse\\b", "FALSE", text)
@@ -103,9 +122,11 @@ in_r_words <- function(text) {
   text <- gsub("loss_(sparse_)?categorical_crossentropy\\(a single number\\)",
     "loss_\\1categorical_crossentropy()", text
   )
-  replaced(text, "\\([0-9]+(, [0-9]+)+\\)|\\([0-9]+,\\)", function(found) {
+  text <- sub("stack (1 - p, p .*along that axis)", "bind \\1, as cbind() does along axis 2", text)
+  text <- replaced(text, "\\([0-9]+(, [0-9]+)+\\)|\\([0-9]+,\\)", function(found) {
     paste0("(", paste(whole_numbers(found), collapse = " x "), ")")
   })
+  gsub("ignore_class = \\[([^]]*)\\]", "ignore_class = c(\\1)", text)
 }
 
 replaced <- function(text, pattern, by) {

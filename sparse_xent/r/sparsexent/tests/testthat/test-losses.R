@@ -130,3 +130,60 @@ test_that("op_array gives plain vectors and matrices", {
   expect_identical(op_array(p), p)
   expect_identical(op_array(0.1, "float32") == 0.1, FALSE)
 })
+
+test_that("what Python warns of is one warning of R's, in R's words, at each call", {
+  reticulate::py_run_string("
+import functools, warnings
+import sparse_xent
+
+def warning_too(function, level=2):
+    @functools.wraps(function)
+    def called(*arguments, **options):
+        warnings.warn(
+            'y_pred must hold probabilities, from 0 to 1: got 5 at (0, 1), and 1 more row; '
+            'they look like logits: from_logits=True (in R: from_logits = TRUE)', stacklevel=level)
+        return function(*arguments, **options)
+    return called
+
+plain_function = sparse_xent.loss_sparse_categorical_crossentropy
+stand_in = type('StandIn', (sparse_xent.SparseCategoricalCrossentropy,), {
+    '__call__': warning_too(sparse_xent.SparseCategoricalCrossentropy.__call__),
+    'value_and_grad': warning_too(sparse_xent.SparseCategoricalCrossentropy.value_and_grad),
+})
+warning_function = warning_too(plain_function, 3)
+sparse_xent.loss_sparse_categorical_crossentropy = (
+    lambda *data, **options: warning_function(*data, **options) if data else stand_in(**options)
+)
+")
+  forget <- function() {
+    session <- sparsexent:::session
+    session$callers <- list()
+    session$loss_sparse_categorical_crossentropy <- NULL
+  }
+  forget()
+  on.exit({
+    reticulate::py_run_string("sparse_xent.loss_sparse_categorical_crossentropy = plain_function")
+    forget()
+  })
+  meant <- "y_pred must hold probabilities, from 0 to 1: got 5 at [1, 2], and 1 more row; they look like logits: from_logits = TRUE"
+  warned <- function(call) {
+    said <- character()
+    value <- withCallingHandlers(call, warning = function(w) {
+      said <<- c(said, conditionMessage(w))
+      invokeRestart("muffleWarning")
+    })
+    expect_identical(said, meant)
+    value
+  }
+  loss <- sparse()
+  for (i in 1:2) {
+    expect_equal(warned(sparse(y, p)), c(0.0512934, 2.3025851), tolerance = 1e-6)
+    expect_equal(warned(sparse(1, p[1, ], normalize = "never")), -log(0.95), tolerance = 1e-6)
+    expect_equal(warned(loss(y, p)), 1.1769392, tolerance = 1e-7)
+    expect_equal(warned(loss(y, p, c(0.3, 0.7))), 0.8135988, tolerance = 1e-7)
+    expect_equal(dim(warned(value_and_grad(loss, y, p))$gradient), c(2, 3))
+    expect_equal(warned(loss$value_and_grad(y, p))$value, 1.1769392, tolerance = 1e-7)
+    expect_equal(warned(sparse(reduction = NULL)(y, p)), c(0.0512934, 2.3025851), tolerance = 1e-6)
+  }
+  expect_error(sparse(c(1, 3), p), "use y_true - 1L")
+})

@@ -13,6 +13,7 @@ test_that("labels that are no classes are refused, with their place and the way 
     "got 5 at [1, 2] and 1 more; y_pred has 3 classes along axis 3",
     fixed = TRUE
   )
+  expect_match(refusal(sparse(c(1, 255), p, ignore_class = c(7, 8))), "pass ignore_class = (255|c\\(7, 8, 255\\))$")
   expect_match(refusal(sparse(c("a", "b"), p)), "\"a\" (character): send .*match\\(y_true, classes\\) - 1L|match")
   expect_match(refusal(sparse(list(1, 2), p)), "send unlist(y_true)", fixed = TRUE)
   expect_match(refusal(sparse(data.frame(y), p)), "send its column, y_true[[1]]", fixed = TRUE)
