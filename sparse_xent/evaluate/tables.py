@@ -249,8 +249,8 @@ class Table(Source):
                 block[k, j] = value
         if len(lines) < count:
             raise FileError(
-                f"{self.name} must have {self.lines} lines, got an end after line "
-                f"{row + len(lines) + bool(self.header)}: was it changed while it was read?"
+                f"{self.name} was cut short while it was read: it had {self.lines} lines, and now "
+                f"ends after line {row + len(lines) + bool(self.header)}"
             )
         return block
 
@@ -295,8 +295,7 @@ class Table(Source):
         assert self._file is not None
         if not cells.is_blank(self._file.read(_CHUNK)):
             raise FileError(
-                f"{self.name} must have {self.lines} lines, got more: was it changed while it was "
-                "read?"
+                f"{self.name} grew while it was read: it had {self.lines} lines, and now has more"
             )
 
     def _check_shorter(self) -> None:
