@@ -247,6 +247,39 @@ def test_a_bad_label_in_a_file_that_stays_is_told_as_it_is():
         evaluate("y.npy", "x.npy", from_logits=True)
 
 
+# --- what lies under a name -----------------------------------------------------------------------
+
+UNDER_A_NAME = {
+    "page.npy": b"<html>404</html>",
+    "pointer.npy": b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 1\n",
+    "pickled.npy": b"\x80\x04\x95\x0b\0\0\0\0\0\0\0]\x94(K\x01K\x02e.",
+    "zeros.npy": bytes(200),
+    "magic.npy": b"\x93NUMPY",
+    "version.npy": b"\x93NUMPY\1\0",
+    "started.npz": b"PK\3\4" + bytes(100),
+    "without.npz": b"PK\5\6" + bytes(18),
+    "zeros.npz": bytes(200),
+}
+
+
+@pytest.mark.parametrize("name", UNDER_A_NAME)
+@pytest.mark.parametrize("role", ["labels", "predictions", "weights"])
+def test_something_else_under_a_file_s_name_is_refused_in_one_sentence(role, name):
+    Path(name).write_bytes(UNDER_A_NAME[name])
+    files = {"labels": "y.npy", "predictions": "x.npy", "weights": "w.npy"} | {role: name}
+    with pytest.raises(FileError, match=f"^{name} ") as refused:
+        evaluate(files["labels"], files["predictions"], sample_weight=files["weights"])
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/proc/self/mem", "/", "round.npy", "x.npy/x.npy"])
+def test_a_name_of_no_file_is_refused_in_one_sentence(name):
+    os.symlink("round.npy", "round.npy")
+    with pytest.raises(FileError) as refused:
+        evaluate("y.npy", name)
+    assert "\n" not in str(refused.value)
+
+
 # --- archives -------------------------------------------------------------------------------------
 
 
