@@ -180,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = commands.add_parser(
         "evaluate",
         help="mean loss, perplexity and accuracy of a file of predictions",
@@ -273,7 +273,7 @@ def _names(text: str) -> list[str]:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is no list of names: {error}") from None
 
 
-def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = commands.add_parser(
         "demo",
         help="published figures, a small model, a scored file",
@@ -284,7 +284,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     command.add_argument("--folder", metavar="DIR", help="keep the demonstration's files here")
 
 
-def _add_warm(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_warm(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = commands.add_parser(
         "warm",
         help="compile the usual kernels before they are wanted",

@@ -122,7 +122,7 @@ def warn(found: Found, shape: tuple[int, ...], axis: int) -> None:
         axis: the class axis, not negative.
     """
     message = None
-    if shape[axis] == 1 and math.prod(shape):
+    if shape[axis] == 1 and math.prod(shape[:axis] + shape[axis + 1 :]):
         message = (
             f"y_pred must hold at least two classes, got {shape} with one class along axis {axis}: "
             "every loss is 0; stack 1 - p, p (of logits 0, x) along that axis"

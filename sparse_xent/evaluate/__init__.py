@@ -333,7 +333,8 @@ class _Predictions:
         if self.options["normalize"] == "before":
             with np.errstate(all="ignore"):
                 p = p / rows.sum(self.axis, dtype=dtype)
-        return (p < dtype.type(config_epsilon())) & np.isfinite(losses)
+        clipped: Bools = (p < dtype.type(config_epsilon())) & np.isfinite(losses)
+        return clipped
 
     def refuse(self, other: Source, expected: str, way_out: str) -> NoReturn:
         """FileError for a file whose shape does not fit."""
@@ -585,7 +586,7 @@ class _Score:
         odd = self._x.odd_rows()
         if odd is not None:
             self._note(odd)
-        share = self._clipped and self._clipped.share(self._moments)
+        share = None if self._clipped is None else self._clipped.share(self._moments)
         self._note_clipped(share)
         weight = self._moments.total_weight
         mean, options = self._moments.mean, self._x.options
@@ -610,7 +611,7 @@ class _Score:
             infinite=self._infinite,
             nan=self._nan,
             epsilon=None if self._clipped is None else config_epsilon(),
-            clipped=self._clipped and self._clipped.count,
+            clipped=None if self._clipped is None else self._clipped.count,
             clipped_share=share,
             notes=tuple(self._notes),
         )
