@@ -64,7 +64,7 @@ def _or_by_numpy(
     by_numpy: Callable[Concatenate[CarriedCall, _P], _R] = getattr(sweep.Call, method.__name__)
 
     @wraps(method)
-    def serve(self: "CarriedCall", *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def serve(self: "CarriedCall", /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return method(self, *args, **kwargs)
         except code.EngineUnavailable as error:
