@@ -364,7 +364,7 @@ def test_nor_a_group_s_folder_that_the_user_did_not_name(tmp_path, monkeypatch, 
     umask(0o002)
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    tmp_path.chmod(0o2775)
+    tmp_path.chmod(0o775)
     disk.keep(("a", True), b"image of a")
     file, *folders, _ = places(tmp_path)
     assert {stat.S_IMODE(f.stat().st_mode) for f in folders} == {0o700}
