@@ -162,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = commands.add_parser(
         "evaluate",
         help="mean loss, perplexity and accuracy of a file of predictions",
@@ -223,7 +223,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     out.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = commands.add_parser(
         "demo",
         help="published figures, a small model, a scored file",

@@ -270,7 +270,8 @@ class _Predictions:
         if self.options["normalize"] == "before":
             with np.errstate(all="ignore"):
                 p = p / rows.sum(self.axis, dtype=dtype)
-        return (p < dtype.type(config_epsilon())) & np.isfinite(losses)
+        clipped: Bools = (p < dtype.type(config_epsilon())) & np.isfinite(losses)
+        return clipped
 
     def refuse(self, other: Source, expected: str, way_out: str) -> NoReturn:
         """FileError for a file whose shape does not fit."""
@@ -499,7 +500,8 @@ class _Score:
                 if self._ignored
                 else f"{self._y.name}: there is no label to score"
             )
-        share = self._clipped and self._clipped.share(self._moments)
+        clipped = self._clipped
+        share = None if clipped is None else clipped.share(self._moments)
         self._note_clipped(share)
         weight = self._moments.total_weight
         mean, options = self._moments.mean, self._x.options
@@ -523,8 +525,8 @@ class _Score:
             frequency_baseline=self._frequencies.entropy,
             infinite=self._infinite,
             nan=self._nan,
-            epsilon=None if self._clipped is None else config_epsilon(),
-            clipped=self._clipped and self._clipped.count,
+            epsilon=None if clipped is None else config_epsilon(),
+            clipped=None if clipped is None else clipped.count,
             clipped_share=share,
             notes=tuple(self._notes),
         )

@@ -86,7 +86,7 @@ class LossesFile:
     def append(self, losses: npt.NDArray[Any]) -> None:
         """Write the losses that follow, in the order of the file; nothing after an error."""
         flat = losses.astype(self._dtype, copy=False).ravel(order="F" if self._fortran else "C")
-        self._write(memoryview(flat).cast("B") if flat.size else memoryview(b""))
+        self._write(flat.data.cast("B") if flat.size else memoryview(b""))
 
     def put_in_place(self) -> None:
         """Give the file its name; where that fails, `error` says why."""

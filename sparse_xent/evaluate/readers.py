@@ -368,12 +368,12 @@ class _Stored(Source):
         # Axes below `cut` are stepped through, those above are whole: each step is one run.
         cut = max((a for a in range(len(shape)) if lengths[a] != shape[a]), default=0)
         run = math.prod(lengths[cut:]) * self.dtype.itemsize
-        offsets = np.int64(self._start)
+        offsets: Array = np.array(self._start, np.int64)
         for a, part in enumerate(box):
             steps = np.arange(part.start, part.stop if a < cut else part.start + 1)
             stride = math.prod(shape[a + 1 :]) * self.dtype.itemsize
             offsets = np.add.outer(offsets, steps * stride)
-        room = memoryview(self._memory)
+        room = self._memory.data
         for k, offset in enumerate(offsets.ravel().tolist() if size else ()):
             self._fill(room[k * run : (k + 1) * run], offset)
         if self._foreign:
