@@ -586,7 +586,8 @@ class _Score:
         odd = self._x.odd_rows()
         if odd is not None:
             self._note(odd)
-        share = None if self._clipped is None else self._clipped.share(self._moments)
+        clipped = self._clipped
+        share = None if clipped is None else clipped.share(self._moments)
         self._note_clipped(share)
         weight = self._moments.total_weight
         mean, options = self._moments.mean, self._x.options
@@ -610,8 +611,8 @@ class _Score:
             frequency_baseline=self._frequencies.entropy,
             infinite=self._infinite,
             nan=self._nan,
-            epsilon=None if self._clipped is None else config_epsilon(),
-            clipped=None if self._clipped is None else self._clipped.count,
+            epsilon=None if clipped is None else config_epsilon(),
+            clipped=None if clipped is None else clipped.count,
             clipped_share=share,
             notes=tuple(self._notes),
         )
