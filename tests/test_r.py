@@ -21,6 +21,9 @@ from conftest import ROOT, r_python, why_no_r
 import sparse_xent
 import sparse_xent.r
 
+#: The first test to want it starts R, which compiles where nothing is in the cache.
+pytestmark = pytest.mark.seconds(600)
+
 HERE = Path(__file__).parent
 SOURCES = Path(sparse_xent.r.path())
 
@@ -99,6 +102,29 @@ REFUSED = {
     "targets of other classes": 'y_true must name the classes that y_pred names ("ash", "beech", '
     '"oak"), each once, got "a", "b", "c": rename them, or where they stand in y_pred\'s order '
     "send unname(as.matrix(y_true))",
+}
+
+NO_PROBABILITIES = "y_pred must hold probabilities, from 0 to 1: got "
+LOGITS = f"{NO_PROBABILITIES}2 at [1, 1], and 1 more row; they look like logits: from_logits = TRUE"
+ONE_CLASS = (
+    "y_pred must hold at least two classes, got (2 x 1) with one class along axis 2: every loss is "
+    "0; bind 1 - p, p (of logits 0, x) along that axis, as cbind() does along axis 2"
+)
+
+#: A call whose scores are odd -> the one warning, which R shows each time.
+WARNED = {
+    "losses": LOGITS,
+    "object": LOGITS,
+    "weights": LOGITS,
+    "gradient": LOGITS,
+    "member": LOGITS,
+    "by name": LOGITS,
+    "one-hot": LOGITS,
+    "one-hot object": LOGITS,
+    "percentages": f"{NO_PROBABILITIES}5 at [1, 1], and 1 more row; they look like percentages: "
+    "divide by 100",
+    "one class": ONE_CLASS,
+    "one class, object": ONE_CLASS,
 }
 
 #: What R calls by name, and by position: the same.
@@ -216,10 +242,9 @@ def test_classes_go_by_name(session, call):
     assert session[f"agree {call}"] == "TRUE"
 
 
-def test_what_python_warns_of_is_a_warning_of_rs_each_time(session):
-    text = "got 5 at [1, 2]; they look like logits: from_logits = TRUE"
-    assert session["warned"] == f"{text} {text}"
-    assert session["value"] == "0.5"
+@pytest.mark.parametrize("call", WARNED)
+def test_what_python_warns_of_is_one_warning_of_rs_at_each_call(session, call):
+    assert session[f"warned {call}"] == WARNED[call]
 
 
 def test_a_loss_is_saved_and_read_in_another_session(session):

@@ -128,18 +128,31 @@ agree(
   loss_categorical_crossentropy(classes[, c(3, 1, 2)], classes), loss_categorical_crossentropy(p, p)
 )
 
-# ---- Python's warnings ----
-reticulate::py_run_string("
-import warnings
-def warned(*data):
-    warnings.warn('got 5 at (0, 1); they look like logits: from_logits=True (in R: from_logits = TRUE)', stacklevel=2)
-    return 0.5
-")
-warned <- sparsexent:::python_plainly(reticulate::import_main(convert = FALSE)$warned)
-found("warned", vapply(1:2, function(i) {
-  tryCatch(sparsexent:::plain(warned()), warning = conditionMessage)
-}, ""))
-found("value", suppressWarnings(sparsexent:::plain(warned())))
+# ---- Python's warnings: the texts, and how many differ when asked again ----
+warned <- function(name, call) {
+  call <- substitute(call)
+  said <- character()
+  for (i in 1:2) {
+    withCallingHandlers(eval(call), warning = function(w) {
+      said <<- c(said, conditionMessage(w))
+      invokeRestart("muffleWarning")
+    })
+  }
+  found(paste("warned", name), if (length(said) == 2L) unique(said) else c(length(said), said))
+}
+logits <- rbind(c(2, 3, -1), c(-4, 5, 0))
+one_hot <- diag(3)[2:3, ]
+warned("losses", sparse(y, logits))
+warned("object", scce(y, logits))
+warned("weights", scce(y, logits, sample_weight = c(0.3, 0.7)))
+warned("gradient", value_and_grad(scce, y, logits))
+warned("member", scce$value_and_grad(y, logits))
+warned("by name", sparse(class_weight = c(oak = 2))(y, `colnames<-`(logits, c("ash", "beech", "oak"))))
+warned("one-hot", loss_categorical_crossentropy(one_hot, logits))
+warned("one-hot object", loss_categorical_crossentropy()(one_hot, logits))
+warned("percentages", sparse(y, 100 * p))
+warned("one class", sparse(c(0, 0), matrix(c(0.4, 0.5))))
+warned("one class, object", scce(c(0, 0), matrix(c(0.4, 0.5))))
 
 # ---- after use: a fork, a file, another session ----
 found("mclapply", vapply(
