@@ -22,7 +22,7 @@ import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -248,7 +248,8 @@ class Pulse:
                 self._spoke = now
                 tests = [f"{test} for {now - start:.0f} s" for test, start in self._tests()]
                 said = ", ".join(tests) or "finding the tests"
-                os.write(self._terminal, f"\n({now - self._began:.0f} s; {said})\n".encode())
+                with suppress(OSError):  # nobody reads on
+                    os.write(self._terminal, f"\n({now - self._began:.0f} s; {said})\n".encode())
 
     def _tests(self) -> list[tuple[str, float]]:
         return list(self._at_work.copy().items())
