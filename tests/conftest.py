@@ -342,7 +342,7 @@ class LeftOut:
         """One line for each thing, and then the way to it."""
         r = why_no_r()
         left = [
-            f"{self._slow} slow tests" if self._slow else "",
+            f"slow tests ({self._slow})" if self._slow else "",
             "" if cuda_compiler_is_there() else "CUDA code (its compiler is not installed)",
             f"comparisons with {', '.join(absent_peers())} (not installed)" * bool(absent_peers()),
             f"calls from R ({r})" if r else "",
