@@ -22,7 +22,7 @@ import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -250,7 +250,8 @@ class Pulse:
                 self._spoke = now
                 tests = [f"{test} for {now - start:.0f} s" for test, start in self._tests()]
                 said = ", ".join(tests) or "finding the tests"
-                os.write(self._terminal, f"\n({now - self._began:.0f} s; {said})\n".encode())
+                with suppress(OSError):  # nobody reads on
+                    os.write(self._terminal, f"\n({now - self._began:.0f} s; {said})\n".encode())
 
     def _tests(self) -> list[tuple[str, float]]:
         return list(self._at_work.copy().items())
@@ -343,7 +344,7 @@ class LeftOut:
         """One line for each thing, and then the way to it."""
         r = why_no_r()
         left = [
-            f"{self._slow} slow tests" if self._slow else "",
+            f"slow tests ({self._slow})" if self._slow else "",
             "" if cuda_compiler_is_there() else "CUDA code (its compiler is not installed)",
             f"comparisons with {', '.join(absent_peers())} (not installed)" * bool(absent_peers()),
             f"calls from R ({r})" if r else "",

@@ -496,3 +496,10 @@ def test_without_ml_dtypes_only_bfloat16_is_left_out(arguments, said):
     )
     assert (ran.returncode, ran.stderr) == (0, "")
     assert said in ran.stdout
+
+
+def test_without_torch_the_bench_of_a_gpu_says_so_in_one_sentence():
+    code = "import sys; sys.modules['torch'] = None; import benchmarks.gpu.__main__"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    said = "benchmarks.gpu needs an NVIDIA GPU and torch, which is not installed\n"
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", said)

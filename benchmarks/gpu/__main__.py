@@ -5,6 +5,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+try:
+    import torch  # noqa: F401
+except ImportError:  # all that follows is written with it
+    raise SystemExit(
+        "benchmarks.gpu needs an NVIDIA GPU and torch, which is not installed"
+    ) from None
+
 from benchmarks.gpu import correct, record, roofs, speed
 from benchmarks.gpu.machine import Cuda
 from benchmarks.gpu.record import Record
