@@ -33,7 +33,6 @@ class Labels:
     axis: int
     classes: int
     ignored: tuple[int, ...]
-    subtracts: bool = True  # whether y - 1 is a number less, in what was sent
 
     def lower(self, block: Array) -> Int64:
         """A block of `y` as int64, -1 where ignored; ValueError if any is no class."""
@@ -103,8 +102,7 @@ class Labels:
             return "; labels are classes, not scores: are y_true and y_pred swapped?"
         kept = np.concatenate([y[y >= 0], wrong])
         if kept.min() >= 1 and kept.max() == self.classes:
-            of = "" if self.subtracts else "of y = numpy.asarray(y_true); "
-            return f"; labels look 1-based: use y - 1 ({of}in R: y - 1L)"
+            return "; labels look 1-based: use y - 1 (in R: y - 1L)"
         if value < 0:
             return f"; if {int(value)} marks what should not count, pass {self._ignoring(value)}"
         if value in (255, 65535):
@@ -161,8 +159,8 @@ def read(
     argmax = f"numpy.argmax(y_true, axis={layout.axis})"
     if foreign.library(y_true) == "torch":
         argmax = f"y_true.float().argmax({layout.axis})"  # NumPy cannot read bfloat16
-    shaped, subtracts = _shaped(y, layout, x, argmax), hasattr(y_true, "__sub__")
-    return Labels(shaped, y.shape, layout.axis, layout.classes, ignored, subtracts)
+    shaped = _shaped(y, layout, x, argmax)
+    return Labels(shaped, y.shape, layout.axis, layout.classes, ignored)
 
 
 def _shaped(y: Array, layout: Layout, x: Array | None, argmax: str) -> Array:

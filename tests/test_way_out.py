@@ -325,11 +325,9 @@ FROM_1: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("make", cases(FROM_1))
 def test_labels_from_1_are_labels_from_0_after_the_way_out(make: Callable[[Any], Any]) -> None:
     y_true = make([2, 1, 3, 2])
-    with pytest.raises(ValueError, match=r"1-based: use y - 1 \(") as refusal:
+    with pytest.raises(ValueError, match=r"1-based: use y - 1 \(in R: y - 1L\)$"):
         LOSS(y_true, P)
-    y = y_true
-    if of := re.search(r"of y = (\S+);", str(refusal.value)):
-        y = eval(of[1], {**SEEN, "y_true": y_true})
+    y = np.asarray(y_true) if isinstance(y_true, list | tuple) else y_true  # Python's do not count
     assert LOSS(eval("y - 1", {"y": y}), P).tolist() == LOSS(Y, P).tolist()
 
 
