@@ -6,7 +6,6 @@ and what they look like. The value of the loss never depends on it. The compiled
 same rows (`kernels.implausible`).
 """
 
-import math
 import sys
 import warnings
 from typing import Any, Literal, NamedTuple
@@ -122,7 +121,7 @@ def warn(found: Found, shape: tuple[int, ...], axis: int) -> None:
         axis: the class axis, not negative.
     """
     message = None
-    if shape[axis] == 1 and math.prod(shape):
+    if shape[axis] == 1 and 0 not in shape:
         message = (
             f"y_pred must hold at least two classes, got {shape} with one class along axis {axis}: "
             "every loss is 0; stack 1 - p, p (of logits 0, x) along that axis"
