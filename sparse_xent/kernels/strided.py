@@ -8,6 +8,8 @@ the range. This walk takes any strides: where positions do not lie together eith
 gathered one by one.
 """
 
+import math
+
 from sparse_xent.kernels import Scores
 from sparse_xent.kernels.algebra import (
     Kind,
@@ -211,6 +213,7 @@ def _missed(kind, C, p, xc, xi, count, m, s, span):  # type: ignore[no-untyped-d
     for c in range(C):
         both = gist(kind, load_some(kind, p + c * xc, xi, count), m, s, span)
         sum_, lost = _added(both[0], sum_, lost)
+        lost = select(sum_ > -math.inf, lost, zero)  # the log of a probability of 0: inf - inf
         alive += both[1]
     return sum_, alive
 
