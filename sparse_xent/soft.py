@@ -1,6 +1,6 @@
 """The one-hot sibling's targets: an array of y_pred's shape in the place of labels.
 
-It is here for soft targets and for comparison, so it runs on the plain engine; blocks, weights
+It is here for soft targets and for comparison, so it runs on the NumPy engine; blocks, weights
 and sums are those of `sweep`. No position is ignored.
 """
 
