@@ -100,10 +100,12 @@ def exact_target(kind, p, step, C, t, share, g, span):  # type: ignore[no-untype
     hit = _summand(kind, p_t, span)
     total, sharp = rest + hit, 1.0 - share
     if not _is_before(kind):
-        value = (share * (hit - total / C) - sharp * rest) / (total * hit)
-        return g * passed(p_t, span) * value
+        if p_t < span[0] or p_t > span[1]:
+            return 0.0
+        return g * ((share * (hit / total - 1.0 / C) - sharp * (rest / total)) / hit)
     m_t, count = passed(p_t / total, span), 0.0
     for j in range(C):
         count += passed(float(load_one(kind, p + j * step)) / total, span)
     r_t, each = clip(p_t / total, span), share / C
-    return g * ((sharp * m_t + each * count) - (sharp + each) * m_t / r_t) / total
+    at_target = 0.0 if m_t == 0.0 else (sharp + each) * m_t / r_t  # r_t may be 0, where epsilon is
+    return g * ((sharp * m_t + each * count) - at_target) / total
