@@ -222,14 +222,14 @@ has_data <- function(y_true, y_pred, this) {
 sent_of <- function(this, y_true, y_pred, options) {
   x <- numbers_of(y_pred, "y_pred")
   axis <- options$axis
-  if (!is_python(x)) refuse_axis_beyond(axis, dim(x))
+  if (abs(axis) > length(dim(x)) && !is_python(x)) refuse_axis_beyond(axis, dim(x))
   if (this != SPARSE) {
     return(list(y = in_order_of(numbers_of(y_true, "y_true"), x, axis), x = x, options = NULL))
   }
-  by_name <- is_by_name(this, options)
   by_class <- NULL
-  missing_class <- !is_python(options$ignore_class) && anyNA(options$ignore_class)
-  if (by_name || is.factor(y_true)) {
+  ignored <- options$ignore_class
+  missing_class <- !is.null(ignored) && !is_python(ignored) && anyNA(ignored)
+  if ((by_name <- is_by_name(this, options)) || is.object(y_true) && is.factor(y_true)) {
     classes <- class_names(y_true, x, options)
     if (by_name) by_class <- by_position(options, classes, y_true)
     if (is.factor(y_true)) y_true <- codes_of(y_true, classes, ignored_names(options))
