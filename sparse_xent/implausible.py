@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_xent.kernels import native
+from sparse_xent.kernels.native import LEAST, MOST
 from sparse_xent.layout import Layout
 
 Array = npt.NDArray[Any]
@@ -88,7 +89,7 @@ class Search:
         x = x.astype(self._arithmetic, copy=False)  # halves would round the bounds
         targets = np.maximum(y, 0)[:, None]
         seen = np.take_along_axis(x, targets, axis=1) if self._target_only else x
-        bad = (seen < native.LEAST) | (seen > native.MOST)
+        bad = (seen < LEAST) | (seen > MOST)
         rows = bad.any(axis=1) & (y >= 0)
         if not rows.any():
             return

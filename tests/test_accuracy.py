@@ -200,6 +200,7 @@ def test_a_cast_that_overflows_gives_inf_without_a_warning() -> None:
         assert np.isposinf(value)
 
 
+@pytest.mark.filterwarnings("ignore:y_pred must hold probabilities:UserWarning")
 @pytest.mark.slow_when(
     lambda dtype, s, from_logits: (s > 0 or not from_logits) and dtype != "float64"
 )
@@ -291,6 +292,7 @@ def stored_rows(draw: st.DrawFn, dtype: str) -> tuple[Any, int]:
     return row, draw(st.integers(0, classes - 1))
 
 
+@pytest.mark.filterwarnings("ignore:y_pred must hold at least two classes:UserWarning")
 @pytest.mark.parametrize("dtype", WIDE)
 @given(data=st.data(), s=st.sampled_from([0.0, 0.0, 1e-3, 0.1, 1.0]))
 def test_any_row_is_right_relative_to_its_loss(dtype: str, data: st.DataObject, s: float) -> None:
@@ -299,6 +301,7 @@ def test_any_row_is_right_relative_to_its_loss(dtype: str, data: st.DataObject, 
     assert_close(losses([t], row[None], label_smoothing=s), want, RTOL[dtype])
 
 
+@pytest.mark.filterwarnings("ignore:y_pred must hold at least two classes:UserWarning")
 @pytest.mark.parametrize("dtype", WIDE)
 @given(data=st.data())
 def test_any_rows_gradient_is_right_relative_to_itself(dtype: str, data: st.DataObject) -> None:

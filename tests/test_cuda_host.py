@@ -21,6 +21,10 @@ from sparse_xent import cuda, plain
 from sparse_xent.arrays import cuda as arrays
 from sparse_xent.kernels.cuda import arguments, driver
 
+# NumPy's results beside those of the device, which does not look for what cannot be probabilities.
+pytestmark = pytest.mark.filterwarnings("ignore:y_pred must hold:UserWarning")
+
+
 f = sx.loss_sparse_categorical_crossentropy
 SPARSE = sx.SparseCategoricalCrossentropy
 DTYPES = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-5, "float64": 1e-12}
@@ -860,8 +864,8 @@ def test_dlpack_of_the_host_is_not_on_a_device(gpu):
 
 @pytest.mark.parametrize("library", ["jax", "tensorflow", "dask"])
 def test_what_traces_is_not_taken_for_memory(gpu, library):
-    made = type("Array", (Spoken,), {"__module__": f"{library}.core"})
-    with pytest.raises(TypeError, match=f"got a {library} Array: pass"):
+    made = type("Array", (Spoken,), {"__module__": f"{library}.core", "shape": (1, 3)})
+    with pytest.raises(TypeError, match=f"got a (traced )?{library} Array: "):
         f([1], made(np.zeros((1, 3))))
 
 

@@ -19,6 +19,10 @@ def engine(request, monkeypatch):
     return request.param
 
 
+#: Some rows hold what cannot be probabilities, on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:y_pred must hold probabilities:UserWarning")
+
+
 @pytest.fixture
 def _epsilon():
     before = sx.config_epsilon()

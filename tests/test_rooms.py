@@ -21,6 +21,7 @@ NO_CACHES = shutil.ignore_patterns("__pycache__")
 #: itself and what stands on a lower floor; "" is the public face, `sparse_xent` itself.
 FLOORS = [
     ["__main__", "r"],
+    ["warm"],
     ["demo"],
     ["evaluate"],
     [""],
@@ -28,7 +29,7 @@ FLOORS = [
     ["soft", "plain", "cuda"],
     ["carried"],
     ["sweep"],
-    ["config", "labels", "reduction"],
+    ["config", "implausible", "labels", "reduction"],
     ["layout", "options"],
     ["arrays"],
     ["kernels"],
@@ -36,7 +37,11 @@ FLOORS = [
 FLOOR = {room: -depth for depth, rooms in enumerate(FLOORS) for room in rooms}
 
 #: What stands on the public face uses the public names, and behind them only what is named here.
-BEHIND_THE_FACE = {"__main__": [], "demo": [], "evaluate": ["sweep"]}
+BEHIND_THE_FACE = {
+    "__main__": [],
+    "demo": [],
+    "evaluate": ["carried", "config", "implausible", "options", "sweep"],
+}
 
 #: Libraries that only some rooms may name. NumPy is at home everywhere.
 LIBRARIES = {
@@ -44,6 +49,7 @@ LIBRARIES = {
     "scipy": ["demo", "evaluate"],
     "numba": ["kernels"],
     "llvmlite": ["kernels"],
+    "platformdirs": ["kernels"],
     "cuda": ["kernels"],
     "ml_dtypes": ["arrays", "options"],
     "matplotlib": ["evaluate"],

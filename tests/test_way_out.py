@@ -440,6 +440,7 @@ def test_swapped_arguments_look_swapped(name: str, verb: str) -> None:
     call(labels, scores)  # the way out
 
 
+@pytest.mark.filterwarnings("ignore:y_pred must hold probabilities:UserWarning")
 def test_swapped_arguments_of_the_one_hot_loss_look_swapped() -> None:
     hot = np.eye(3)[Y]
     for scores, targets in ((Z[0, 0], hot), (Z[0, 0], hot.astype(int)), (Z[0], np.eye(3)[[Y] * 5])):

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_xent.implausible import Found, likely
-from sparse_xent.kernels.native import LEAST, MOST
+from sparse_xent.implausible import LEAST, MOST, Found, likely
 
 Array = NDArray[Any]
 

@@ -198,7 +198,7 @@ class _Probabilities:
         self.p, self.t, self.dtype = p, t, p.dtype
 
     def _clip(self, p: Array) -> Array:
-        return np.clip(p, self.lo, self.hi) + self.lo.dtype.type(0)  # -0 becomes 0
+        return np.clip(p, self.lo, self.hi) + 0  # -0 becomes 0
 
     def _passed(self, p: Array) -> Array:
         return ((p >= self.lo) & (p <= self.hi)).astype(p.dtype)
