@@ -45,7 +45,7 @@ def test_no_byte_outside_the_operands_is_touched():
 @pytest.mark.slow
 @pytest.mark.seconds(3600)
 def test_no_byte_outside_is_touched_by_any_kernel():
-    walk(20_000, 2, "all")
+    walk(12_000, 2, "all")
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_no_byte_outside_is_touched_on_older_processors(processor):
     if absent := [f for f in wanted if not llvm.get_host_cpu_features()[f]]:
         pytest.skip(f"this processor cannot run {processor}'s code: it has no {absent[0]}")
     features = PROCESSORS[processor]
-    walk(20_000, 3, "few", NUMBA_CPU_NAME=processor, NUMBA_CPU_FEATURES=features)
+    walk(6_000, 3, "few", NUMBA_CPU_NAME=processor, NUMBA_CPU_FEATURES=features)
 
 
 TOUCH = """

@@ -13,6 +13,7 @@ import html
 import io
 import math
 import re
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -104,8 +105,14 @@ def test_python_chunks_print_what_the_page_shows(name, tmp_path, monkeypatch):
     with np.printoptions(legacy="1.25"):  # as the NumPy of the pages prints scalars
         for code, shown in blocks:
             printed = io.StringIO()
-            with contextlib.redirect_stdout(printed):
+            with (
+                contextlib.redirect_stdout(printed),
+                warnings.catch_warnings(record=True) as warned,
+            ):
+                warnings.simplefilter("always", UserWarning)
                 exec(compile(code, f"{name}.md", "exec"), names)
+            for message in dict.fromkeys(str(warning.message) for warning in warned):
+                print(f"\n<string>:1: UserWarning: {message}", file=printed)
             assert alike(printed.getvalue(), shown), f"{code}\n{printed.getvalue()}"
     plt.close("all")
 
