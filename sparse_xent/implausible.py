@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_xent.kernels import native
-from sparse_xent.kernels.native import LEAST, MOST
 from sparse_xent.layout import Layout
 
 Array = npt.NDArray[Any]
+
+# What a probability may be, rounding errors and all.
+LEAST, MOST = native.LEAST, native.MOST
 
 
 class Found(NamedTuple):
