@@ -106,7 +106,7 @@ def _in_child(queue):
     queue.put(squares(50, 3))
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:.*fork.*:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_has_a_pool_of_its_own():
     squares(50, 3)  # the parent's threads exist; the child inherits none of them
     context = multiprocessing.get_context("fork")
@@ -118,7 +118,7 @@ def test_a_forked_child_has_a_pool_of_its_own():
     assert child.exitcode == 0
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:.*fork.*:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_while_another_thread_holds_the_pools_lock():
     with pool._pool._lock:  # as a thread that hires at this moment would
         pid = os.fork()

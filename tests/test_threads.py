@@ -94,7 +94,7 @@ def _in_child(name, queue):
     queue.put(everything(name))
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:.*fork.*:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_gets_the_bits_that_its_parent_got(alone):
     sx.config_set_threads(2)
     name = "small C"
@@ -108,7 +108,7 @@ def test_a_forked_child_gets_the_bits_that_its_parent_got(alone):
     assert child.exitcode == 0
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:.*fork.*:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_from_a_thread(alone):
     sx.config_set_threads(2)
     name, got = "small C", []

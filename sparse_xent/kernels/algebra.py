@@ -238,8 +238,9 @@ def divisor(p: Num, span: Span) -> Num:
 
 @word
 def unblocked(value: Num, p: Num, span: Span) -> Num:
-    """A gradient; 0 where the clip held p back, even where it is infinite. NaN stays seen."""
-    return select((p < span[0]) | (p > span[1]), 0.0, value)
+    """A gradient; 0 where the clip held p back, even where it is infinite. NaN stays NaN."""
+    blocked = (p < span[0]) | (p > span[1])
+    return select(blocked & (value == value), 0.0, value)
 
 
 @word

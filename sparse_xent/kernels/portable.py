@@ -204,8 +204,8 @@ class _Probabilities:
         return ((p >= self.lo) & (p <= self.hi)).astype(p.dtype)
 
     def _unblocked(self, dx: Array, p: Array) -> Array:
-        """A gradient, 0 where the clip held p back, even where it is infinite; NaN stays seen."""
-        return np.where((p < self.lo) | (p > self.hi), 0, dx)
+        """A gradient, 0 where the clip held p back, even where it is infinite; NaN stays NaN."""
+        return np.where(((p < self.lo) | (p > self.hi)) & ~np.isnan(dx), 0, dx)
 
     def _target(self, p: Array) -> Array:
         return np.take_along_axis(p, self.t, axis=1)
