@@ -210,7 +210,7 @@ def _torch_into(
         value, total = nll(logs, labels, None, 1, ignore)
         nll_backward(one, logs, labels, None, 1, ignore, total, grad_input=inner)
         aten._log_softmax_backward_data.out(inner, logs, 1, scores.dtype, out=into)
-        return value, out
+        return value, into.movedim(1, -1) if second else into
 
     def of_probabilities() -> object:
         """Clamp(out=), then div(out=)."""
@@ -228,8 +228,9 @@ def _torch_into(
     share = (kept / count).to(scores.dtype).unsqueeze(axis) if not every else 1 / count
     # cross_entropy's kernels have the classes second.
     second = axis == -1 and scores.ndim > 2
-    of, into = (t.movedim(-1, 1) if second else t for t in (scores, out))
-    logs, inner = torch.zeros_like(of), torch.zeros_like(of)
+    of = scores.movedim(-1, 1) if second else scores
+    # In C order whatever the scores have: into another order, out= is filled wrongly.
+    logs, inner, into = (torch.zeros(of.shape, dtype=of.dtype) for _ in range(3))
     one = torch.ones((), dtype=scores.dtype)
     several = "2d" if of.ndim > 2 else ""
     nll = getattr(torch.ops.aten, f"nll_loss{several}_forward")

@@ -316,6 +316,21 @@ def test_peers_fill_an_array_that_is_kept_where_we_do_and_make_one_where_we_do(n
             assert (first == second) == (verb == INTO), candidate.name
 
 
+@pytest.mark.slow  # imports torch
+@pytest.mark.parametrize("name", INTO_OF)
+def test_every_way_into_a_tensor_that_is_kept_is_right(name, monkeypatch):
+    # Reaches inside: which way is the fastest, and so the candidate, is chance.
+    (cut,) = (w.cut(100_000) for w in WORKLOADS if w.name == name)
+    y, x = cut.data()
+    right = answers.expected(cut, INTO, y, x)
+    ways = []
+    monkeypatch.setattr(peers, "_fastest", lambda calls: ways.extend(calls) or calls[0])
+    assert dict(peers.others(cut, INTO, y, x, 1))["torch"]() is not None
+    assert len(ways) == (2 if cut.from_logits else 1)
+    for way in ways:
+        assert answers.disagreement(cut, answers.answer(cut, INTO, way()), right) == "", way.__doc__
+
+
 def test_expected_answers_are_those_of_the_manual_page():
     page = Workload("page", (2, 3), (), dtype="float64", from_logits=False)
     x = np.array([[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]])
