@@ -19,10 +19,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
-from sparse_xent import __version__
+from sparse_xent import __version__, evaluation
 
 if TYPE_CHECKING:
-    from sparse_xent.evaluate import Report
+    from sparse_xent.evaluation import Report
 
 _EXAMPLES = """\
 examples:
@@ -127,7 +127,7 @@ def _open_streams() -> bool:
 
 def _say(text: str) -> None:
     """Print a line to standard error, if it can be written to."""
-    from sparse_xent.evaluate.report import shown
+    from sparse_xent.evaluation.report import shown
 
     with suppress(OSError):
         print(f"sparse-xent: {shown(text)}", file=sys.stderr, flush=True)
@@ -327,11 +327,10 @@ def _demo(chosen: argparse.Namespace) -> int:
 
 
 def _evaluate(chosen: argparse.Namespace) -> int:
-    from sparse_xent import evaluate
 
     progress = _Progress(sys.stderr)
     try:
-        report = evaluate.evaluate(
+        report = evaluation.evaluate(
             chosen.labels,
             chosen.predictions,
             from_logits=chosen.logits,
@@ -354,14 +353,16 @@ def _evaluate(chosen: argparse.Namespace) -> int:
             on_note=progress.note,
         )
         unwritten = None
-    except evaluate.OutputError as error:
+    except evaluation.OutputError as error:
         report, unwritten = error.report, error
     finally:
         progress.clear()
     if chosen.json:
-        text = evaluate.as_json(report)
+        text = evaluation.as_json(report)
     else:
-        text = evaluate.as_text(report, colour=_coloured(sys.stdout), blocks=_can("█▏", sys.stdout))
+        text = evaluation.as_text(
+            report, colour=_coloured(sys.stdout), blocks=_can("█▏", sys.stdout)
+        )
     status = _printed(text, report, closed=chosen.closed)
     return status if unwritten is None else _failed(unwritten, 1)
 
@@ -416,7 +417,7 @@ class _Progress:
 
     def note(self, text: str) -> None:
         """Print a sentence above the line."""
-        from sparse_xent.evaluate.report import shown
+        from sparse_xent.evaluation.report import shown
 
         self.clear()
         self._write(f"sparse-xent: note: {shown(text)}\n")

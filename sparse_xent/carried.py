@@ -18,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_xent import config, implausible, sweep
+from sparse_xent.engines import threads
 from sparse_xent.implausible import Found
-from sparse_xent.kernels import code, native, pool
+from sparse_xent.kernels import loader
+from sparse_xent.kernels.cpu import abi
 from sparse_xent.labels import Labels
 from sparse_xent.options import Options
 
@@ -68,7 +70,7 @@ def _or_by_numpy(
     def serve(self: "CarriedCall", /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return method(self, *args, **kwargs)
-        except code.EngineUnavailable as error:
+        except loader.EngineUnavailable as error:
             config.fall_back(error)
         return by_numpy(self, *args, **kwargs)
 
@@ -79,7 +81,7 @@ def _or_by_numpy(
 class CarriedCall(sweep.Call):
     """A call that the compiled kernels serve."""
 
-    walk: native.Walk
+    walk: abi.KernelChoice
 
     def with_out(self, out: Array | None) -> Self:
         """The same call with a place for its gradient, which is walked beside the scores."""
@@ -124,8 +126,8 @@ class CarriedCall(sweep.Call):
         slab, lines = outer * inner, self._lines()
         flat, bad = np.empty(self.layout.count, np.int64), []
         places = [self.x.ctypes.data + before for before in _offsets(rest, xr)]
-        rank = native.rank(native.format_of(self.x.dtype))
-        lower = None if lines.apart else native.lower(lines.y.dtype)
+        rank = abi.rank(abi.format_of(self.x.dtype))
+        lower = None if lines.apart else abi.lower(lines.y.dtype)
 
         def task(number: int, first: int, last: int) -> None:
             start = number * slab + first
@@ -179,19 +181,19 @@ class CarriedCall(sweep.Call):
         lines = self._lines()
         slab, size = outer * inner, self.walk.chunk
         chunks = -(-slab // size)  # of one slab
-        sums: Array = np.zeros((math.prod(rest), chunks, native.SUMS))
+        sums: Array = np.zeros((math.prod(rest), chunks, abi.SUMS))
         taken = self.walk.reads if dx is None else classes * self.x.itemsize
         own = np.dtype(np.float64 if self.arithmetic == np.float64 else np.float32)
         direct = losses is not None and losses.dtype == own
         to = losses.ctypes.data if losses is not None and direct else 0
-        formula = native.Formula(*self._span(), divisor).laid()
+        formula = abi.ScalarParams(*self._span(), divisor).laid()
         order = self.layout.c_order_of_slabs()
         calls = []
         for number, (x_by, dx_by) in enumerate(
             zip(_offsets(rest, xr), _offsets(rest, gr), strict=True)
         ):
             before = number * slab  # positions of the slabs that came before
-            call = native.Call(
+            call = abi.ChunkParams(
                 walk, own == np.float64, classes, inner, x_at + x_by, xo, xc, xi,
                 dx_at + dx_by if dx_at else 0, go, gc, gi, past,
                 *lines.at(before),
@@ -200,12 +202,12 @@ class CarriedCall(sweep.Call):
             )  # fmt: skip
             calls.append(call)
         held = [call.laid() for call in calls]
-        places, carry = [call.ctypes.data for call in held], native.carry()
+        places, carry = [call.ctypes.data for call in held], abi.carry()
         here = not lines.apart and (losses is None or direct)  # nothing is made beside
 
         def task(number: int, first: int, last: int) -> None:
             if here:
-                carry(places[number], first, last, native.scratch.at)
+                carry(places[number], first, last, abi.scratch.at)
                 return
             start, stop = number * slab + first, number * slab + last
             fields, kept = lines.beside(start, stop, first) if lines.apart else ({}, ())
@@ -213,15 +215,15 @@ class CarriedCall(sweep.Call):
                 made = np.empty(stop - start, own)
                 fields["losses"] = made.ctypes.data - first * own.itemsize
             call = calls[number]._replace(**fields).laid()
-            carry(call.ctypes.data, first, last, native.scratch.at)
+            carry(call.ctypes.data, first, last, abi.scratch.at)
             if losses is not None and not direct:
                 losses[start:stop] = made
             del kept
 
         in_tasks(task, len(calls), slab, task_length(size, taken), self.x.nbytes)
-        sums = sums.reshape(-1, native.SUMS)
+        sums = sums.reshape(-1, abi.SUMS)
         if sums[:, _FAULTS].any():
-            if sums[:, native.BAD].any():
+            if sums[:, abi.BAD].any():
                 self.labels.refuse()
             self.weights.refuse(self.labels.lower(self.labels.y))
         return sums
@@ -230,7 +232,7 @@ class CarriedCall(sweep.Call):
         y, w = self.layout.positions(self.labels.y), self.weights.sample
         weights = None if w is None else self.layout.positions(w)
         ignored = np.array([c for c in self.labels.ignored if abs(c) <= EXACT], np.int64)
-        straight = isinstance(y, np.ndarray) and y.dtype in native.LABELS and y.flags.aligned
+        straight = isinstance(y, np.ndarray) and y.dtype in abi.LABELS and y.flags.aligned
         straight = straight and len(ignored) == len(self.labels.ignored)
         if isinstance(weights, np.ndarray):
             straight = straight and weights.dtype == np.float64 and weights.dtype.isnative
@@ -246,7 +248,7 @@ class CarriedCall(sweep.Call):
         return self.formula["smoothing"], float(lo), float(hi)
 
 
-def _walk(call: sweep.Call) -> native.Walk | None:
+def _walk(call: sweep.Call) -> abi.KernelChoice | None:
     """The kernels that serve a call as its arrays lie, or None."""
     x = call.x
     if x.dtype != call.effective or not x.dtype.isnative or not x.flags.aligned or not x.size:
@@ -255,8 +257,8 @@ def _walk(call: sweep.Call) -> native.Walk | None:
     if call.arithmetic != own:
         return None
     (*_, classes, inner), (*_, xc, xi) = call.layout.steps(x)
-    return native.choose(
-        native.format_of(x.dtype),
+    return abi.choose_kernel(
+        abi.format_of(x.dtype),
         call.formula["scores"],
         call.formula["smoothing"] > 0,
         classes,
@@ -282,7 +284,7 @@ class _Lines:
         by_class = 0 if self.by_class is None else self.by_class.ctypes.data
         if self.apart:
             return (
-                native.lowering(_LOWERED),
+                abi.lowering(_LOWERED),
                 0,
                 _LOWERED.itemsize,
                 _NONE.ctypes.data,
@@ -292,7 +294,7 @@ class _Lines:
                 by_class,
             )
         (step,) = self.y.strides
-        y = native.lowering(self.y.dtype), self.y.ctypes.data + position * step, step
+        y = abi.lowering(self.y.dtype), self.y.ctypes.data + position * step, step
         w = (0, 0)
         if self.w is not None:
             w = self.w.ctypes.data + position * self.w.strides[0], self.w.strides[0]
@@ -315,7 +317,7 @@ class _Lines:
         return {**fields, "w": w.ctypes.data - first * 8}, (y, w)
 
 
-_FAULTS = [native.BAD, native.MISSING]
+_FAULTS = [abi.BAD, abi.MISSING]
 _LOWERED, _NONE = np.dtype(np.int32), np.array([-1], np.int64)
 
 
@@ -363,4 +365,4 @@ def in_tasks(
         with np.errstate(all="ignore"):  # the caller's does not reach other threads
             task(slab, part * length, min(positions, (part + 1) * length))
 
-    pool.run(one, slabs * tasks, config.config_threads() if nbytes >= SERIAL_BYTES else 1)
+    threads.run(one, slabs * tasks, config.config_threads() if nbytes >= SERIAL_BYTES else 1)

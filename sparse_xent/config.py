@@ -12,7 +12,7 @@ import os
 import sys
 import warnings
 
-from sparse_xent.kernels.code import EngineUnavailable
+from sparse_xent.kernels.loader import EngineUnavailable
 from sparse_xent.options import FLOATS, describe, float_name, number, whole_number
 
 _floatx = "float32"

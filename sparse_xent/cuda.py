@@ -20,14 +20,15 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent import carried, config, labels, reduction
+from sparse_xent import carried, config, labels, weights
 from sparse_xent.arrays import cuda as arrays
 from sparse_xent.arrays import numpy as host
 from sparse_xent.arrays import torch as tape
 from sparse_xent.arrays.cuda import Form, Library
-from sparse_xent.kernels.cuda import arguments as words
-from sparse_xent.kernels.cuda import driver
-from sparse_xent.kernels.cuda.arguments import (
+from sparse_xent.engines import cuda_driver
+from sparse_xent.kernels.cuda import params as words
+from sparse_xent.kernels.cuda.geometry import SIZES, Place, Verb, choose
+from sparse_xent.kernels.cuda.params import (
     CODES,
     GIVEN,
     KEPT,
@@ -38,7 +39,6 @@ from sparse_xent.kernels.cuda.arguments import (
     WEIGHT,
     Arguments,
 )
-from sparse_xent.kernels.cuda.plan import SIZES, Place, Verb, choose
 from sparse_xent.layout import Layout, judge
 from sparse_xent.options import NA_INTEGER, Options, float_dtype, whole_number
 from sparse_xent.options import read as read_options
@@ -174,7 +174,7 @@ def cuda_check(device: int | None = None) -> None:
         True
     """
     wanted = None if device is None else whole_number(device, "device")
-    for ordinal, used in driver.used().items():
+    for ordinal, used in cuda_driver.used().items():
         if wanted in (None, ordinal):
             _raise_what_is_pending(used)
 
@@ -313,7 +313,7 @@ class _out_of_sight:
 class _Step(NamedTuple):
     """A launch, but for addresses: in their places stand offsets from where arrays begin."""
 
-    what: driver.Launch
+    what: cuda_driver.Launch
     arguments: tuple[int | float, ...]
 
 
@@ -529,7 +529,7 @@ class _Judge:
         options = call.options
         self.task, self.options, self.eps, self.call = task, options, eps, call
         form = call.library.form(kind)
-        self.device = driver.device(form.device)
+        self.device = cuda_driver.device(form.device)
         self.stream = call.library.stream(call.x, form.device)
         if options.device is not None and form.device != _ordinal(options.device):
             raise ValueError(
@@ -577,12 +577,12 @@ class _Judge:
     def _weights(self, kind: Any, like: Form, layout: Layout) -> Array | None:
         """The sample weights as they are broadcast; a number is sent to the device once."""
         if kind is None:
-            self.weights = reduction.read(None, layout, self.options)
+            self.weights = weights.read(None, layout, self.options)
             return None
         if isinstance(kind, str):
             weight = np.array(float.fromhex(kind))
-            self.weights = reduction.read(weight, layout, self.options)
-            if reduction.missing(weight, np.zeros((), np.int64)):
+            self.weights = weights.read(weight, layout, self.options)
+            if weights.missing(weight, np.zeros((), np.int64)):
                 shown = "nan" if np.isnan(weight) else NA_INTEGER
                 raise ValueError(
                     f"sample_weight must be a number, got {shown} (NA in R): drop what is missing, "
@@ -594,7 +594,7 @@ class _Judge:
         form = w_of.form(w_kind)
         self._same_place(form, like, "sample_weight")
         self.w_form = form
-        self.weights = reduction.read(form.at(_BASE), layout, self.options)
+        self.weights = weights.read(form.at(_BASE), layout, self.options)
         return self.weights.sample
 
     def _boxed(self, layout: Layout) -> Layout:
@@ -798,7 +798,7 @@ class _Told(NamedTuple):
     """What error words are read with: those of one plan."""
 
     labels: labels.Labels
-    weights: reduction.Weights
+    weights: weights.Weights
     layout: Layout
 
 

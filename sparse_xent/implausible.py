@@ -13,13 +13,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent.kernels import native
+from sparse_xent.kernels.cpu import abi
 from sparse_xent.layout import Layout
 
 Array = npt.NDArray[Any]
 
 # What a probability may be, rounding errors and all.
-LEAST, MOST = native.LEAST, native.MOST
+LEAST, MOST = abi.LEAST, abi.MOST
 
 
 class Found(NamedTuple):
@@ -52,12 +52,12 @@ def joined(a: Found, b: Found) -> Found:
 
 def of_sums(sums: Array) -> Found:
     """What the compiled kernels found: `native.SUMS` float64 of each chunk."""
-    chunks = sums[sums[:, native.ODD_ROWS] > 0]
+    chunks = sums[sums[:, abi.ODD_ROWS] > 0]
     if not len(chunks):
         return NOTHING
-    chunk = chunks[chunks[:, native.ODD_ROWS + 1].argmin(), native.ODD_ROWS :]
+    chunk = chunks[chunks[:, abi.ODD_ROWS + 1].argmin(), abi.ODD_ROWS :]
     _, first, column, score, least, most, total, whole = chunk.tolist()
-    rows = int(chunks[:, native.ODD_ROWS].sum())
+    rows = int(chunks[:, abi.ODD_ROWS].sum())
     return Found(rows, int(first), int(column), score, least, most, total, bool(whole))
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, NoReturn, Protocol, Self, cast, overl
 import numpy.typing as npt
 from numpy import ndarray
 
-from sparse_xent import carried, cuda, plain, soft, sweep
+from sparse_xent import carried, cuda, plain, soft_targets, sweep
 from sparse_xent.arrays.numpy import output
 from sparse_xent.config import config_floatx
 from sparse_xent.options import (
@@ -319,7 +319,7 @@ class CategoricalCrossentropy(_Loss):
     """
 
     __slots__ = ()
-    _read = staticmethod(soft.SoftCall.read)
+    _read = staticmethod(soft_targets.SoftCall.read)
     _keys = ("from_logits", "label_smoothing", "axis", "reduction", "name", "dtype")
 
     def __init__(
@@ -602,7 +602,7 @@ def loss_categorical_crossentropy(
     if not _has_data(y_true, y_pred, unknown, "loss_categorical_crossentropy", options):
         return CategoricalCrossentropy(**options)
     settled = read(**options, default_name=SOFT_NAME)
-    return sweep.per_label(soft.SoftCall.read(y_true, y_pred, None, settled), settled)
+    return sweep.per_label(soft_targets.SoftCall.read(y_true, y_pred, None, settled), settled)
 
 
 def _settled(options: dict[str, Any]) -> Options:

@@ -16,7 +16,7 @@ import numpy as np
 
 from sparse_xent.arrays import foreign
 from sparse_xent.arrays.numpy import as_array
-from sparse_xent.kernels import Scores
+from sparse_xent.kernels import ScoreKind
 
 Normalize = Literal["after", "before", "never"]
 Reduction = Literal["sum_over_batch_size", "mean", "auto", "sum", "mean_with_sample_weight", "none"]
@@ -28,7 +28,11 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 NA_INTEGER = -(2**31)  # R's integer NA, as it arrives in Python
 
 _POLICIES = {"mixed_float16": "float16", "mixed_bfloat16": "bfloat16"}
-SCORES = {"after": Scores.AFTER, "before": Scores.BEFORE, "never": Scores.NEVER}
+SCORES = {
+    "after": ScoreKind.CLIP_NORMALIZE,
+    "before": ScoreKind.NORMALIZE_CLIP,
+    "never": ScoreKind.CLIP,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,9 @@ class Options:
     device: str | None = None  # where NumPy's arrays are to be served; None for the host
 
     @property
-    def scores(self) -> Scores:
+    def scores(self) -> ScoreKind:
         """What y_pred holds, as the kernels name it."""
-        return Scores.LOGITS if self.from_logits else SCORES[self.normalize]
+        return ScoreKind.LOGITS if self.from_logits else SCORES[self.normalize]
 
 
 def read(

@@ -17,7 +17,8 @@ import numpy as np
 
 from sparse_xent import carried, config, implausible
 from sparse_xent.implausible import Found
-from sparse_xent.kernels import Scores, code, native
+from sparse_xent.kernels import ScoreKind, loader
+from sparse_xent.kernels.cpu import abi
 from sparse_xent.options import SCORES, Options
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -36,11 +37,11 @@ _LISTED = 64
 class _Plan:
     """What serves calls of one kind."""
 
-    walk: native.Walk
+    walk: abi.KernelChoice
     small: Callable[..., int]
-    call: native.Call  # but for what each call brings
+    call: abi.ChunkParams  # but for what each call brings
     at: int  # address of its numbers
-    formula: native.Formula
+    formula: abi.ScalarParams
     held: tuple[Any, ...]  # what has addresses
 
 
@@ -75,7 +76,7 @@ def losses(
         if sums is not None:
             implausible.warn(implausible.of_sums(sums), y_pred.shape, 1)
         return None if sums is None else made
-    arrays = y_true, y_pred, made, None, None, native.scratch.array
+    arrays = y_true, y_pred, made, None, None, abi.scratch.array
     odd = plan.small(plan.at, id(arrays))
     return None if odd else made  # `sweep` says what is wrong
 
@@ -122,10 +123,10 @@ _Sums = tuple[Any, Found | None]  # sum of losses, labels kept, ...; rows that w
 
 def _small(plan: _Plan, y_true: Any, y_pred: Any, dx: Any) -> _Sums | None:
     """The sums of a call that is one chunk; None where a label is no class."""
-    sums = _empty(native.SUMS)
-    arrays = y_true, y_pred, None, dx, sums, native.scratch.array
+    sums = _empty(abi.SUMS)
+    arrays = y_true, y_pred, None, dx, sums, abi.scratch.array
     if plan.small(plan.at, id(arrays)):
-        if sums[native.BAD]:
+        if sums[abi.BAD]:
             return None
         return sums.tolist(), implausible.of_sums(sums[None])
     return sums.tolist(), None
@@ -158,7 +159,7 @@ def _carried(
 ) -> Any:
     """The sums of all chunks, one row a chunk; None where a label is no class."""
     positions, size, x = len(y_true), plan.walk.chunk, y_pred.ctypes.data
-    sums = np.zeros((-(-positions // size), native.SUMS))
+    sums = np.zeros((-(-positions // size), abi.SUMS))
     formula = plan.formula._replace(divisor=divisor).laid()
     to = 0 if dx is None else dx.ctypes.data
     call = plan.call._replace(
@@ -166,16 +167,16 @@ def _carried(
         size=size, sums=sums.ctypes.data, losses=0 if losses is None else losses.ctypes.data,
         mean=False, formula=formula.ctypes.data,
     ).laid()  # fmt: skip
-    at, carry = call.ctypes.data, native.carry()
+    at, carry = call.ctypes.data, abi.carry()
     taken = plan.walk.reads if dx is None else y_pred.shape[1] * y_pred.itemsize
     carried.in_tasks(
-        lambda _, first, last: carry(at, first, last, native.scratch.at),
+        lambda _, first, last: carry(at, first, last, abi.scratch.at),
         1,
         positions,
         carried.task_length(size, taken),
         y_pred.nbytes,
     )
-    return None if sums[:, native.BAD].any() else sums
+    return None if sums[:, abi.BAD].any() else sums
 
 
 def _listed(labels: list[Any]) -> Any:
@@ -221,7 +222,7 @@ def _planned(
             _plans.clear()
         try:
             plan = _find(x, y, *key[2:])
-        except code.EngineUnavailable as error:
+        except loader.EngineUnavailable as error:
             config.fall_back(error)
             return None
         _plans[key] = plan
@@ -259,25 +260,25 @@ def _find(
     `inner` is 1 for C order, else the number of rows: they are then the axis behind the classes.
     """
     plan, normal = None, SCORES.get(normalize)
-    served = x in _FLOATS and y in native.LABELS and native.arrays_are_as_expected()
+    served = x in _FLOATS and y in abi.LABELS and abi.arrays_are_as_expected()
     served = served and abs(ignored or 0) < 1 << 53  # exact among labels of any dtype
     if served and normal is not None and classes > 1 and 0 <= smoothing <= 1:
-        scores, size = Scores.LOGITS if from_logits else normal, x.itemsize
+        scores, size = ScoreKind.LOGITS if from_logits else normal, x.itemsize
         steps = (classes * size, size, 0) if inner == 1 else (0, inner * size, size)
-        walk = native.choose(
+        walk = abi.choose_kernel(
             x.name, scores, smoothing > 0, classes, inner, steps[1:], carried.CHUNK_BYTES
         )
         kept = np.array([0 if ignored is None else ignored], np.int64)
         span = float(x.type(eps)), float(x.type(1 - eps))
-        formula = native.Formula(smoothing, *span, 1.0)
+        formula = abi.ScalarParams(smoothing, *span, 1.0)
         doubles = formula.laid()
-        call = native.Call(
+        call = abi.ChunkParams(
             walk.both() if gradient else walk.forward(), size == 8, classes, inner, 0, *steps,
-            gradient, *steps, False, native.lowering(y), 0, y.itemsize, kept.ctypes.data,
-            ignored is not None, 0, 0, 0, native.POSITIONS, 0, mean is None, mean is True,
-            doubles.ctypes.data, code.address("carry"),
+            gradient, *steps, False, abi.lowering(y), 0, y.itemsize, kept.ctypes.data,
+            ignored is not None, 0, 0, 0, abi.POSITIONS, 0, mean is None, mean is True,
+            doubles.ctypes.data, loader.address("carry"),
         )  # fmt: skip
         longs = call.laid()
         held = kept, longs, doubles
-        plan = _Plan(walk, native.small(), call, longs.ctypes.data, formula, held)
+        plan = _Plan(walk, abi.small(), call, longs.ctypes.data, formula, held)
     return plan

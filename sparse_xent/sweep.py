@@ -15,10 +15,11 @@ from typing import Any, ParamSpec, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent import config, implausible, labels, reduction
+from sparse_xent import config, implausible, labels, weights
 from sparse_xent.arrays import numpy as arrays
+from sparse_xent.engines import numpy as numpy_engine
 from sparse_xent.implausible import Found
-from sparse_xent.kernels import Scores, portable
+from sparse_xent.kernels import ScoreKind
 from sparse_xent.layout import Block, Layout, judge
 from sparse_xent.options import Options, float_dtype, read
 
@@ -65,7 +66,7 @@ def value(call: "Call", options: Options) -> Any:
         return arrays.scalar(losses)
     (total, kept, weight), found = call.total()
     call.warn(found)
-    divisor = reduction.divisor(options.reduction, kept, weight)
+    divisor = weights.divisor(options.reduction, kept, weight)
     return _divided(total, divisor, _result_dtype(options))
 
 
@@ -74,7 +75,7 @@ def value_and_grad(call: "Call", options: Options) -> tuple[Any, Array]:
     """The value, and its derivative with respect to y_pred, in y_pred's dtype."""
     alone = call.with_out(None)
     kept, weight = alone.survey()
-    divisor = reduction.divisor(options.reduction, kept, weight)
+    divisor = weights.divisor(options.reduction, kept, weight)
     if options.reduction is None:
         losses = np.empty(call.layout.count, _result_dtype(options))
         _, found = call.descend(divisor, losses)
@@ -114,7 +115,7 @@ class Call:
     out: Array | None
     layout: Layout
     labels: labels.Labels
-    weights: reduction.Weights
+    weights: weights.Weights
     formula: dict[str, Any]  # scores, smoothing, eps: what the kernels' verbs take
     effective: np.dtype[Any]  # the dtype that y_pred counts as
     arithmetic: np.dtype[Any]
@@ -157,7 +158,7 @@ class Call:
         search = self._search()
         for block, y, w in self._blocks():
             x = self._looked_at(block, y, search)
-            flat[block.start : block.stop] = reduction.weighted(self._nll(x, block, y), w)
+            flat[block.start : block.stop] = weights.weighted(self._nll(x, block, y), w)
         return self.layout.unflatten(flat), search.found
 
     def total(self) -> tuple[tuple[float, int, float], Found]:
@@ -165,7 +166,7 @@ class Call:
         sums, search = _Sums(), self._search()
         for block, y, w in self._blocks():
             x = self._looked_at(block, y, search)
-            sums.add(reduction.weighted(self._nll(x, block, y), w), y, w)
+            sums.add(weights.weighted(self._nll(x, block, y), w), y, w)
         return sums.total(), search.found
 
     def survey(self) -> tuple[int, float]:
@@ -187,7 +188,7 @@ class Call:
             g = w / divisor if divisor != 0 else np.zeros_like(w)
             x = self._looked_at(block, y, search)
             loss = self._nll_and_grad(x, block, y, g, block.of(dx))
-            weighted = reduction.weighted(loss, w)
+            weighted = weights.weighted(loss, w)
             sums.add(weighted, y, w)
             if losses is not None:
                 losses[block.start : block.stop] = weighted
@@ -197,7 +198,7 @@ class Call:
         """How many classes stand above each label."""
         flat = np.empty(self.layout.count, np.int64)
         for block, y, _ in self._blocks():
-            above = portable.rank(self._scores(block), block.boxed(y))
+            above = numpy_engine.rank(self._scores(block), block.boxed(y))
             flat[block.start : block.stop] = above.ravel()
         return self.layout.unflatten(flat)
 
@@ -206,11 +207,11 @@ class Call:
         y = self.layout.positions(self.labels.y)
         sample = None if self.weights.sample is None else self.layout.positions(self.weights.sample)
         bytes_of_a_row = self.layout.classes * self.arithmetic.itemsize
-        for block in self.layout.blocks(max(1, portable.BLOCK_BYTES // bytes_of_a_row)):
+        for block in self.layout.blocks(max(1, numpy_engine.BLOCK_BYTES // bytes_of_a_row)):
             here = slice(block.start, block.stop)
             lowered = self._lower(block, y[here])
             weight = None if sample is None else sample[here]
-            if weight is not None and reduction.missing(weight, lowered).any():
+            if weight is not None and weights.missing(weight, lowered).any():
                 self.weights.refuse(self.labels.lower(self.labels.y))
             yield block, lowered, self.weights.lower(weight, lowered)
 
@@ -218,20 +219,20 @@ class Call:
         return self.labels.lower(y)
 
     def _nll(self, x: Array, block: Block, y: Int64) -> Array:
-        loss: Array = portable.nll(x, block.boxed(y), **self.formula)
+        loss: Array = numpy_engine.nll(x, block.boxed(y), **self.formula)
         return loss.ravel()
 
     def _nll_and_grad(self, x: Array, block: Block, y: Int64, g: Float64, dx: Array) -> Array:
-        loss: Array = portable.nll_and_grad(
+        loss: Array = numpy_engine.nll_and_grad(
             x, block.boxed(y), block.boxed(g), out=dx, **self.formula
         )[0]
         return loss.ravel()
 
     def _search(self) -> implausible.Search:
         scores = self.formula["scores"]
-        target_only = scores == Scores.NEVER and self.formula["smoothing"] == 0
+        target_only = scores == ScoreKind.CLIP and self.formula["smoothing"] == 0
         return implausible.Search(
-            self.layout, scores != Scores.LOGITS, target_only, self.arithmetic
+            self.layout, scores != ScoreKind.LOGITS, target_only, self.arithmetic
         )
 
     def _looked_at(self, block: Block, y: Int64, search: implausible.Search) -> Array:
@@ -270,7 +271,7 @@ def parts(
         "out": None,
         "layout": layout,
         "labels": y,
-        "weights": reduction.read(sample_weight, layout, options),
+        "weights": weights.read(sample_weight, layout, options),
         "formula": {
             "scores": options.scores,
             "smoothing": options.label_smoothing,

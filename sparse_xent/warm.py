@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sparse_xent.kernels import Scores, code, disk, native
+from sparse_xent.kernels import ScoreKind, cache, loader
+from sparse_xent.kernels.cpu import abi
 
 _WALKS = ("tile", "medium", "rows", "strided")
 _WIDE, _HALVES = ("float32", "float64"), ("float16", "bfloat16")
@@ -35,12 +36,12 @@ def kernels(halves: bool = False, everything: bool = False) -> Iterator[tuple[An
     """
     formats = _WIDE + _HALVES if halves or everything else _WIDE
     yield from (("small",), ("carry",))
-    yield from (("lowering", name) for name in sorted(set(native.LABELS.values())))
+    yield from (("lowering", name) for name in sorted(set(abi.LABELS.values())))
     yield from (("rank", format) for format in formats)
-    kinds = tuple(Scores) if everything else (Scores.LOGITS, Scores.AFTER)
+    kinds = tuple(ScoreKind) if everything else (ScoreKind.LOGITS, ScoreKind.CLIP_NORMALIZE)
     smooths = (False, True) if everything else (False,)
     for format, scores, smooth in itertools.product(formats, kinds, smooths):
-        walks = ("picked",) if scores == Scores.NEVER and not smooth else _WALKS
+        walks = ("picked",) if scores == ScoreKind.CLIP and not smooth else _WALKS
         for walk, gradient in itertools.product(walks, (False, True)):
             yield walk, format, scores.name, smooth, gradient
 
@@ -62,18 +63,18 @@ def run(
     """
     start, compiled, found = time.perf_counter(), 0, 0
     for name in kernels(halves, everything):
-        if disk.load(name) is not None:
+        if cache.load(name) is not None:
             found += 1
             continue
         began = time.perf_counter()
         try:
-            image = code.made(name)
-        except code.EngineUnavailable as error:
+            image = loader.made(name)
+        except loader.EngineUnavailable as error:
             raise OSError(str(error)) from error
         try:
-            disk.keep(name, image)
+            cache.keep(name, image)
         except OSError as error:
-            raise OSError(disk.refusal(error)) from error
+            raise OSError(cache.refusal(error)) from error
         compiled += 1
         on_compiled(" ".join(map(str, name)), time.perf_counter() - began)
-    return Report(disk.folder(), compiled, found, time.perf_counter() - start)
+    return Report(cache.folder(), compiled, found, time.perf_counter() - start)

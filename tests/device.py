@@ -15,11 +15,13 @@ import ml_dtypes
 import numpy as np
 import ptx
 
-from sparse_xent.kernels import Scores, disk, portable
-from sparse_xent.kernels.cuda import build
-from sparse_xent.kernels.cuda.arguments import CODES, NEGATIVE, NONE, Arguments
-from sparse_xent.kernels.cuda.code import _stamp
-from sparse_xent.kernels.cuda.plan import Place, Plan, Verb, choose
+from sparse_xent.engines import numpy as numpy_engine
+from sparse_xent.kernels import ScoreKind
+from sparse_xent.kernels import cache as kernel_cache
+from sparse_xent.kernels.cuda import registry
+from sparse_xent.kernels.cuda.geometry import Place, Plan, Verb, choose
+from sparse_xent.kernels.cuda.loader import _stamp
+from sparse_xent.kernels.cuda.params import CODES, NEGATIVE, NONE, Arguments
 
 DTYPES = {
     "float16": np.dtype(np.float16),
@@ -39,11 +41,11 @@ _ahead: dict[str, Future[str]] = {}
 def text(kernel: str) -> str:
     """A kernel's PTX, from the cache on disk or compiled now."""
     name = ("ptx", kernel, _stamp())
-    found = disk.load(name)
+    found = kernel_cache.load(name)
     if found is not None:
         return found.decode()
-    made: str = build.compiled(kernel, (9, 0), "ptx")
-    disk.save(name, made.encode())
+    made: str = registry.compiled(kernel, (9, 0), "ptx")
+    kernel_cache.save(name, made.encode())
     return made
 
 
@@ -78,7 +80,7 @@ class Given:
 
     x: np.ndarray  # [outer, C, inner], of one of DTYPES
     y: np.ndarray  # [outer, inner]
-    scores: Scores = Scores.LOGITS
+    scores: ScoreKind = ScoreKind.LOGITS
     smoothing: float = 0.0
     order: str = "classes last"
     shift: int = 0  # bytes from a multiple of 16 to the scores
@@ -214,12 +216,12 @@ def run(given: Given, verb: Verb) -> Made:
 
 
 def scores(
-    shape: tuple[int, int, int], dtype: str, kind: Scores = Scores.LOGITS, seed: int = 0
+    shape: tuple[int, int, int], dtype: str, kind: ScoreKind = ScoreKind.LOGITS, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Random scores [outer, C, inner] and labels [outer, inner]."""
     rng = np.random.default_rng([seed, *shape])
     x = rng.normal(size=shape) * 3
-    if kind != Scores.LOGITS:
+    if kind != ScoreKind.LOGITS:
         x = np.exp(x - x.max(1, keepdims=True))
         x /= x.sum(1, keepdims=True)
     outer, classes, inner = shape
@@ -229,7 +231,7 @@ def scores(
 def expected(given: Given, g: Any) -> tuple[np.ndarray, np.ndarray]:
     """Losses and gradient of the plain engine, in the kernel's arithmetic."""
     own = arithmetic(given.x.dtype.name)
-    return portable.nll_and_grad(
+    return numpy_engine.nll_and_grad(
         given.x.astype(own),
         given.y.astype(np.int64),
         np.broadcast_to(g, given.y.shape),

@@ -16,9 +16,11 @@ from numpy.lib.stride_tricks import as_strided
 
 from sparse_xent import cuda
 from sparse_xent.arrays import cuda as arrays
-from sparse_xent.kernels import Scores, portable
-from sparse_xent.kernels.cuda import arguments, code, driver
-from sparse_xent.kernels.cuda.arguments import CODES, NONE, Arguments
+from sparse_xent.engines import cuda_driver
+from sparse_xent.engines import numpy as numpy_engine
+from sparse_xent.kernels import ScoreKind
+from sparse_xent.kernels.cuda import loader, params
+from sparse_xent.kernels.cuda.params import CODES, NONE, Arguments
 
 DTYPES = {name: np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name) for name in CODES}
 BY_CODE = {CODES[name]: dtype for name, dtype in DTYPES.items() if name != "bool"}
@@ -196,7 +198,7 @@ class Work:
         family, *kind = kernel.split(".")
         self.family = family
         self.dtype = DTYPES[kind[0]] if kind else np.dtype(np.float32)
-        self.scores = Scores[kind[1].upper()] if len(kind) > 1 else Scores.LOGITS
+        self.scores = ScoreKind[kind[1].upper()] if len(kind) > 1 else ScoreKind.LOGITS
         if len(kind) > 1:
             assert (kind[2] == "smooth") == (told.smoothing > 0)
             self.gradient = kind[3] == "grad"
@@ -223,13 +225,13 @@ class Work:
             return
         x = memory(a.x, (outer, a.classes, a.inner), (a.xo, a.xc, a.xi), self.dtype).copy()
         if self.family.startswith("rank"):
-            made = portable.rank(x, y).astype(np.float64)
+            made = numpy_engine.rank(x, y).astype(np.float64)
             out = memory(a.out, self.positions, (a.oo, a.oi), BY_CODE[a.out_code])
             out[...] = np.where(bad, a.classes, made)
             return
         # The kernels' arithmetic; the bounds of the clip come rounded already.
         formula = {"scores": self.scores, "smoothing": a.smoothing, "eps": a.lo}
-        loss = portable.nll(x, y, **formula).astype(np.float64)
+        loss = numpy_engine.nll(x, y, **formula).astype(np.float64)
         loss = np.where(w == 0, 0.0, loss * w)
         loss[bad] = np.nan
         if a.out:
@@ -240,7 +242,7 @@ class Work:
             up = self._of(a.up, a.uo, a.ui, a.up_code, 1.0)
             divisor = self._divisor()
             g = w * up / divisor if divisor != 0 else np.zeros_like(w)
-            slope = portable.nll_grad(x, y, g, **formula).astype(np.float64)
+            slope = numpy_engine.nll_grad(x, y, g, **formula).astype(np.float64)
             slope[np.broadcast_to(bad[:, None], slope.shape)] = np.nan
             dx = memory(a.dx, x.shape, (a.do, a.dc, a.di), self.dtype)
             dx[...] = slope.astype(dx.dtype)
@@ -261,13 +263,13 @@ class Work:
         if a.many > 1:
             classes = memory(a.ignored, (a.many,), (8,), np.dtype(np.int64)).tolist()
         ignored = np.isin(values, classes)
-        if a.many == arguments.NEGATIVE:
+        if a.many == params.NEGATIVE:
             ignored = values < 0
         good = (values >= 0) & (values < a.classes) & (values == np.floor(values))
         bad = ~ignored & ~good
         if bad.any():
             first = int(np.flatnonzero(bad.ravel())[0])
-            self._tell(0, (a.first + first) << arguments.TOLD | told_code(values.ravel()[first]))
+            self._tell(0, (a.first + first) << params.TOLD | told_code(values.ravel()[first]))
         return np.where(good & ~ignored, values, -1).astype(np.int64), bad, ignored
 
     def _tell(self, word, value):
@@ -275,10 +277,10 @@ class Work:
         at[0] = min(at[0], value)
 
     def _divisor(self):
-        if self.a.by == arguments.GIVEN:
+        if self.a.by == params.GIVEN:
             return self.a.divisor
         sums = memory(self.a.surveyed, (3,), (8,), np.dtype(np.float64))
-        return sums[arguments.KEPT_AT if self.a.by == arguments.KEPT else arguments.WEIGHT_AT]
+        return sums[params.KEPT_AT if self.a.by == params.KEPT else params.WEIGHT_AT]
 
     def _sum(self, loss, kept, w):
         """As if the slab were one block; the last of all adds up what the scratch holds."""
@@ -304,26 +306,26 @@ class Work:
 def told_code(value):
     """What an error word says of a label."""
     if np.isnan(value):
-        return arguments.NAN
+        return params.NAN
     if np.isinf(value):
-        return arguments.ALL_ABOVE if value > 0 else arguments.ALL_BELOW
+        return params.ALL_ABOVE if value > 0 else params.ALL_BELOW
     if value != np.floor(value):
-        return arguments.PART
+        return params.PART
     if value == -(2**31):
-        return arguments.NA
-    if not arguments.SMALLEST <= value <= arguments.LARGEST:
-        return arguments.BELOW if value < 0 else arguments.ABOVE
-    return arguments.MIDDLE + int(value)
+        return params.NA
+    if not params.SMALLEST <= value <= params.LARGEST:
+        return params.BELOW if value < 0 else params.ABOVE
+    return params.MIDDLE + int(value)
 
 
 def install(monkeypatch, gpu):
     """Put the device that is not there in the place of one that is."""
     packages = gpu.core, gpu.bindings
-    monkeypatch.setattr(driver, "_packages", lambda: packages)
-    monkeypatch.setattr(driver, "_core_errors", lambda: CUDAError)
-    monkeypatch.setattr(driver, "_devices", {})
+    monkeypatch.setattr(cuda_driver, "_packages", lambda: packages)
+    monkeypatch.setattr(cuda_driver, "_core_errors", lambda: CUDAError)
+    monkeypatch.setattr(cuda_driver, "_devices", {})
     monkeypatch.setattr(
-        code, "cubin", lambda kernel, cc: code.Code(kernel.encode(), f"entry of {kernel}")
+        loader, "cubin", lambda kernel, cc: loader.Code(kernel.encode(), f"entry of {kernel}")
     )
     monkeypatch.setattr(cuda, "_plans", {})
     monkeypatch.setattr(cuda, "_options", {})

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sparse_xent.evaluate import accumulation
-from sparse_xent.evaluate.accumulation import ExactSum, Frequencies, Moments, Part, root, rounded
+from sparse_xent.evaluation import accumulation
+from sparse_xent.evaluation.accumulation import ExactSum, Frequencies, Moments, Part, root, rounded
 
 # Of any size: subnormal, huge, whole, and short ones that meet on one exponent.
 NUMBERS = st.one_of(

@@ -14,7 +14,6 @@ import platformdirs
 import pytest
 
 import sparse_xent
-from sparse_xent.kernels import disk
 
 PACKAGE = Path(sparse_xent.__file__).parent
 
@@ -79,7 +78,7 @@ def test_a_second_process_finds_what_the_first_compiled(compiled):
 
 def edit(folder):
     """Change what a kernel computes."""
-    algebra = folder / "sparse_xent/kernels/algebra.py"
+    algebra = folder / "sparse_xent/kernels/cpu/formulas.py"
     text = algebra.read_text("utf-8")
     assert "LN2 = math.log(2)" in text
     algebra.write_text(text.replace("LN2 = math.log(2)", "LN2 = 1.0"), "utf-8")
@@ -118,13 +117,13 @@ def test_another_version_has_another_stamp_also_where_there_are_no_sources(shipp
 def test_code_that_cannot_be_read_is_not_kept(tmp_path, monkeypatch):
     """Nor loaded, for how old it is cannot be known: programs that are frozen into one file."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    disk.keep(("k",), b"image")
-    assert disk.load(("k",)) == b"image"
-    disk.stamp.cache_clear()
-    monkeypatch.setattr(type(disk.__spec__.loader), "get_data", None)
-    assert disk.load(("k",)) is None
+    cache.keep(("k",), b"image")
+    assert cache.load(("k",)) == b"image"
+    cache.stamp.cache_clear()
+    monkeypatch.setattr(type(cache.__spec__.loader), "get_data", None)
+    assert cache.load(("k",)) is None
     with pytest.raises(OSError, match=r"the code of sparse_xent\.kernels cannot be read"):
-        disk.keep(("k",), b"image")
+        cache.keep(("k",), b"image")
 
 
 def test_an_edit_of_what_a_kernel_calls_is_seen(compiled, filled, tmp_path):
@@ -153,7 +152,7 @@ def test_what_is_on_disk_needs_no_numba(compiled):
 def cache(tmp_path, monkeypatch):
     """A cache of this process's own, for files that need not be kernels: those take seconds."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
-    disk.keep(("a", True), b"image of a")
+    cache.keep(("a", True), b"image of a")
     return tmp_path / "cache"
 
 
@@ -182,22 +181,22 @@ def test_files_cut_short_or_open_to_others_are_compiled_anew(filled, compiled):
     "change", [lambda b: b[:-1], lambda b: b[:20], lambda b: b"", lambda b: b"x" + b]
 )
 def test_a_changed_file_counts_as_absent(change, cache):
-    assert disk.load(("a", True)) == b"image of a"
+    assert cache.load(("a", True)) == b"image of a"
     the_file(cache).write_bytes(change(the_file(cache).read_bytes()))
-    assert disk.load(("a", True)) is None
+    assert cache.load(("a", True)) is None
 
 
 def test_a_file_under_another_name_counts_as_absent(cache):
     for name in (("b", True), ("a", False)):
         file = the_file(cache).with_name("-".join(map(str, name)) + ".o")
         shutil.copy(the_file(cache), file)
-        assert disk.load(name) is None
+        assert cache.load(name) is None
 
 
 def test_a_file_of_another_version_counts_as_absent(cache, monkeypatch):
-    monkeypatch.setattr(disk, "stamp", lambda: "f" * 16)
+    monkeypatch.setattr(cache, "stamp", lambda: "f" * 16)
     shutil.copytree(the_file(cache).parent, cache / "sparse_xent" / ("f" * 16))
-    assert disk.load(("a", True)) is None
+    assert cache.load(("a", True)) is None
 
 
 # --- nobody else's -------------------------------------------------------------------------------
@@ -231,7 +230,7 @@ def give(monkeypatch):
 @pytest.mark.parametrize("which", range(4))
 def test_what_another_user_owns_is_not_loaded(which, cache, give):
     give(places(cache)[which])
-    assert disk.load(("a", True)) is None
+    assert cache.load(("a", True)) is None
 
 
 @posix
@@ -239,17 +238,17 @@ def test_what_another_user_owns_is_not_loaded(which, cache, give):
 @pytest.mark.parametrize("which", range(3))
 def test_what_others_may_write_is_not_loaded(which, mode, cache):
     places(cache)[which].chmod(mode)
-    assert disk.load(("a", True)) is None
+    assert cache.load(("a", True)) is None
 
 
 @posix
 def test_nor_from_a_cache_folder_in_which_others_may_move_ours(cache):
     cache.chmod(0o777)
-    assert disk.load(("a", True)) is None
+    assert cache.load(("a", True)) is None
     with pytest.raises(PermissionError, match=r"may be written by others \(its mode is 777\)"):
-        disk.keep(("b",), b"image")
+        cache.keep(("b",), b"image")
     cache.chmod(0o1777)  # as /tmp has it
-    assert disk.load(("a", True)) == b"image of a"
+    assert cache.load(("a", True)) == b"image of a"
 
 
 @posix
@@ -258,9 +257,9 @@ def test_no_symbolic_link_is_followed_below_the_cache_folder(which, cache, tmp_p
     place = places(cache)[which]
     place.rename(tmp_path / "elsewhere")
     place.symlink_to(tmp_path / "elsewhere")
-    assert disk.load(("a", True)) is None
+    assert cache.load(("a", True)) is None
     if which == 0:
-        disk.keep(("a", True), b"image of a")  # takes the link's place
+        cache.keep(("a", True), b"image of a")  # takes the link's place
         assert not place.is_symlink()
 
 
@@ -268,7 +267,7 @@ def test_no_symbolic_link_is_followed_below_the_cache_folder(which, cache, tmp_p
 def test_the_cache_folder_itself_may_be_a_link(cache, tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(cache)
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "link"))
-    assert disk.load(("a", True)) == b"image of a"
+    assert cache.load(("a", True)) == b"image of a"
 
 
 @posix
@@ -277,10 +276,10 @@ def test_a_pipe_or_a_folder_in_a_file_s_place_keeps_nobody_waiting(cache):
     file = the_file(cache)
     file.unlink()
     os.mkfifo(file)
-    assert disk.load(("a", True)) is None
+    assert cache.load(("a", True)) is None
     file.unlink()
     file.mkdir()
-    assert disk.load(("a", True)) is None
+    assert cache.load(("a", True)) is None
 
 
 # --- a group's -----------------------------------------------------------------------------------
@@ -302,7 +301,7 @@ def shared(tmp_path, monkeypatch, umask):
     folder.chmod(0o2775)
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(folder))
     umask(0o002)
-    disk.keep(("a", True), b"image of a")
+    cache.keep(("a", True), b"image of a")
     return folder
 
 
@@ -328,16 +327,16 @@ def test_what_another_user_of_the_group_wrote_is_loaded(shared, give):
     give(*below, member=True)
     for folder in below[1:]:
         folder.chmod(0o2775)
-    assert disk.load(("a", True)) == b"image of a"
+    assert cache.load(("a", True)) == b"image of a"
     below[0].chmod(0o666)
-    assert disk.load(("a", True)) is None
+    assert cache.load(("a", True)) is None
 
 
 @posix
 def test_a_group_that_the_caller_is_not_in_is_not_trusted(shared, give):
     give_group(shared)
     give(*places(shared)[:-1])
-    assert disk.load(("a", True)) is None
+    assert cache.load(("a", True)) is None
 
 
 @posix
@@ -346,9 +345,9 @@ def test_files_are_the_group_s_also_where_the_folder_does_not_see_to_that(shared
     give_group(shared, 0o775)
     shutil.rmtree(shared / "sparse_xent")
     give(member=True)
-    disk.keep(("a", True), b"image of a")
+    cache.keep(("a", True), b"image of a")
     assert {p.stat().st_gid for p in places(shared)} == {shared.stat().st_gid}
-    assert disk.load(("a", True)) == b"image of a"
+    assert cache.load(("a", True)) == b"image of a"
 
 
 @posix
@@ -356,7 +355,7 @@ def test_nor_a_group_s_folder_that_anybody_can_have_put_there(shared, give):
     """As in /tmp, by someone who is in a group with the caller."""
     shared.parent.chmod(0o1777)
     give(*places(shared), member=True)
-    assert disk.load(("a", True)) is None
+    assert cache.load(("a", True)) is None
 
 
 @posix
@@ -365,13 +364,13 @@ def test_nor_a_group_s_folder_that_the_user_did_not_name(tmp_path, monkeypatch, 
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     tmp_path.chmod(0o775)
-    disk.keep(("a", True), b"image of a")
+    cache.keep(("a", True), b"image of a")
     file, *folders, _ = places(tmp_path)
     assert {stat.S_IMODE(f.stat().st_mode) for f in folders} == {0o700}
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert disk.load(("a", True)) == b"image of a"
+    assert cache.load(("a", True)) == b"image of a"
     folders[0].chmod(0o770)
-    assert disk.load(("a", True)) is None
+    assert cache.load(("a", True)) is None
 
 
 AS_USER = """
@@ -427,7 +426,7 @@ def test_no_writable_folder_means_no_cache_and_no_error(tmp_path):
 @pytest.fixture
 def told(caplog, monkeypatch):
     """What is logged, while nothing has been noted yet."""
-    monkeypatch.setattr(disk, "_noted", False)
+    monkeypatch.setattr(cache, "_noted", False)
     caplog.set_level(logging.DEBUG, "sparse_xent")
     return caplog
 
@@ -437,7 +436,7 @@ def test_one_note_names_the_folder_the_cause_and_the_variable(tmp_path, monkeypa
     blocked.write_text("")
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(blocked))
     for kernel in "ab":
-        disk.save((kernel,), b"image")
+        cache.save((kernel,), b"image")
     (note,) = told.records
     text = note.getMessage()
     assert note.levelno == logging.WARNING
@@ -451,10 +450,10 @@ def test_a_full_disk_leaves_no_draft_and_the_old_file(cache, monkeypatch, told):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    disk.save(("a", True), b"another image")
+    cache.save(("a", True), b"another image")
     assert "No space left on device" in told.records[0].getMessage()
     assert [f.name for f in the_file(cache).parent.iterdir()] == ["a-True.o"]
-    assert disk.load(("a", True)) == b"image of a"
+    assert cache.load(("a", True)) == b"image of a"
 
 
 @pytest.mark.parametrize("known", ["an error", "~/.cache/sparse_xent"])
@@ -467,16 +466,16 @@ def test_a_user_without_a_home_gets_no_folder_where_he_stands(known, tmp_path, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setattr(platformdirs, "user_cache_path", homeless)
-    disk.save(("a", True), b"image")
+    cache.save(("a", True), b"image")
     assert "no home" in told.records[0].getMessage()
-    assert disk.load(("a", True)) is None
+    assert cache.load(("a", True)) is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_where_there_are_no_modes_files_are_kept_all_the_same(cache, monkeypatch):
     """On Windows: no owners, no folders by handle."""
     monkeypatch.setattr("sparse_xent.kernels.trusted._MODES", False)
-    assert disk.load(("a", True)) == b"image of a"
-    disk.keep(("new", 1), b"image")
-    assert disk.load(("new", 1)) == b"image"
+    assert cache.load(("a", True)) == b"image of a"
+    cache.keep(("new", 1), b"image")
+    assert cache.load(("new", 1)) == b"image"
     assert sorted(f.name for f in the_file(cache).parent.iterdir()) == ["a-True.o", "new-1.o"]

@@ -20,8 +20,8 @@ import sparse_xent
 from sparse_xent import __main__ as command_line
 from sparse_xent import demo, warm
 from sparse_xent.__main__ import main
-from sparse_xent.evaluate import as_json, as_text, evaluate
-from sparse_xent.kernels import code, disk
+from sparse_xent.evaluation import as_json, as_text, evaluate
+from sparse_xent.kernels import cache, loader
 
 HOME = str(Path(sparse_xent.__file__).parents[1])
 COMMAND = [sys.executable, "-m", "sparse_xent"]
@@ -235,7 +235,7 @@ def quick(monkeypatch, tmp_path):
     """Two kernels, whose code is made in no time, for a cache of this test's own."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(warm, "kernels", lambda *_: [("small",), ("tile", "float32", True)])
-    monkeypatch.setattr(code, "made", lambda name: b"code of " + repr(name).encode())
+    monkeypatch.setattr(loader, "made", lambda name: b"code of " + repr(name).encode())
     return tmp_path / "cache"
 
 
@@ -244,7 +244,7 @@ def test_warm_says_what_it_compiled_where_and_what_was_there(quick, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" s  ")[1] for line in lines[:2]] == ["small", "tile float32 True"]
     assert re.fullmatch(r"2 kernels compiled in [\d.]+ s, 0 were there already: .*", lines[2])
-    assert lines[2].endswith(str(disk.folder()))
+    assert lines[2].endswith(str(cache.folder()))
     assert sorted(file.name for file in quick.rglob("*.o")) == ["small.o", "tile-float32-True.o"]
     assert main(["warm"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
@@ -272,8 +272,8 @@ def test_warm_has_halves_and_all_on_request():
     assert set(usual) < set(halves) < set(every)
     for names in (usual, halves, every):
         assert len(set(names)) == len(names)
-    assert ("tile", "bfloat16", "AFTER", False, True) in halves
-    assert ("strided", "float16", "NEVER", True, False) in every
+    assert ("tile", "bfloat16", "CLIP_NORMALIZE", False, True) in halves
+    assert ("strided", "float16", "CLIP", True, False) in every
 
 
 def test_it_runs_as_a_module():

@@ -10,7 +10,9 @@ import inspect
 import numpy as np
 import pytest
 
-from sparse_xent.kernels import Scores, cpu, portable
+from sparse_xent.engines import numpy as numpy_engine
+from sparse_xent.kernels import ScoreKind
+from sparse_xent.kernels.cpu import verbs as cpu_verbs
 
 EPS = 1e-7
 #: One shape [outer, C, inner] for each walk: tile, medium, rows (one chunk and three).
@@ -23,7 +25,7 @@ TOGETHER = {
 #: Classes apart: few and many of them, positions that fill vectors and that do not.
 APART = {"planes": (3, 21, 100), "wide": (1, 5, 1030), "many": (1, 300, 70), "alone": (60, 9, 1)}
 EVERY = {**TOGETHER, **APART}
-SCORES = pytest.mark.parametrize("scores", list(Scores), ids=lambda s: s.name.lower())
+SCORES = pytest.mark.parametrize("scores", list(ScoreKind), ids=lambda s: s.name.lower())
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 
 
@@ -32,7 +34,7 @@ def scores_of(shape, dtype, scores, seed=0):
     r = np.random.default_rng(seed)
     outer, classes, inner = shape
     x = r.normal(0, 3, shape)
-    if scores != Scores.LOGITS:
+    if scores != ScoreKind.LOGITS:
         x = np.exp(x)
         x /= x.sum(axis=1, keepdims=True)
     y = r.integers(0, classes, (outer, inner))
@@ -52,7 +54,7 @@ def scores_of(shape, dtype, scores, seed=0):
     row()[0][-1] = np.inf
     big = 6e4 if dtype == np.float16 else 1e38
     far = 1e4 if dtype == np.float16 else 1e6
-    if scores == Scores.LOGITS:
+    if scores == ScoreKind.LOGITS:
         row()[0][:] = -np.inf
         (masked, at), (other, there), (only, here) = row(), row(), row()
         masked[y[at]] = -np.inf
@@ -84,14 +86,14 @@ def formula(scores, smoothing):
 def due(x, y, g, scores, smoothing, monkeypatch):
     """Losses and gradient in float64, the clip's bounds as the dtype's arithmetic has them."""
     own = np.float64 if x.dtype == np.float64 else np.float32
-    begin = portable._Probabilities.__init__
+    begin = numpy_engine._Probabilities.__init__
 
     def rounded(self, p, t, eps):
         begin(self, p, t, eps)
         self.lo, self.hi = float(own(eps)), float(own(1 - eps))
 
-    monkeypatch.setattr(portable._Probabilities, "__init__", rounded)
-    return portable.nll_and_grad(x.astype(np.float64), y, g, **formula(scores, smoothing))
+    monkeypatch.setattr(numpy_engine._Probabilities, "__init__", rounded)
+    return numpy_engine.nll_and_grad(x.astype(np.float64), y, g, **formula(scores, smoothing))
 
 
 def assert_losses(made, right):
@@ -133,9 +135,9 @@ ARITHMETIC = [
 @pytest.mark.parametrize("shape", EVERY.values(), ids=EVERY)
 def test_every_walk_is_the_plain_engine_s_twin(shape, smoothing, dtype, scores, monkeypatch):
     x, y, g = scores_of(shape, dtype, scores)
-    loss, dx = cpu.nll_and_grad(x, y, g, **formula(scores, smoothing))
+    loss, dx = cpu_verbs.nll_and_grad(x, y, g, **formula(scores, smoothing))
     right, slopes = due(x, y, g, scores, smoothing, monkeypatch)
-    assert_losses(loss, right) if scores != Scores.BEFORE else assert_shares(loss, right)
+    assert_losses(loss, right) if scores != ScoreKind.NORMALIZE_CLIP else assert_shares(loss, right)
     assert_gradients(dx, slopes)
     assert not loss[y < 0].any()
     zero = np.broadcast_to(((y < 0) | (g == 0))[:, None], dx.shape)
@@ -150,7 +152,7 @@ def assert_shares(made, right):
 
 @pytest.mark.parametrize("verb", ["nll", "nll_grad", "nll_and_grad", "rank"])
 def test_the_verbs_are_portable_s_in_name_and_parameters(verb):
-    ours, plain = getattr(cpu, verb), getattr(portable, verb)
+    ours, plain = getattr(cpu_verbs, verb), getattr(numpy_engine, verb)
     assert parameters(ours) == parameters(plain)
     assert ours.__doc__.splitlines()[0] == plain.__doc__.splitlines()[0]
 
@@ -169,22 +171,22 @@ def bits(a):
 @pytest.mark.parametrize("shape", EVERY.values(), ids=EVERY)
 def test_a_row_has_the_same_bits_alone_as_in_any_batch(shape, smoothing, dtype, scores):
     x, y, g = scores_of(shape, dtype, scores)
-    loss, dx = cpu.nll_and_grad(x, y, g, **formula(scores, smoothing))
+    loss, dx = cpu_verbs.nll_and_grad(x, y, g, **formula(scores, smoothing))
     for o, i in [(0, 0), (shape[0] - 1, shape[2] - 1), (shape[0] // 2, shape[2] // 3)]:
         box = slice(o, o + 1), slice(i, i + 1)
         part = x[box[0], :, box[1]]
-        alone = cpu.nll_and_grad(part, y[box], g[box], **formula(scores, smoothing))
+        alone = cpu_verbs.nll_and_grad(part, y[box], g[box], **formula(scores, smoothing))
         np.testing.assert_array_equal(bits(alone[0]), bits(loss[box]))
         np.testing.assert_array_equal(bits(alone[1]), bits(dx[box[0], :, box[1]]))
 
 
 @pytest.mark.parametrize("shape", EVERY.values(), ids=EVERY)
 def test_the_loss_has_the_same_bits_with_and_without_a_gradient(shape):
-    x, y, g = scores_of(shape, np.float32, Scores.LOGITS)
-    how = formula(Scores.LOGITS, 0.0)
-    both = cpu.nll_and_grad(x, y, g, **how)
-    np.testing.assert_array_equal(bits(cpu.nll(x, y, **how)), bits(both[0]))
-    np.testing.assert_array_equal(bits(cpu.nll_grad(x, y, g, **how)), bits(both[1]))
+    x, y, g = scores_of(shape, np.float32, ScoreKind.LOGITS)
+    how = formula(ScoreKind.LOGITS, 0.0)
+    both = cpu_verbs.nll_and_grad(x, y, g, **how)
+    np.testing.assert_array_equal(bits(cpu_verbs.nll(x, y, **how)), bits(both[0]))
+    np.testing.assert_array_equal(bits(cpu_verbs.nll_grad(x, y, g, **how)), bits(both[1]))
 
 
 def laid_out(shape, dtype, how):
@@ -198,11 +200,11 @@ def laid_out(shape, dtype, how):
 @pytest.mark.parametrize("how", ["012", "021", "210", "102", "steps"])
 @pytest.mark.parametrize("shape", EVERY.values(), ids=EVERY)
 def test_the_gradient_goes_into_any_layout(shape, how):
-    x, y, g = scores_of(shape, np.float32, Scores.LOGITS)
+    x, y, g = scores_of(shape, np.float32, ScoreKind.LOGITS)
     out = laid_out(shape, np.float32, how)
-    how = formula(Scores.LOGITS, 0.0)
-    loss, dx = cpu.nll_and_grad(x, y, g, **how)
-    into = cpu.nll_and_grad(x, y, g, out=out, **how)
+    how = formula(ScoreKind.LOGITS, 0.0)
+    loss, dx = cpu_verbs.nll_and_grad(x, y, g, **how)
+    into = cpu_verbs.nll_and_grad(x, y, g, out=out, **how)
     assert into[1] is out
     np.testing.assert_array_equal(bits(into[0]), bits(loss))
     np.testing.assert_array_equal(out, dx)
@@ -217,10 +219,10 @@ def test_in_place_is_as_apart(shape, smoothing, how, scores):
     held = laid_out(shape, np.float32, how)
     held[...] = x
     held.flags.writeable = False
-    loss, dx = cpu.nll_and_grad(held, y, g, **formula(scores, smoothing))
+    loss, dx = cpu_verbs.nll_and_grad(held, y, g, **formula(scores, smoothing))
     np.testing.assert_array_equal(held, x)
     held.flags.writeable = True
-    into = cpu.nll_and_grad(held, y, g, out=held, **formula(scores, smoothing))
+    into = cpu_verbs.nll_and_grad(held, y, g, out=held, **formula(scores, smoothing))
     np.testing.assert_array_equal(bits(into[0]), bits(loss))
     np.testing.assert_array_equal(held, dx)
 
@@ -234,7 +236,7 @@ def test_a_gap_is_right_relative_to_the_loss_at_any_offset(classes, dtype, most)
         y = np.where(np.arange(64) % 2, x.argmax(axis=1)[:, 0], r.integers(0, classes, 64))[:, None]
         for view in (x, np.ascontiguousarray(x.transpose(2, 1, 0))):
             labels = y if view is x else y.T
-            made = cpu.nll(view, labels, **formula(Scores.LOGITS, 0.0))
+            made = cpu_verbs.nll(view, labels, **formula(ScoreKind.LOGITS, 0.0))
             wide = view.astype(np.longdouble)
             gaps = wide - np.take_along_axis(wide, labels[:, None], axis=1)
             np.put_along_axis(gaps, labels[:, None], -np.inf, axis=1)
@@ -251,7 +253,7 @@ def test_never_reads_no_more_than_the_target():
     x = np.full((40, 50, 1), np.nan, np.float32)
     y = np.arange(40)[:, None]
     x[np.arange(40), np.arange(40), 0] = 0.25
-    made = cpu.nll(x, y, **formula(Scores.NEVER, 0.0))
+    made = cpu_verbs.nll(x, y, **formula(ScoreKind.CLIP, 0.0))
     np.testing.assert_allclose(made, np.log(4), rtol=1e-6)
 
 
@@ -263,9 +265,9 @@ def test_ranks_are_the_plain_engine_s(shape, dtype):
     x[0, 1, 0] = np.nan
     y = r.integers(-1, shape[1], (shape[0], shape[2]))
     y[0, 0] = 0
-    made = cpu.rank(x, y)
-    np.testing.assert_array_equal(made, portable.rank(x, y))
+    made = cpu_verbs.rank(x, y)
+    np.testing.assert_array_equal(made, numpy_engine.rank(x, y))
     assert made[0, 0] == shape[1]
     out = np.zeros(y.shape, np.int64)
-    assert cpu.rank(x, y, out=out) is out
+    assert cpu_verbs.rank(x, y, out=out) is out
     np.testing.assert_array_equal(out, made)

@@ -15,8 +15,8 @@ import device
 import pytest
 from conftest import NEEDS_CUDA_COMPILER
 
-from sparse_xent.kernels.cuda import code
-from sparse_xent.kernels.cuda.plan import registers
+from sparse_xent.kernels.cuda import loader, registry
+from sparse_xent.kernels.cuda.geometry import registers
 
 pytestmark = [pytest.mark.slow, NEEDS_CUDA_COMPILER]
 
@@ -101,7 +101,7 @@ FLOAT64 = r"\b(DADD|DMUL|DFMA|DSETP|DMNMX)\b|\.F64"
 def read(kernel, cc, folder):
     """The listing of a kernel, as the cache on disk has it or compiled now."""
     image = Path(folder) / f"{kernel}.{cc[0]}.cubin"
-    image.write_bytes(code.cubin(kernel, cc).image)
+    image.write_bytes(loader.cubin(kernel, cc).image)
 
     def told(tool, *options):
         from cuda.pathfinder import find_nvidia_binary_utility  # comes with the compiler
@@ -216,39 +216,37 @@ def test_what_is_planted_is_found():
 @pytest.fixture
 def fresh(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(code, "_codes", {})
-    monkeypatch.setattr(code, "compiled", [])
+    monkeypatch.setattr(loader, "_codes", {})
+    monkeypatch.setattr(loader, "compiled", [])
     return tmp_path
 
 
 def test_code_is_compiled_once_and_then_found_on_disk(fresh, monkeypatch):
-    first = code.cubin("survey", (9, 0))
-    assert code.compiled == [("survey", (9, 0))]
+    first = loader.cubin("survey", (9, 0))
+    assert loader.compiled == [("survey", (9, 0))]
     assert first.image.startswith(b"\x7fELF")
     assert first.entry.encode() in first.image
-    monkeypatch.setattr(code, "_codes", {})
-    monkeypatch.setattr(code, "_made", None)
-    assert code.cubin("survey", (9, 0)) == first
-    assert code.cubin("survey", (9, 0)) is code.cubin("survey", (9, 0))
+    monkeypatch.setattr(loader, "_codes", {})
+    monkeypatch.setattr(loader, "_made", None)
+    assert loader.cubin("survey", (9, 0)) == first
+    assert loader.cubin("survey", (9, 0)) is loader.cubin("survey", (9, 0))
 
 
 def test_a_file_cut_short_is_compiled_anew(fresh):
-    whole = code.cubin("survey", (9, 0))
+    whole = loader.cubin("survey", (9, 0))
     (kept,) = fresh.rglob("*.o")
     kept.write_bytes(kept.read_bytes()[:-100])
-    code._codes.clear()
-    assert len(code.cubin("survey", (9, 0)).image) == len(whole.image)
-    assert len(code.compiled) == 2
+    loader._codes.clear()
+    assert len(loader.cubin("survey", (9, 0)).image) == len(whole.image)
+    assert len(loader.compiled) == 2
 
 
 def test_the_compiler_has_to_be_nvidias(monkeypatch):
     from numba import cuda
 
-    from sparse_xent.kernels.cuda import build
-
     monkeypatch.setattr(cuda, "implementation", "Numba")
     with pytest.raises(RuntimeError, match=r"takes the package numba-cuda.*pip install"):
-        build.compiled("survey", (9, 0), "ptx")
+        registry.compiled("survey", (9, 0), "ptx")
 
 
 def test_absent_packages_are_told_in_one_sentence(fresh, monkeypatch):
@@ -256,4 +254,4 @@ def test_absent_packages_are_told_in_one_sentence(fresh, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "cuda.core", None)
     with pytest.raises(RuntimeError, match=r"numba-cuda and cuda-core.*pip install"):
-        code.cubin("survey", (9, 0))
+        loader.cubin("survey", (9, 0))

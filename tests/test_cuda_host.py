@@ -19,7 +19,8 @@ from fake_cuda import Cupy, CupyArray, Gpu, Packed, Spoken
 import sparse_xent as sx
 from sparse_xent import cuda, plain
 from sparse_xent.arrays import cuda as arrays
-from sparse_xent.kernels.cuda import arguments, driver
+from sparse_xent.engines import cuda_driver
+from sparse_xent.kernels.cuda import params
 
 # NumPy's results beside those of the device, which does not look for what cannot be probabilities.
 pytestmark = pytest.mark.filterwarnings("ignore:y_pred must hold:UserWarning")
@@ -187,7 +188,7 @@ def test_labels_are_read_as_they_lie(cupy, gpu, dtype):
     np.testing.assert_allclose(losses.get(), f(y, x, True), 1e-5)
     ((_, _, _, told, _),) = gpu.launches
     assert told.y == y.ctypes.data
-    assert told.y_code == arguments.CODES[dtype]
+    assert told.y_code == params.CODES[dtype]
 
 
 @pytest.mark.parametrize("dtype", ["int64", "uint8", "bool"])
@@ -408,8 +409,8 @@ def test_labels_and_scores_of_a_graph_are_those_of_its_capture(cupy, gpu):
 
 
 def test_geometry_is_the_plans(cupy, gpu):
-    from sparse_xent.kernels import Scores
-    from sparse_xent.kernels.cuda.plan import Place, Verb, choose
+    from sparse_xent.kernels import ScoreKind
+    from sparse_xent.kernels.cuda.geometry import Place, Verb, choose
 
     x = np.zeros((5, 60_000), np.float32)
     y = np.zeros(5, np.int32)
@@ -419,7 +420,7 @@ def test_geometry_is_the_plans(cupy, gpu):
     place = Place(x.ctypes.data, 240_000, 4, 0)
     dx = Place(told.dx, 240_000, 4, 0)
     plan = choose(
-        "float32", Scores.LOGITS, False, Verb.NLL_AND_GRAD, (5, 60_000, 1), place, dx, (9, 0)
+        "float32", ScoreKind.LOGITS, False, Verb.NLL_AND_GRAD, (5, 60_000, 1), place, dx, (9, 0)
     )
     assert kernel == plan.kernel
     assert (config.grid * (config.cluster or 1), config.block) == (plan.grid, plan.block)
@@ -492,7 +493,7 @@ def test_a_stream_that_may_go_has_no_memory_kept_for_it(cupy, gpu):
 
 
 def test_a_scratch_grows_and_begins_with_zeros(gpu):
-    device = driver.device(0)
+    device = cuda_driver.device(0)
     first = device.scratch(5, 100)
     assert device.scratch(5, 1000) == first
     larger = device.scratch(5, 1 << 20)
@@ -527,7 +528,7 @@ def test_threads_get_the_device_made_current(cupy, gpu):
     y, x, _, _ = case()
     f(cupy.asarray(y), cupy.asarray(x), True)
     current = []
-    monitor = type(driver.device(0)._here)
+    monitor = type(cuda_driver.device(0)._here)
     before = monitor.set_current
 
     def set_current(device):
@@ -692,18 +693,18 @@ def test_errors_of_several_kinds_of_calls_are_told_apart(cupy):
 
 def test_old_words_go_round(cupy, monkeypatch):
     """More kinds of calls than words: the oldest are told in the words of the newest."""
-    used = driver.WORDS // arguments.ERRORS
+    used = cuda_driver.WORDS // params.ERRORS
     y, x, _, _ = case()
     f(cupy.asarray(y), cupy.asarray(x))
-    device = driver.device(0)
+    device = cuda_driver.device(0)
     for n in range(used + 3):
         device.error(n)
     assert len(device._tellers) == used
-    assert len(device._quiet) == 8 * driver.WORDS
+    assert len(device._quiet) == 8 * cuda_driver.WORDS
     assert not device.is_told()
     device._words[2 * 3] = 5
     assert device.is_told()
-    assert device.told() == [(used + 2, 5, arguments.NONE)]
+    assert device.told() == [(used + 2, 5, params.NONE)]
     assert not device.is_told()
 
 
@@ -723,7 +724,7 @@ def test_a_missing_weight_is_told_of(cupy, missing):
 def test_devices_that_were_not_used_have_nothing_to_tell(gpu):
     assert sx.cuda_check() is None
     assert sx.cuda_check(3.0) is None
-    assert driver.used() == {}
+    assert cuda_driver.used() == {}
     with pytest.raises(TypeError, match="device must be a whole number"):
         sx.cuda_check("cuda:0")
 
@@ -1061,17 +1062,17 @@ def test_bfloat16_tensors(torch):
 
 
 def test_an_absent_package_is_named_with_the_extra(monkeypatch):
-    driver._packages.cache_clear()
-    monkeypatch.setattr(driver, "_devices", {})
+    cuda_driver._packages.cache_clear()
+    monkeypatch.setattr(cuda_driver, "_devices", {})
     for name in ("cuda", "cuda.core", "cuda.core.utils", "cuda.bindings"):
         monkeypatch.setitem(sys.modules, name, None)
     y, x, _, _ = case()
     with pytest.raises(
-        driver.Absent, match=r'is not installed: pip install "sparse_xent\[cuda13\]"'
+        cuda_driver.Absent, match=r'is not installed: pip install "sparse_xent\[cuda13\]"'
     ):
         f(y, x, device="cuda")
-    with pytest.raises(driver.Absent, match="is not installed"):
-        driver.dlpack(Packed(x))
+    with pytest.raises(cuda_driver.Absent, match="is not installed"):
+        cuda_driver.dlpack(Packed(x))
 
 
 class Status(int):
@@ -1094,15 +1095,15 @@ def test_an_absent_driver_or_gpu_is_said_in_a_sentence(monkeypatch, answer, coun
             raise answer
         return answer
 
-    driver._packages.cache_clear()
-    monkeypatch.setattr(driver, "_devices", {})
+    cuda_driver._packages.cache_clear()
+    monkeypatch.setattr(cuda_driver, "_devices", {})
     monkeypatch.setattr(bindings, "cuInit", init)
     monkeypatch.setattr(bindings, "cuDeviceGetCount", lambda: (0, count))
     y, x, _, _ = case()
-    with pytest.raises(driver.Absent, match=said) as error:
+    with pytest.raises(cuda_driver.Absent, match=said) as error:
         f(y, x, device="cuda")
     assert "\n" not in str(error.value)
-    driver._packages.cache_clear()
+    cuda_driver._packages.cache_clear()
 
 
 def test_bfloat16_needs_its_dtype(cupy, monkeypatch):
@@ -1115,7 +1116,7 @@ def test_bfloat16_needs_its_dtype(cupy, monkeypatch):
 
 def test_what_the_driver_refuses_is_named():
     with pytest.raises(RuntimeError, match="CUDA's driver says CUDA_ERROR_NO_DEVICE"):
-        driver._checked((Status(100), None))
+        cuda_driver._checked((Status(100), None))
 
 
 # --- NumPy's calls are left alone ----------------------------------------------------------------

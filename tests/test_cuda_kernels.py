@@ -10,10 +10,11 @@ import pytest
 from conftest import NEEDS_CUDA_COMPILER
 from device import DTYPES, Given, run
 
-from sparse_xent.kernels import Scores, portable
-from sparse_xent.kernels.cuda import arguments as words
-from sparse_xent.kernels.cuda.arguments import KEPT, NONE, WEIGHT
-from sparse_xent.kernels.cuda.plan import Verb
+from sparse_xent.engines import numpy as numpy_engine
+from sparse_xent.kernels import ScoreKind
+from sparse_xent.kernels.cuda import params as words
+from sparse_xent.kernels.cuda.geometry import Verb
+from sparse_xent.kernels.cuda.params import KEPT, NONE, WEIGHT
 
 pytestmark = [pytest.mark.slow, NEEDS_CUDA_COMPILER]
 
@@ -145,13 +146,13 @@ def test_logits_of_every_format(walk, dtype):
 @pytest.mark.parametrize(
     ("walk", "kind", "smoothing"),
     [
-        ("few", Scores.AFTER, 0.1),
-        ("lanes", Scores.AFTER, 0.0),
-        ("lanes", Scores.BEFORE, 0.1),
-        ("lanes", Scores.NEVER, 0.1),
-        ("strided", Scores.AFTER, 0.1),
-        ("strided", Scores.BEFORE, 0.0),
-        ("strided", Scores.NEVER, 0.1),
+        ("few", ScoreKind.CLIP_NORMALIZE, 0.1),
+        ("lanes", ScoreKind.CLIP_NORMALIZE, 0.0),
+        ("lanes", ScoreKind.NORMALIZE_CLIP, 0.1),
+        ("lanes", ScoreKind.CLIP, 0.1),
+        ("strided", ScoreKind.CLIP_NORMALIZE, 0.1),
+        ("strided", ScoreKind.NORMALIZE_CLIP, 0.0),
+        ("strided", ScoreKind.CLIP, 0.1),
     ],
 )
 def test_probabilities_of_every_kind(walk, kind, smoothing):
@@ -163,9 +164,9 @@ def test_probabilities_of_every_kind(walk, kind, smoothing):
 @pytest.mark.parametrize(
     ("kind", "smoothing", "dtype"),
     [
-        (Scores.LOGITS, 0.1, "float32"),
-        (Scores.AFTER, 0.0, "float64"),
-        (Scores.BEFORE, 0.1, "bfloat16"),
+        (ScoreKind.LOGITS, 0.1, "float32"),
+        (ScoreKind.CLIP_NORMALIZE, 0.0, "float64"),
+        (ScoreKind.NORMALIZE_CLIP, 0.1, "bfloat16"),
     ],
 )
 def test_long_rows_of_other_kinds(kind, smoothing, dtype):
@@ -302,7 +303,7 @@ def test_odd_rows(classes, order, smoothing):
         agree(Given(x, y, smoothing=smoothing, order=order))
 
 
-@pytest.mark.parametrize("kind", [s for s in Scores if s != Scores.LOGITS])
+@pytest.mark.parametrize("kind", [s for s in ScoreKind if s != ScoreKind.LOGITS])
 @pytest.mark.parametrize(("classes", "order"), [(5, "classes last"), (100, "classes last")])
 def test_odd_probabilities(classes, order, kind):
     rows = [
@@ -336,7 +337,9 @@ def test_losses_are_right_relative_to_themselves(classes, offset):
     x[:12] = np.where(x[:12] == offset, np.float32(offset - 40.5), x[:12])
     x[np.arange(12), y[:12, 0], 0] = offset
     losses = run(Given(x, y), NLL).losses
-    exact = portable.nll(x.astype(np.float64), y, scores=Scores.LOGITS, smoothing=0, eps=1e-7)
+    exact = numpy_engine.nll(
+        x.astype(np.float64), y, scores=ScoreKind.LOGITS, smoothing=0, eps=1e-7
+    )
     np.testing.assert_allclose(losses, exact, 1e-5)
 
 
@@ -367,9 +370,9 @@ def test_ignored_classes(ignored):
     x, y = device.scores((40, 6, 1), "float32")
     y[5], y[6] = 3, -5
     made = run(Given(x, y, ignored=ignored), NLL)
-    expected = portable.nll(
+    expected = numpy_engine.nll(
         x, np.where(np.isin(y, ignored) | (y < 0), -1, y),
-        scores=Scores.LOGITS, smoothing=0, eps=1e-7,
+        scores=ScoreKind.LOGITS, smoothing=0, eps=1e-7,
     )  # fmt: skip
     if -5 not in ignored:
         expected[6] = np.nan
@@ -475,7 +478,7 @@ def test_weights_of_every_kind(dtype):
 
 @pytest.mark.parametrize("walk", [*GEOMETRIES, "picked"])
 def test_sums_of_all_blocks(walk):
-    kind = Scores.NEVER if walk == "picked" else Scores.LOGITS
+    kind = ScoreKind.CLIP if walk == "picked" else ScoreKind.LOGITS
     shape, order, shift = GEOMETRIES.get(walk, ((600, 10, 1), "classes last", 0))
     x, y = device.scores(shape, "float32", kind)
     y.flat[3 % y.size] = -1
@@ -565,7 +568,7 @@ def test_ranks(shape, order, dtype):
     x[1, 4, 0] = np.nan
     y.flat[2] = -1
     made = run(Given(x, y, order=order), Verb.RANK)
-    np.testing.assert_array_equal(made.losses, portable.rank(x, y))
+    np.testing.assert_array_equal(made.losses, numpy_engine.rank(x, y))
     y.flat[-1] = shape[1]
     made = run(Given(x, y, order=order), Verb.RANK)
     assert made.losses.flat[-1] == shape[1]

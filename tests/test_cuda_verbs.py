@@ -8,19 +8,21 @@ import ptx
 import pytest
 from conftest import NEEDS_CUDA_COMPILER
 
-from sparse_xent.kernels import Scores, cpu, portable
+from sparse_xent.engines import numpy as numpy_engine
+from sparse_xent.kernels import ScoreKind
+from sparse_xent.kernels.cpu import verbs as cpu_verbs
 from sparse_xent.kernels.cuda import verbs
-from sparse_xent.kernels.cuda.arguments import CODES, NONE, Arguments, View
-from sparse_xent.kernels.cuda.plan import BLOCKS, Place, Verb, choose, registers
+from sparse_xent.kernels.cuda.geometry import BLOCKS, Place, Verb, choose, registers
+from sparse_xent.kernels.cuda.params import CODES, NONE, Arguments, View
 
 VERBS = ["nll", "nll_grad", "nll_and_grad", "rank"]
 
 
 @pytest.mark.parametrize("name", VERBS)
 def test_names_parameters_and_pages_are_the_cpus(name):
-    ours, theirs = getattr(verbs, name), getattr(cpu, name)
+    ours, theirs = getattr(verbs, name), getattr(cpu_verbs, name)
     assert inspect.getdoc(ours) == inspect.getdoc(theirs)
-    assert parameters(ours) == parameters(theirs) == parameters(getattr(portable, name))
+    assert parameters(ours) == parameters(theirs) == parameters(getattr(numpy_engine, name))
 
 
 def parameters(verb):
@@ -69,10 +71,10 @@ def test_what_they_give_is_what_the_plain_engine_gives():
     x, y = device.scores((9, 10, 1), "float32")
     y[3] = -1
     g = np.linspace(-1, 1, 9).reshape(9, 1)
-    options = dict(scores=Scores.LOGITS, smoothing=0.0, eps=1e-7)
+    options = dict(scores=ScoreKind.LOGITS, smoothing=0.0, eps=1e-7)
     gpu = Simulated()
     on_device = [gpu.view(a) for a in (x, y, g)]
-    losses, dx = portable.nll_and_grad(x, y, g, **options)
+    losses, dx = numpy_engine.nll_and_grad(x, y, g, **options)
     with verbs.on(gpu):
         np.testing.assert_allclose(gpu.back(verbs.nll(*on_device[:2], **options)), losses, 4e-6)
         np.testing.assert_allclose(gpu.back(verbs.nll_grad(*on_device, **options)), dx, 4e-6, 1e-8)
@@ -81,7 +83,7 @@ def test_what_they_give_is_what_the_plain_engine_gives():
         assert both[1] is place
         np.testing.assert_allclose(gpu.back(both[0]), losses, 4e-6)
         np.testing.assert_allclose(gpu.back(place), dx, 4e-6, 1e-8)
-        np.testing.assert_array_equal(gpu.back(verbs.rank(*on_device[:2])), portable.rank(x, y))
+        np.testing.assert_array_equal(gpu.back(verbs.rank(*on_device[:2])), numpy_engine.rank(x, y))
     assert [k.partition(".")[0] for k in gpu.launches] == ["few", "few", "few", "rank_rows"]
 
 
@@ -100,7 +102,7 @@ def planned(outer, classes, inner=1, dtype="float32", verb=Verb.NLL, order="rows
         "columns": Place(4096, size, size * outer, size),
     }[order]
     dx = place if verb in (Verb.NLL_GRAD, Verb.NLL_AND_GRAD) else None
-    kind, smooth = options.pop("kind", Scores.LOGITS), options.pop("smooth", False)
+    kind, smooth = options.pop("kind", ScoreKind.LOGITS), options.pop("smooth", False)
     return choose(dtype, kind, smooth, verb, (outer, classes, inner), place, dx, **options)
 
 
@@ -139,9 +141,9 @@ def planned(outer, classes, inner=1, dtype="float32", verb=Verb.NLL, order="rows
         ),
         (planned(1, 1000, 10**6, **FIRST), "strided4.float32.logits.sharp.nll", (1954, 128, 1)),
         (planned(10**6, 10, order="columns"), "strided1.float32.logits.sharp.nll", (7813, 128, 1)),
-        (planned(9, 7, kind=Scores.NEVER), "picked.float32.never.sharp.nll", (1, 256, 1)),
+        (planned(9, 7, kind=ScoreKind.CLIP), "picked.float32.never.sharp.nll", (1, 256, 1)),
         (
-            planned(9, 7, kind=Scores.NEVER, smooth=True),
+            planned(9, 7, kind=ScoreKind.CLIP, smooth=True),
             "few.float32.never.smooth.nll",
             (1, 128, 1),
         ),
@@ -181,6 +183,6 @@ def test_alignment_never_moves_a_row_to_other_lanes():
         kernels = set()
         for shift in (0, 4, 8, 12):
             place = Place(4096 + shift, 4 * classes, 4, 4 * classes)
-            plan = choose("float32", Scores.LOGITS, False, Verb.NLL, (9, classes, 1), place)
+            plan = choose("float32", ScoreKind.LOGITS, False, Verb.NLL, (9, classes, 1), place)
             kernels.add(plan.kernel.partition("x")[0].partition(".")[0])
         assert len(kernels) == 1, (classes, kernels)

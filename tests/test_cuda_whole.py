@@ -18,6 +18,7 @@ from fake_cuda import Cupy
 import sparse_xent as sx
 from sparse_xent import cuda, sweep
 from sparse_xent.arrays import cuda as arrays
+from sparse_xent.kernels.cuda import registry
 
 if sys.platform != "linux":
     pytest.skip("CUDA's compiler is installed on Linux only", allow_module_level=True)
@@ -46,9 +47,8 @@ class Host:
 
 @cache
 def program(kernel):
-    from sparse_xent.kernels.cuda import build
 
-    return ptx.parse(build.compiled(kernel, CAPABILITY, "ptx"))
+    return ptx.parse(registry.compiled(kernel, CAPABILITY, "ptx"))
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from sparse_xent import config_epsilon, loss_sparse_categorical_crossentropy
-from sparse_xent import evaluate as package
-from sparse_xent.evaluate import FileError, Report, as_json, as_text, evaluate, readers, tables
+from sparse_xent import evaluation as package
+from sparse_xent.evaluation import FileError, Report, as_json, as_text, evaluate, readers, tables
 
 NA = -(2**31)
 

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 import sparse_xent as sx
 from sparse_xent import carried, config, plain
-from sparse_xent.kernels import code, disk
+from sparse_xent.kernels import cache, loader
 
 ROOT = Path(sx.__file__).parents[1]
 
@@ -222,11 +222,11 @@ def test_nor_one_that_keeps_kernels_from_being_compiled(mib, tmp_path):
 
 def test_what_failed_to_be_linked_can_be_linked_again():
     name = ("lowering", "uint8")
-    image = disk.load(name) or code.made(name)
+    image = cache.load(name) or loader.made(name)
     with pytest.raises(RuntimeError):
-        code._link(name, b"no object file")
-    assert code._link(name, image)
-    assert code._link(name, image)
+        loader._link(name, b"no object file")
+    assert loader._link(name, image)
+    assert loader._link(name, image)
 
 
 def test_an_import_of_numba_that_failed_can_be_repeated(tmp_path):
@@ -255,10 +255,10 @@ def no_kernels(monkeypatch):
     def refuse(lasting):
         def address(*name):
             asked.append(name)
-            raise code.EngineUnavailable("not here", lasting=lasting)
+            raise loader.EngineUnavailable("not here", lasting=lasting)
 
         asked = []
-        monkeypatch.setattr(code, "address", address)
+        monkeypatch.setattr(loader, "address", address)
         monkeypatch.setattr(plain, "_plans", {})
         monkeypatch.setattr(config, "_compiled", True)
         monkeypatch.setattr(config, "_fell_back", False)

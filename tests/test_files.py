@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparse_xent import evaluate as package
-from sparse_xent.evaluate import FileError, evaluate, readers
+from sparse_xent import evaluation as package
+from sparse_xent.evaluation import FileError, evaluate, readers
 
 HOME = str(Path(package.__file__).parents[2])
 

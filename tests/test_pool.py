@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from sparse_xent.kernels import pool
+from sparse_xent.engines import threads
 
 
 def squares(count, threads):
@@ -20,7 +20,7 @@ def squares(count, threads):
     def task(k):
         found[k] = k * k
 
-    pool.run(task, count, threads)
+    threads.run(task, count, threads)
     return found
 
 
@@ -32,7 +32,7 @@ def test_every_task_is_done_once_and_before_run_returns(count, threads):
 
 def test_each_task_is_taken_by_one_thread_only():
     taken = []
-    pool.run(taken.append, 20_000, 4)
+    threads.run(taken.append, 20_000, 4)
     assert sorted(taken) == list(range(20_000))
 
 
@@ -44,14 +44,14 @@ def test_the_caller_takes_a_share_and_others_help():
         seen.add(threading.get_ident())
         barrier.wait()  # two tasks are under way at once
 
-    pool.run(task, 2, 2)
+    threads.run(task, 2, 2)
     assert here in seen
     assert len(seen) == 2
 
 
 def test_one_thread_means_the_caller_alone():
     seen = set()
-    pool.run(lambda _: seen.add(threading.get_ident()), 50, 1)
+    threads.run(lambda _: seen.add(threading.get_ident()), 50, 1)
     assert seen == {threading.get_ident()}
 
 
@@ -69,7 +69,7 @@ def test_the_first_error_comes_back_when_no_task_is_under_way(threads):
             under_way.remove(k)
 
     with pytest.raises(ValueError, match="three"):
-        pool.run(task, 100, threads)
+        threads.run(task, 100, threads)
     assert under_way == []
     assert squares(10, threads) == [k * k for k in range(10)]
 
@@ -95,14 +95,14 @@ def test_a_task_may_call_the_pool():
     def task(k):
         sums[k] = sum(squares(10, 2))
 
-    pool.run(task, 4, 2)
+    threads.run(task, 4, 2)
     assert sums == [285] * 4
 
 
 def _in_child(queue):
     """Two tasks that wait for each other: the child needs a thread of its own for one of them."""
     barrier = threading.Barrier(2, timeout=10)
-    pool.run(lambda _: barrier.wait(), 2, 2)
+    threads.run(lambda _: barrier.wait(), 2, 2)
     queue.put(squares(50, 3))
 
 
@@ -120,7 +120,7 @@ def test_a_forked_child_has_a_pool_of_its_own():
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_while_another_thread_holds_the_pools_lock():
-    with pool._pool._lock:  # as a thread that hires at this moment would
+    with threads._pool._lock:  # as a thread that hires at this moment would
         pid = os.fork()
         if pid == 0:
             status = 1

@@ -175,11 +175,11 @@ def test_a_planted_violation_is_caught(tmp_path, file, code, complaint):
 @pytest.mark.parametrize(
     ("file", "code"),
     [
-        ("kernels/portable.py", "from . import Scores"),
+        ("kernels/loader.py", "from . import ScoreKind"),
         ("loss.py", "from .kernels.portable import nll"),
         ("loss.py", "from . import sweep"),
-        ("evaluate/__init__.py", "from sparse_xent import SparseCategoricalCrossentropy"),
-        ("evaluate/__init__.py", "from ..sweep import ranks"),
+        ("evaluation/__init__.py", "from sparse_xent import SparseCategoricalCrossentropy"),
+        ("evaluation/__init__.py", "from ..sweep import ranks"),
         ("labels.py", "import os.path, numpy.typing"),
     ],
 )

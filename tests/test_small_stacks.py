@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from sparse_xent.kernels import Scores, build, disk
+from sparse_xent.kernels import ScoreKind, cache
+from sparse_xent.kernels.cpu import registry
 
 SMALL = """
 import itertools, sys, threading
@@ -85,7 +86,7 @@ def test_a_thread_of_128_kib_gets_what_any_other_gets(kinds):
 
 def frame(*name):
     """Bytes of a kernel's largest stack frame: what its functions take from the stack's pointer."""
-    image = disk.load(name) or build.object_code(*name)
+    image = cache.load(name) or registry.object_code(*name)
     taken = re.findall(rb"\x48\x81\xec(....)", image, re.DOTALL)  # sub rsp, ....
     return max((int.from_bytes(size, "little") for size in taken), default=0)
 
@@ -95,9 +96,9 @@ def test_the_kernels_of_one_call_take_less_than_64_kib_of_the_stack():
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("frames are read from the code of x86 processors")
     walks = [
-        ("picked", "float32", Scores.NEVER.name, False, True),
+        ("picked", "float32", ScoreKind.CLIP.name, False, True),
         *[
-            (walk, format, Scores.LOGITS.name, False, True)
+            (walk, format, ScoreKind.LOGITS.name, False, True)
             for walk in ("tile", "medium", "rows", "strided")
             for format in ("float32", "float64")
         ],

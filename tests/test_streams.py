@@ -13,7 +13,7 @@ import pytest
 
 import sparse_xent
 from sparse_xent.__main__ import main
-from sparse_xent.evaluate import OutputError, as_json, as_text, evaluate, output
+from sparse_xent.evaluation import OutputError, as_json, as_text, evaluate, losses_file
 
 HOME = str(Path(sparse_xent.__file__).parents[1])
 COMMAND = [sys.executable, "-m", "sparse_xent", "evaluate"]
@@ -183,7 +183,7 @@ def test_a_write_protected_file_is_kept(monkeypatch):
     Path("l.npy").write_text("old")
     os.chmod("l.npy", 0o444)
     # Root may write to it all the same: what the system answers others is put in its place.
-    monkeypatch.setattr(output.os, "access", lambda path, mode: mode != os.W_OK)
+    monkeypatch.setattr(losses_file.os, "access", lambda path, mode: mode != os.W_OK)
     assert "is write-protected" in refused("l.npy")
 
 
@@ -233,7 +233,7 @@ def test_an_error_at_the_end_costs_the_losses_and_not_the_score(call, monkeypatc
     def fail(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(output.os, call, fail)
+    monkeypatch.setattr(losses_file.os, call, fail)
     with pytest.raises(OutputError, match="l.npy could not be written .Input/output error") as told:
         evaluate("y.npy", "p.npy", per_label="l.npy")
     assert told.value.report == evaluate("y.npy", "p.npy")
@@ -266,6 +266,6 @@ def test_an_error_that_nobody_expected_is_one_line(monkeypatch, capsys):
     def fail(*_, **__):
         raise RecursionError("too deep\nby far")
 
-    monkeypatch.setattr("sparse_xent.evaluate.evaluate", fail)
+    monkeypatch.setattr("sparse_xent.evaluation.evaluate", fail)
     assert main(["evaluate", "y.npy", "p.npy"]) == 1
     assert capsys.readouterr().err == "sparse-xent: error: RecursionError: too deep\\nby far\n"

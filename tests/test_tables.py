@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sparse_xent import loss_sparse_categorical_crossentropy
 from sparse_xent.__main__ import main
-from sparse_xent.evaluate import FileError, evaluate, tables
+from sparse_xent.evaluation import FileError, evaluate, tables
 
 P = "0.7,0.3\n0.4,0.6\n0.9,0.1\n"
 Y = "0\n1\n0\n"

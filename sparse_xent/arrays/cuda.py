@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent.kernels.cuda import driver
+from sparse_xent.engines import cuda_driver
 
 _CUDA = 2  # DLPack's number of the kind of device
 _NOT_HERE = ("jax", "jaxlib", "tensorflow", "dask")
@@ -255,11 +255,11 @@ class Other(Library):
         steps = dense(shape, dtype.itemsize) if strides is None else tuple(strides)
         if any(at % dtype.alignment for at in (address, *steps)):
             raise ValueError(f"device arrays must be aligned, got {dtype} at {address:#x}")
-        device = driver.device_of(address) if address else 0
+        device = cuda_driver.device_of(address) if address else 0
         return address, Form(shape, steps, dtype, device, not read_only)
 
     def _dlpack(self, array: Any) -> tuple[int, Form]:
-        view = driver.dlpack(array)  # its memory outlives the view: the caller holds the array
+        view = cuda_driver.dlpack(array)  # its memory outlives the view: the caller holds the array
         shape, dtype = tuple(view.shape), np.dtype(view.dtype)
         steps = dense(shape, dtype.itemsize)
         if view.strides is not None:
@@ -316,7 +316,9 @@ class DeviceArray:
         self.strides = tuple(steps[a] for a in range(len(shape)))
         self._stream = stream
         nbytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
-        self._memory = driver.device(device).allocate(nbytes, stream)  # on the stream, in order
+        self._memory = cuda_driver.device(device).allocate(
+            nbytes, stream
+        )  # on the stream, in order
 
     @classmethod
     def of(cls, array: npt.NDArray[Any], device: int) -> "DeviceArray":
@@ -325,7 +327,7 @@ class DeviceArray:
         if made.strides != array.strides:
             array = array.copy(order="K")
         line = np.lib.stride_tricks.as_strided(array, (array.size,), (array.itemsize,))
-        driver.device(device).send(line, made._memory.address, _LEGACY)
+        cuda_driver.device(device).send(line, made._memory.address, _LEGACY)
         return made
 
     @property
@@ -352,7 +354,7 @@ class DeviceArray:
     def numpy(self) -> npt.NDArray[Any]:
         """A copy in the host's memory; waits until it is there."""
         made = np.empty(self._memory.nbytes // self.dtype.itemsize, self.dtype)
-        driver.device(self.device).download(self._memory.address, made, self._stream)
+        cuda_driver.device(self.device).download(self._memory.address, made, self._stream)
         return np.lib.stride_tricks.as_strided(made, self.shape, self.strides)
 
     def __repr__(self) -> str:

@@ -11,10 +11,10 @@ ignored) and one factor a position ``g[outer, inner]``, by which its gradient ro
 import enum
 
 
-class Scores(enum.IntEnum):
+class ScoreKind(enum.IntEnum):
     """What the scores are: logits, or probabilities with the way they are made to sum to one."""
 
     LOGITS = 0
-    AFTER = 1  # clipped, then divided by the sum of the clipped
-    BEFORE = 2  # divided by their sum, then clipped
-    NEVER = 3  # clipped; the rows are known to sum to one
+    CLIP_NORMALIZE = 1  # clipped, then divided by the sum of the clipped: "after"
+    NORMALIZE_CLIP = 2  # divided by their sum, then clipped: "before"
+    CLIP = 3  # clipped; the rows are known to sum to one: "never"

@@ -9,25 +9,8 @@ import math
 
 from numba import cuda
 
-from sparse_xent.kernels.cuda.arguments import (
-    ABOVE,
-    ALL_ABOVE,
-    ALL_BELOW,
-    BELOW,
-    CODES,
-    KEPT,
-    LARGEST,
-    MIDDLE,
-    NAN,
-    NEGATIVE,
-    PART,
-    SMALLEST,
-    TOLD,
-    WEIGHT,
-)
-from sparse_xent.kernels.cuda.arguments import NA as NA_TOLD
-from sparse_xent.kernels.cuda.plan import SCRATCH_BLOCK, SCRATCH_HEAD
-from sparse_xent.kernels.cuda.words import (
+from sparse_xent.kernels.cuda.geometry import SCRATCH_BLOCK, SCRATCH_HEAD
+from sparse_xent.kernels.cuda.intrinsics import (
     Type,
     Width,
     block,
@@ -43,6 +26,23 @@ from sparse_xent.kernels.cuda.words import (
     together,
     write,
 )
+from sparse_xent.kernels.cuda.params import (
+    ABOVE,
+    ALL_ABOVE,
+    ALL_BELOW,
+    BELOW,
+    CODES,
+    KEPT,
+    LARGEST,
+    MIDDLE,
+    NAN,
+    NEGATIVE,
+    PART,
+    SMALLEST,
+    TOLD,
+    WEIGHT,
+)
+from sparse_xent.kernels.cuda.params import NA as NA_TOLD
 
 part = cuda.jit(device=True, forceinline=True)
 """Decorator: a function that becomes a part of every kernel that calls it."""

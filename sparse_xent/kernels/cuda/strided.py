@@ -7,8 +7,9 @@ target's score) is gathered in shared memory first, and becomes a vector beside 
 
 import math
 
-from sparse_xent.kernels.algebra import whole_sum
-from sparse_xent.kernels.cuda.formula import (
+from sparse_xent.kernels.cpu.formulas import whole_sum
+from sparse_xent.kernels.cpu.vectors import rounded, select, splat
+from sparse_xent.kernels.cuda.formulas import (
     FAR,
     empty,
     exp,
@@ -22,20 +23,8 @@ from sparse_xent.kernels.cuda.formula import (
     too_far,
     whole_row,
 )
-from sparse_xent.kernels.cuda.plan import SCRATCH_BLOCK, STRIDED_LANE
-from sparse_xent.kernels.cuda.position import (
-    BAD,
-    IGNORED,
-    bring_together,
-    factor,
-    label,
-    part,
-    scale,
-    weight,
-    weighted,
-    write_loss,
-)
-from sparse_xent.kernels.cuda.words import (
+from sparse_xent.kernels.cuda.geometry import SCRATCH_BLOCK, STRIDED_LANE
+from sparse_xent.kernels.cuda.intrinsics import (
     base,
     beside,
     block,
@@ -59,7 +48,18 @@ from sparse_xent.kernels.cuda.words import (
     thread,
     threads,
 )
-from sparse_xent.kernels.simd import rounded, select, splat
+from sparse_xent.kernels.cuda.position import (
+    BAD,
+    IGNORED,
+    bring_together,
+    factor,
+    label,
+    part,
+    scale,
+    weight,
+    weighted,
+    write_loss,
+)
 
 RUN = 64
 """Classes that are added up before their sum joins the others': no sum is long in float32."""

@@ -13,9 +13,9 @@ from typing import Protocol
 
 import numpy as np
 
-from sparse_xent.kernels import Scores
-from sparse_xent.kernels.cuda.arguments import CODES, NEGATIVE, Arguments, View
-from sparse_xent.kernels.cuda.plan import Place, Plan, Verb, choose
+from sparse_xent.kernels import ScoreKind
+from sparse_xent.kernels.cuda.geometry import Place, Plan, Verb, choose
+from sparse_xent.kernels.cuda.params import CODES, NEGATIVE, Arguments, View
 
 Array = View
 
@@ -48,7 +48,7 @@ def on(device: Device) -> Iterator[None]:
 
 
 def nll(
-    x: Array, y: Array, *, scores: Scores, smoothing: float, eps: float, out: Array | None = None
+    x: Array, y: Array, *, scores: ScoreKind, smoothing: float, eps: float, out: Array | None = None
 ) -> Array:
     """Negative log-likelihood of each label, in nats; exactly 0 where y < 0.
 
@@ -73,7 +73,7 @@ def nll_grad(
     y: Array,
     g: Array,
     *,
-    scores: Scores,
+    scores: ScoreKind,
     smoothing: float,
     eps: float,
     out: Array | None = None,
@@ -103,7 +103,7 @@ def nll_and_grad(
     y: Array,
     g: Array,
     *,
-    scores: Scores,
+    scores: ScoreKind,
     smoothing: float,
     eps: float,
     out: Array | None = None,
@@ -142,7 +142,7 @@ def rank(x: Array, y: Array, *, out: Array | None = None) -> Array:
         every k) where the row holds a NaN, -1 where y < 0.
     """
     ranks = _device.get().empty(y.shape, "int64") if out is None else out
-    _launch(Verb.RANK, x, y, None, ranks, None, Scores.LOGITS, 0.0, 0.0)
+    _launch(Verb.RANK, x, y, None, ranks, None, ScoreKind.LOGITS, 0.0, 0.0)
     return ranks
 
 
@@ -162,7 +162,7 @@ def _launch(
     g: View | None,
     out: View | None,
     dx: View | None,
-    scores: Scores,
+    scores: ScoreKind,
     smoothing: float,
     eps: float,
 ) -> None:

@@ -1,0 +1,1 @@
+"""What runs a plan on the host: NumPy, the compiled kernels with their threads, CUDA."""

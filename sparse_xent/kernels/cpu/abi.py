@@ -1,0 +1,238 @@
+"""What the compiled kernels serve, and which of them serves what; this module needs no Numba.
+
+A kernel is a C function in an object file of its own: a walk for one format of scores, one kind of
+scores, with or without smoothing and gradient; a lowering for one dtype of labels; `rank` for one
+format; one `carry` and one `small` for all. `code` finds them on disk or has them compiled, and
+they are known by their addresses.
+"""
+
+import ctypes
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sparse_xent.kernels import ScoreKind, loader
+
+LINE = 64  # bytes of a cache line, and of every vector of lanes
+
+# The lines between the walks.
+TILE = 24  # classes at most; above, turning the rows costs more than walking along them
+MEDIUM = 512
+
+# Positions of a chunk at most: its scratch of 36 bytes each (labels, losses, weights, factors) is
+# a small part of a core's second-level cache beside the scores themselves.
+POSITIONS = 2048
+
+# Bytes of scores in a chunk at most, where it has more than 16 positions (a line of float32): no
+# exception of a signal handler is raised within one. At 90 ns an element, the worst that was seen
+# (rows of 20,000 float32 far apart in memory, each done again one number at a time), that is 0.8 s.
+CHUNK_LIMIT = 32 << 20
+
+# A caller's thread may have a stack of 128 KiB (musl's default), so that the kernels of one call
+# together take less than half of that; what they need beyond is handed to them.
+LOWERED = 36 * POSITIONS  # bytes: a chunk's positions, in `carry`
+TERMS = 144 << 10  # bytes: of a walk that makes gradients
+SCRATCH = LOWERED + TERMS
+
+
+class _Scratch(threading.local):
+    """Each thread's own; `array` begins a cache line at the address `at`."""
+
+    def __init__(self) -> None:
+        held = np.empty(SCRATCH + LINE, np.uint8)
+        self.array = held[-held.ctypes.data % LINE :]
+        self.at = self.array.ctypes.data
+
+
+scratch = _Scratch()
+
+FORMATS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+"""Bytes of a score."""
+
+# What labels may be where they lie; others are converted beforehand. Bools are bytes of 0 and 1.
+LABELS = {np.dtype(name): name for name in ("int64", "int32", "uint8", "float64")}
+LABELS[np.dtype(np.bool_)] = "uint8"
+
+TOTAL, KEPT, WEIGHT, BAD, MISSING, ODD_ROWS = range(6)
+FOUND = 8
+SUMS = ODD_ROWS + FOUND
+"""What a chunk leaves behind, float64 each: sum(l * w), labels kept, sum(w), labels that are no
+class, weights that are NA; and FOUND numbers of rows that cannot be probabilities: how many there
+are, and of the first its place, the class of its first such score, that score, its least and its
+greatest score, their sum, and whether all are whole."""
+
+LEAST, MOST = -1e-3, 1 + 1e-3  # what a probability may be, rounding and all
+
+
+class ChunkParams(NamedTuple):
+    """What `carry` is told: integers of 64 bits in this order, addresses and steps in bytes."""
+
+    walk: int  # the kernel; 0 to check and count labels and weights only
+    wide: int  # whether losses are float64, else float32
+    classes: int
+    inner: int
+    x: int
+    xo: int
+    xc: int
+    xi: int
+    dx: int  # 0 for no gradient
+    do: int
+    dc: int
+    di: int
+    past: int  # whether the gradient is written past the caches
+    lowering: int
+    y: int
+    y_step: int
+    ignored: int  # int64, `many` of them
+    many: int
+    w: int  # float64; 0 for none
+    w_step: int
+    by_class: int  # float64, one a class; 0 for none
+    size: int  # positions of a chunk
+    sums: int  # SUMS float64 a chunk, from position 0 on
+    losses: int  # where all losses go, times their weights; 0 for none
+    mean: int  # whether the divisor is the number of labels kept (of a call that is one chunk)
+    formula: int  # a ScalarParams
+    carry: int = 0  # what `small` calls
+    order: int = 0  # of positions among the losses (`implausible`); 0 where it is C order
+
+    def laid(self) -> Any:
+        """The numbers in memory."""
+        return np.array(self, np.int64)
+
+
+class ScalarParams(NamedTuple):
+    """The rest of what `carry` is told: float64 in this order."""
+
+    share: float  # label smoothing
+    lo: float  # the clip's bounds
+    hi: float
+    divisor: float  # of the gradient; 0 makes it 0
+
+    def laid(self) -> Any:
+        """The numbers in memory."""
+        return np.array(self, np.float64)
+
+
+# Where CPython's tuples have their items, and NumPy's array objects the address of their data and
+# that of their sizes, in bytes. `small` reads them there: to ask NumPy for an address takes 2 us,
+# to hand another integer through ctypes 0.2 us, and all the rest of a small call 2 us.
+ITEMS, DATA = tuple.__basicsize__, object.__basicsize__
+SIZES = DATA + 16  # behind the data's address and the number of dimensions
+
+INTEGERS, DOUBLES = 16, 3
+"""A walk takes C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes; share, lo,
+hi; and whether the gradient is written past the caches; scratch of TERMS bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelChoice:
+    """What serves one geometry: a kernel, and how many positions a chunk has."""
+
+    name: str
+    format: str
+    scores: ScoreKind
+    smooth: bool
+    chunk: int
+    past: bool  # whether gradients that are not in place go past the caches
+    reads: int  # bytes that the loss of one position takes from memory
+
+    def forward(self) -> int:
+        """Address of the losses' kernel."""
+        return loader.address(self.name, self.format, self.scores.name, self.smooth, False)
+
+    def both(self) -> int:
+        """Address of the kernel of losses and gradients."""
+        return loader.address(self.name, self.format, self.scores.name, self.smooth, True)
+
+
+def choose_kernel(
+    format: str,
+    scores: ScoreKind,
+    smooth: bool,
+    classes: int,
+    inner: int,
+    steps: tuple[int, ...],
+    chunk_bytes: int,
+) -> KernelChoice:
+    """The walk for scores with these steps in bytes along classes and inner."""
+    size = FORMATS[format]
+    positions = min(POSITIONS, max(16, CHUNK_LIMIT // (size * classes) // 16 * 16))
+    if scores == ScoreKind.CLIP and not smooth:
+        return KernelChoice("picked", format, scores, smooth, positions, classes >= 4096, LINE)
+    if classes > 1 and steps[0] != size:
+        return KernelChoice("strided", format, scores, smooth, positions, False, size * classes)
+    name = "tile" if classes <= TILE else "medium" if classes < MEDIUM else "rows"
+    rows_of_a_chunk = max(1, min(POSITIONS, chunk_bytes // (size * classes)))
+    return KernelChoice(
+        name, format, scores, smooth, rows_of_a_chunk, classes >= 4096, size * classes
+    )
+
+
+@cache
+def format_of(dtype: np.dtype[Any]) -> str:
+    """The name of a dtype of scores; NumPy spells it out anew each time, in 5 us."""
+    return dtype.name
+
+
+def lowering(dtype: np.dtype[Any]) -> int:
+    """Address of the C function that lowers labels of a dtype in LABELS."""
+    return loader.address("lowering", LABELS[dtype])
+
+
+@cache
+def carry() -> Callable[[int, int, int, int], None]:
+    """`carry.carry`: address of a ChunkParams, first position, the one after the last, scratch.
+
+    Holds no GIL.
+    """
+    return _function(loader.address("carry"), None, *[ctypes.c_int64] * 4)
+
+
+@cache
+def small() -> Callable[..., int]:
+    """`carry.small`: address of a ChunkParams, and of a tuple of array objects."""
+    return _function(loader.address("small"), ctypes.c_int64, *[ctypes.c_int64] * 2)
+
+
+@cache
+def arrays_are_as_expected() -> bool:
+    """Whether tuples and array objects hold what `small` reads where it reads it."""
+    if sys.implementation.name != "cpython":
+        return False
+    array = np.zeros((2, 3))
+    both = (array, None)
+    if (ctypes.c_int64 * 2).from_address(id(both) + ITEMS)[:] != [id(array), id(None)]:
+        return False
+    data, sizes = (ctypes.c_int64.from_address(id(array) + at).value for at in (DATA, SIZES))
+    if data != array.ctypes.data:
+        return False
+    return (ctypes.c_int64 * 2).from_address(sizes)[:] == [2, 3]
+
+
+@cache
+def lower(dtype: np.dtype[Any]) -> Callable[..., int]:
+    """A lowering that Python can call."""
+    return _function(lowering(dtype), ctypes.c_int64, *[ctypes.c_int64] * 7)
+
+
+@cache
+def rank(format: str) -> Callable[..., None]:
+    """`ranks.rank` for one format of scores."""
+    return _function(loader.address("rank", format), None, *[ctypes.c_int64] * 10)
+
+
+@cache
+def kernel(address: int) -> Callable[..., None]:
+    """A walk that Python can call."""
+    takes = [ctypes.c_int64] * INTEGERS + [ctypes.c_double] * DOUBLES + [ctypes.c_int64] * 2
+    return _function(address, None, *takes)
+
+
+def _function(address: int, gives: Any, *takes: Any) -> Callable[..., Any]:
+    return ctypes.CFUNCTYPE(gives, *takes)(address)

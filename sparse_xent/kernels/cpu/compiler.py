@@ -1,0 +1,191 @@
+"""How Numba makes a kernel: of parts that are typed one by one, and optimised once, together.
+
+Numba makes every function it compiles callable from Python, optimises it and turns it into machine
+code, all of which is thrown away where the function only serves inside another. Here the parts of
+a kernel stop at plain LLVM, and what contains them all becomes one object file: a C function that
+needs neither Numba nor Python to run. (Half the time of Numba's usual way, and no import of it
+where the object file is found on disk.)
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import njit
+from numba.core import types
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.compiler_machinery import PassManager, register_pass
+from numba.core.dispatcher import _FunctionCompiler
+from numba.core.registry import cpu_target
+from numba.core.runtime import rtsys
+from numba.core.typed_passes import (
+    IRLegalization,
+    NativeLowering,
+    NoPythonBackend,
+    NopythonTypeInference,
+    PreLowerStripPhis,
+)
+from numba.core.untyped_passes import (
+    DeadBranchPrune,
+    FixupArgs,
+    IRProcessing,
+    ReconstructSSA,
+    TranslateByteCode,
+)
+
+from sparse_xent.kernels.cache import ENTRY
+from sparse_xent.kernels.cpu.abi import LINE
+
+_OPTIONS = {"nogil": True, "error_model": "numpy"}
+
+
+class _Library(JITCodeLibrary):  # type: ignore[misc]
+    """LLVM that never enters Numba's own engine."""
+
+    def add_linking_library(self, library: Any) -> None:
+        if library is not rtsys.library:  # Numba's run-time for objects, of which there are none
+            super().add_linking_library(library)
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        ll_module.data_layout = self._codegen._data_layout
+
+    def _finalize_final_module(self) -> None:
+        self._finalized = True
+
+
+class _Part(_Library):
+    """What waits to be linked into a kernel."""
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+
+class _Kernel(_Library):
+    """What becomes an object file, all of it within ENTRY."""
+
+    inside = ""  # the name that Numba gave to what ENTRY calls
+
+    def _optimize_final_module(self) -> None:
+        called = self._final_module.get_function(self.inside)
+        called.linkage = llvm.Linkage.internal
+        called.add_function_attribute("alwaysinline")
+        super()._optimize_final_module()
+
+
+class _Lowering(NativeLowering):  # type: ignore[misc]
+    """Numba's lowering, and no wrapper around it."""
+
+    library: type[_Library]
+
+    def run_pass(self, state: Any) -> bool:
+        state.library = self.library(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.flags.no_compile = state.flags.no_cpython_wrapper = True
+        state.flags.no_cfunc_wrapper = True
+        return bool(super().run_pass(state))
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _PartLowering(_Lowering):
+    _name, library = "part_lowering", _Part
+
+    def run_pass(self, state: Any) -> bool:
+        super().run_pass(state)
+        # Numba knows what it compiled by the builtin that Python would call; any one will do.
+        entry = [].clear
+        state.targetctx.insert_user_function(entry, state.cr.fndesc, [state.library])
+        state["cr"] = state.cr._replace(cfunc=entry)
+        return True
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _KernelLowering(_Lowering):
+    _name, library = "kernel_lowering", _Kernel
+
+    def run_pass(self, state: Any) -> bool:
+        super().run_pass(state)
+        context, called = state.targetctx, state.cr.fndesc
+        module = context.create_module("entry")
+        convention = context.call_conv
+        made = ir.Function(
+            module,
+            convention.get_function_type(called.restype, called.argtypes),
+            called.llvm_func_name,
+        )
+        takes = [context.get_value_type(t) for t in called.argtypes]
+        entry = ir.Function(
+            module, ir.FunctionType(context.get_value_type(called.restype), takes), ENTRY
+        )
+        builder = ir.IRBuilder(entry.append_basic_block())
+        # A vector that has to leave its register must not be cut by a line's end. LLVM sees to that
+        # where something on the stack, which nobody else may know, begins a line.
+        place = builder.alloca(ir.IntType(8))
+        place.align = LINE
+        takes_place = ir.FunctionType(ir.VoidType(), [place.type])
+        builder.asm(takes_place, "", "r", [place], side_effect=True)
+        # Kernels raise nothing: the status is not looked at.
+        _, result = convention.call_function(
+            builder, made, called.restype, called.argtypes, entry.args
+        )
+        builder.ret(result)
+        state.library.add_ir_module(module)
+        state.library.inside = called.llvm_func_name
+        return True
+
+
+_PASSES = (
+    TranslateByteCode,
+    FixupArgs,
+    IRProcessing,
+    DeadBranchPrune,  # of what is None in a call
+    ReconstructSSA,
+    NopythonTypeInference,
+    PreLowerStripPhis,
+    IRLegalization,
+)
+"""Numba's passes before lowering that kernels have a use for: a third of all."""
+
+
+def _pipeline(lowering: type[_Lowering]) -> type[CompilerBase]:
+    class Pipeline(CompilerBase):  # type: ignore[misc]
+        def define_pipelines(self) -> list[PassManager]:
+            passes = PassManager(lowering._name)
+            for each in (*_PASSES, lowering, NoPythonBackend):
+                passes.add_pass(each, each._name)
+            passes.finalize()
+            return [passes]
+
+    return Pipeline
+
+
+_parts = _pipeline(_PartLowering)
+
+part = njit(**_OPTIONS, forceinline=True, pipeline_class=_parts)
+"""Decorator: a function that becomes a part of every kernel that calls it."""
+
+aside = njit(**_OPTIONS, pipeline_class=_parts)
+"""Decorator: the same for what is long and seldom called: it is not copied to every call."""
+
+
+@global_compiler_lock  # type: ignore[untyped-decorator]
+def object_code(function: Callable[..., Any], gives: types.Type, *takes: types.Type) -> bytes:
+    """An object file that has the function, with this signature in Numba's types."""
+    compiler = _FunctionCompiler(
+        function, cpu_target, {**_OPTIONS, "nopython": True}, {}, _pipeline(_KernelLowering)
+    )
+    library = compiler.compile(takes, gives).library
+    library._ensure_finalized()
+    codegen = library._codegen
+    # A file of its own has its constants and its code together, within reach of short addresses;
+    # Numba's model, in which they may lie anywhere, takes an instruction more for each constant.
+    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
+        cpu=codegen._get_host_cpu_name(),
+        features=codegen._tm_features,
+        opt=3,
+        codemodel="small",
+        reloc="pic",
+    )
+    made: bytes = machine.emit_object(library._final_module)
+    return made
