@@ -7,7 +7,6 @@ they are known by their addresses.
 """
 
 import ctypes
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,13 +57,24 @@ FORMATS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 LABELS = {np.dtype(name): name for name in ("int64", "int32", "uint8", "float64")}
 LABELS[np.dtype(np.bool_)] = "uint8"
 
-TOTAL, KEPT, WEIGHT, BAD, MISSING, ODD_ROWS = range(6)
+TOTAL, KEPT, WEIGHT, BAD, MISSING, LARGEST_WEIGHT, LEAST_WEIGHT, ODD_ROWS = range(8)
 FOUND = 8
 SUMS = ODD_ROWS + FOUND
-"""What a chunk leaves behind, float64 each: sum(l * w), labels kept, sum(w), labels that are no
-class, weights that are NA; and FOUND numbers of rows that cannot be probabilities: how many there
-are, and of the first its place, the class of its first such score, that score, its least and its
-greatest score, their sum, and whether all are whole."""
+"""What a chunk leaves behind, float64 each: sum(w * l), labels kept, sum(w), labels that are no
+class, weights that are NA, the largest |w| and the least that is not 0; and FOUND numbers of rows
+that cannot be probabilities: how many there are, and of the first its place, the class of its first
+such score, that score, its least and its greatest score, their sum, and whether all are whole."""
+
+BEYOND = -1.0
+"""In the place of ODD_ROWS where a call that is one chunk was left alone: see FACTORS."""
+
+FACTORS = {4: (1e-30, 1e30), 8: (0.0, float(np.finfo(np.float64).max))}
+"""By the bytes of the arithmetic's dtype: between which bounds w / divisor must lie for a kernel to
+write gradients. Beyond, a factor is no normal float32, or infinite."""
+
+DIVIDED_BY = 1
+"""What `divided_by` is where a call is one chunk, plus a `Divisor`: 1 for one, 2 for the number of
+labels kept, 3 for the sum of their weights. It is 0 where the divisor is known beforehand."""
 
 LEAST, MOST = -1e-3, 1 + 1e-3  # what a probability may be, rounding and all
 
@@ -84,8 +94,7 @@ class ChunkParams(NamedTuple):
     do: int
     dc: int
     di: int
-    past: int  # whether the gradient is written past the caches
-    lowering: int
+    lowering: int  # decodes labels
     y: int
     y_step: int
     ignored: int  # int64, `many` of them
@@ -94,11 +103,14 @@ class ChunkParams(NamedTuple):
     w_step: int
     by_class: int  # float64, one a class; 0 for none
     size: int  # positions of a chunk
-    sums: int  # SUMS float64 a chunk, from position 0 on
-    losses: int  # where all losses go, times their weights; 0 for none
-    mean: int  # whether the divisor is the number of labels kept (of a call that is one chunk)
     formula: int  # a ScalarParams
-    carry: int = 0  # what `small` calls
+    sums: int = 0  # SUMS float64 a chunk, from position 0 on
+    losses: int = 0  # where all losses go, times their weights; 0 for none
+    divided_by: int = 0  # what the gradient is divided by where a call is one chunk; see DIVIDED_BY
+    nontemporal: int = 0  # whether the gradient is written past the caches
+    run_chunks: int = 0  # what `small` calls
+    row: int = 0  # positions of each entry of the scores' first axis; 0 where `positions` has all
+    positions: int = 0
     order: int = 0  # of positions among the losses (`implausible`); 0 where it is C order
 
     def laid(self) -> Any:
@@ -118,12 +130,6 @@ class ScalarParams(NamedTuple):
         """The numbers in memory."""
         return np.array(self, np.float64)
 
-
-# Where CPython's tuples have their items, and NumPy's array objects the address of their data and
-# that of their sizes, in bytes. `small` reads them there: to ask NumPy for an address takes 2 us,
-# to hand another integer through ctypes 0.2 us, and all the rest of a small call 2 us.
-ITEMS, DATA = tuple.__basicsize__, object.__basicsize__
-SIZES = DATA + 16  # behind the data's address and the number of dimensions
 
 INTEGERS, DOUBLES = 16, 3
 """A walk takes C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes; share, lo,
@@ -187,7 +193,7 @@ def lowering(dtype: np.dtype[Any]) -> int:
 
 @cache
 def carry() -> Callable[[int, int, int, int], None]:
-    """`carry.carry`: address of a ChunkParams, first position, the one after the last, scratch.
+    """`chunks.carry`: address of a ChunkParams, first position, the one after the last, scratch.
 
     Holds no GIL.
     """
@@ -196,23 +202,8 @@ def carry() -> Callable[[int, int, int, int], None]:
 
 @cache
 def small() -> Callable[..., int]:
-    """`carry.small`: address of a ChunkParams, and of a tuple of array objects."""
+    """`chunks.small`: address of a ChunkParams, and of a tuple of array objects."""
     return _function(loader.address("small"), ctypes.c_int64, *[ctypes.c_int64] * 2)
-
-
-@cache
-def arrays_are_as_expected() -> bool:
-    """Whether tuples and array objects hold what `small` reads where it reads it."""
-    if sys.implementation.name != "cpython":
-        return False
-    array = np.zeros((2, 3))
-    both = (array, None)
-    if (ctypes.c_int64 * 2).from_address(id(both) + ITEMS)[:] != [id(array), id(None)]:
-        return False
-    data, sizes = (ctypes.c_int64.from_address(id(array) + at).value for at in (DATA, SIZES))
-    if data != array.ctypes.data:
-        return False
-    return (ctypes.c_int64 * 2).from_address(sizes)[:] == [2, 3]
 
 
 @cache

@@ -8,6 +8,7 @@ numbers, the walk too (a C function): so this is compiled once for all dtypes an
 Notation: y labels, w weights, l losses, n positions of a chunk, g = w / divisor, all flat.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,23 +19,26 @@ from numba.extending import intrinsic
 
 from sparse_xent.kernels.cpu.abi import (
     BAD,
-    DATA,
+    BEYOND,
+    DIVIDED_BY,
     DOUBLES,
+    FACTORS,
     FOUND,
     INTEGERS,
-    ITEMS,
     KEPT,
+    LARGEST_WEIGHT,
+    LEAST_WEIGHT,
     LOWERED,
     MISSING,
     ODD_ROWS,
     POSITIONS,
-    SIZES,
     SUMS,
     TOTAL,
     WEIGHT,
     ChunkParams,
     ScalarParams,
 )
+from sparse_xent.kernels.cpu.array_objects import DATA, ITEMS, SHAPE
 from sparse_xent.kernels.cpu.compiler import part
 from sparse_xent.kernels.cpu.implausible import no_notes
 from sparse_xent.kernels.cpu.vectors import (
@@ -199,10 +203,33 @@ def _doubles(address: Num) -> tuple[Num, ...]:
     return tuple(fetch_factor(address + 8 * i) for i in range(len(ScalarParams._fields)))
 
 
-def carry(call, first, last, scratch):  # type: ignore[no-untyped-def]
-    """Carry positions first .. last - 1 of a call, in chunks; `first` is where a chunk begins.
+@part
+def _sizes(w, n):  # type: ignore[no-untyped-def]
+    """The largest |w|, and the least that is not 0."""
+    largest, least = 0.0, math.inf
+    for i in range(n):
+        size = abs(w[i])
+        largest = max(largest, size)
+        least = min(least, size if size != 0 else math.inf)
+    return largest, least
 
-    It stops at a chunk that has a label that is no class, or a weight that is NA.
+
+@part
+def _is_beyond(largest, least, divisor, wide):  # type: ignore[no-untyped-def]
+    """Whether some w / divisor lies where no kernel writes gradients."""
+    if divisor == 0:
+        return False
+    low, high = _NARROW
+    if wide:
+        low, high = _WIDE
+    return not largest / abs(divisor) <= high or least / abs(divisor) < low
+
+
+def carry(call, first, last, scratch):  # type: ignore[no-untyped-def]
+    """Run positions first .. last - 1 of a call, in chunks; `first` is where a chunk begins.
+
+    It stops at a chunk that has a label that is no class, or a weight that is NA, or whose gradient
+    takes factors that kernels do not take, before anything of it is written.
 
     Args:
         call: address of a `ChunkParams`.
@@ -211,9 +238,9 @@ def carry(call, first, last, scratch):  # type: ignore[no-untyped-def]
         scratch: address of SCRATCH bytes that no other thread uses meanwhile.
     """
     (
-        walk, wide, classes, inner, x, xo, xc, xi, dx, do, dc, di, past,
+        walk, wide, classes, inner, x, xo, xc, xi, dx, do, dc, di,
         lowering, y_from, y_step, ignored, many, w_from, w_step, by_class,
-        size, sums, losses, mean, formula, _, order,
+        size, formula, sums, losses, divided_by, nontemporal, _, _, _, order,
     ) = _numbers(call)  # fmt: skip
     share, lo, hi, divisor = _doubles(formula)
     l_at, g_at, w_at = scratch, scratch + 8 * POSITIONS, scratch + 16 * POSITIONS
@@ -230,18 +257,27 @@ def carry(call, first, last, scratch):  # type: ignore[no-untyped-def]
         for i in range(n):
             kept += y[i] >= 0
         row[KEPT], row[WEIGHT], row[TOTAL], row[ODD_ROWS] = kept, _sum(w, n), 0.0, 0.0
+        largest, least = 1.0, 1.0
+        if w_from or by_class:
+            largest, least = _sizes(w, n)
+        row[LARGEST_WEIGHT], row[LEAST_WEIGHT] = largest, least
         if row[BAD] or row[MISSING]:
             return
         if not walk:
             continue
         if dx:
-            if mean:
+            if divided_by == DIVIDED_BY + 1:
                 divisor = float(kept)
+            if divided_by == DIVIDED_BY + 2:
+                divisor = row[WEIGHT]
+            if divided_by and _is_beyond(largest, least, divisor, wide):
+                row[ODD_ROWS] = BEYOND
+                return
             for i in range(n):
                 g[i] = w[i] / divisor if divisor != 0 else 0.0
         notes = no_notes(order)
         rows = x, xo, xc, xi, y_at, l_at, dx, do, dc, di, g_at, notes
-        _call_walk(walk, (classes, inner, p, p + n, *rows, share, lo, hi, past, spare))
+        _call_walk(walk, (classes, inner, p, p + n, *rows, share, lo, hi, nontemporal, spare))
         if wide:
             doubles = _at(types.float64, l_at), _at(types.float64, losses + 8 * p)
             _settle(doubles[0], w, n, v, doubles[1], losses != 0)
@@ -256,38 +292,55 @@ def carry(call, first, last, scratch):  # type: ignore[no-untyped-def]
 
 FIELDS = len(ChunkParams._fields)
 _CALL, _SPARE = Room(8 * FIELDS), Room(8 * SUMS)
-Y, X, LOSSES, DX, TO, CARRY = (
-    8 * ChunkParams._fields.index(f) for f in ("y", "x", "losses", "dx", "sums", "carry")
+_NARROW, _WIDE = FACTORS[4], FACTORS[8]
+Y, X, LOSSES, DX, TO, W, CARRY, ROW, COUNT = (
+    8 * ChunkParams._fields.index(f)
+    for f in ("y", "x", "losses", "dx", "sums", "w", "run_chunks", "row", "positions")
 )
 
 
+@word
+def _item(arrays: Num, i: int) -> Num:
+    """The address of the data of array i of a tuple."""
+    return fetch_long(fetch_long(arrays + (ITEMS + 8 * i)) + DATA)
+
+
 def small(plan, arrays):  # type: ignore[no-untyped-def]
-    """Carry all positions of a call that is one chunk.
+    """Run all positions of a call that is one chunk.
 
     Args:
-        plan: address of a `ChunkParams` whose arrays are still to come; dx and losses are 1 where wanted.
-        arrays: address of a tuple of array objects: labels [n], scores [n, C], losses [n],
-            gradient [n, C], SUMS float64 and SCRATCH bytes that no other thread uses meanwhile.
-            What is not wanted may be anything; sums are written where losses are not.
+        plan: address of a `ChunkParams` whose arrays are still to come; losses, dx and w are 1
+            where there are some.
+        arrays: address of a tuple of array objects: labels, scores, losses, gradient, SUMS float64
+            of 0 (nothing where losses alone are wanted), SCRATCH bytes that no other thread uses meanwhile, weights. What there is none of
+            may be anything.
 
     Returns:
-        How many labels are no class, and how many rows cannot be probabilities.
+        0 where nothing is unusual: labels that are no class, weights that are NA, rows that cannot
+        be probabilities, factors of the gradient that no kernel takes.
     """
-    call, spare = stack(_CALL), stack(_SPARE)
+    call, to = stack(_CALL), stack(_SPARE)
     for i in range(FIELDS):
         keep(call + 8 * i, fetch_long(plan + 8 * i))
-    items = arrays + ITEMS
-    scores = fetch_long(items + 8)
-    keep(call + Y, fetch_long(fetch_long(items) + DATA))
-    keep(call + X, fetch_long(scores + DATA))
-    to = spare
-    if fetch_long(plan + LOSSES):
-        keep(call + LOSSES, fetch_long(fetch_long(items + 16) + DATA))
-    else:
-        to = fetch_long(fetch_long(items + 32) + DATA)
-    if fetch_long(plan + DX):
-        keep(call + DX, fetch_long(fetch_long(items + 24) + DATA))
+    if fetch_long(plan + DX) or not fetch_long(plan + LOSSES):
+        to = _item(arrays, 4)
+    else:  # losses alone: nobody wants their sums
+        keep(to + 8 * BAD, 0.0)
+        keep(to + 8 * MISSING, 0.0)
+        keep(to + 8 * ODD_ROWS, 0.0)
+    keep(call + Y, _item(arrays, 0))
+    keep(call + X, _item(arrays, 1))
     keep(call + TO, to)
-    n, scratch = fetch_long(fetch_long(scores + SIZES)), fetch_long(items + 40)
-    _call_carry(fetch_long(plan + CARRY), (call, 0, n, fetch_long(scratch + DATA)))
-    return int(fetch_factor(to + 8 * BAD) + fetch_factor(to + 8 * ODD_ROWS))
+    if fetch_long(plan + LOSSES):
+        keep(call + LOSSES, _item(arrays, 2))
+    if fetch_long(plan + DX):
+        keep(call + DX, _item(arrays, 3))
+    if fetch_long(plan + W):
+        keep(call + W, _item(arrays, 6))
+    positions = fetch_long(plan + COUNT)
+    if fetch_long(plan + ROW):
+        rows = fetch_long(fetch_long(fetch_long(arrays + (ITEMS + 8)) + SHAPE))
+        positions = rows * fetch_long(plan + ROW)
+    _call_carry(fetch_long(plan + CARRY), (call, 0, positions, _item(arrays, 5)))
+    row = _at(types.float64, to)
+    return int(row[BAD] + row[MISSING] + abs(row[ODD_ROWS]))
