@@ -3,7 +3,7 @@
     labels, predictions, weights      readers        boxes of a file, in the file's own order
         -> lowered, checked                          positions are those of the file
         -> losses, ranks              the library    one call a box
-        -> exact sums                 accumulation   the same bits for any cut
+        -> exact sums                 accumulate     the same bits for any cut
         -> Report                     report         rounded once
 
 Beside that: `kinds` looks whether rows are what they are said to be, `output` writes one loss a
@@ -29,10 +29,11 @@ from sparse_xent import (
     config_set_epsilon,
     implausible,
 )
+from sparse_xent.accumulate import ExactSum, Moments
 from sparse_xent.config import read_epsilon
 from sparse_xent.evaluation import sanity, tables
-from sparse_xent.evaluation.accumulation import ExactSum, Frequencies, Moments, Part
 from sparse_xent.evaluation.columns import Choice, Column, Header, as_choice
+from sparse_xent.evaluation.frequencies import Frequencies
 from sparse_xent.evaluation.losses_file import LossesFile, OutputError, check_output
 from sparse_xent.evaluation.readers import (
     Array,
@@ -528,7 +529,7 @@ class _Score:
         self._moments = Moments(weighted=weighted)
         self._frequencies = Frequencies(x.classes, weighted=weighted)
         self._right = ExactSum()
-        self._clipped = None if x.options["from_logits"] else Part()
+        self._clipped, self._clipped_losses = 0, ExactSum()
         self._ignored = self._infinite = self._nan = 0
         self._notes: list[str] = []
         self._on_note = on_note
@@ -560,10 +561,11 @@ class _Score:
         right = above.ravel()[every] == 0
         self._right.add(right.astype(np.float64) if w is None else w[right])
         self._ignored += y.size - l.size
-        if self._clipped is not None:
-            clipped = self._x.clipped(rows, y, losses).ravel()[every]
-            self._clipped.add(l[clipped], None if w is None else w[clipped])
         counted = np.ones(l.shape, np.bool_) if w is None else w != 0
+        if not self._x.options["from_logits"]:
+            clipped = self._x.clipped(rows, y, losses).ravel()[every] & counted
+            self._clipped += int(clipped.sum())
+            self._clipped_losses.add(l[clipped] if w is None else l[clipped] * w[clipped])
         if not np.isfinite(l[counted]).all():
             self._note_not_finite(box, y, losses)
             self._nan += int(np.isnan(l[counted]).sum())
@@ -586,18 +588,18 @@ class _Score:
         odd = self._x.odd_rows()
         if odd is not None:
             self._note(odd)
-        clipped = self._clipped
-        share = None if clipped is None else clipped.share(self._moments)
+        mean, options = self._moments.mean, self._x.options
+        logits = options["from_logits"]
+        share = None if logits else self._clipped_losses.share_of(self._moments.sums["wl"])
         self._note_clipped(share)
         weight = self._moments.total_weight
-        mean, options = self._moments.mean, self._x.options
         return Report(
             labels=self._y.name,
             predictions=self._x.name,
             scores=self._x.scores,
             dtype=self._x.source.stored,
             shape=self._x.source.shape,
-            normalize=None if options["from_logits"] else options["normalize"],
+            normalize=None if logits else options["normalize"],
             label_smoothing=options["label_smoothing"],
             classes=self._x.classes,
             scored=scored,
@@ -611,8 +613,8 @@ class _Score:
             frequency_baseline=self._frequencies.entropy,
             infinite=self._infinite,
             nan=self._nan,
-            epsilon=None if clipped is None else config_epsilon(),
-            clipped=None if clipped is None else clipped.count,
+            epsilon=None if logits else config_epsilon(),
+            clipped=None if logits else self._clipped,
             clipped_share=share,
             notes=tuple(self._notes),
         )
@@ -626,11 +628,11 @@ class _Score:
         self._note(f"{self._x.name}: not every loss is finite, the first is {value} at {position}")
 
     def _note_clipped(self, share: float | None) -> None:
-        if self._clipped is None or not self._clipped.count:
+        if not self._clipped:
             return
         total = "" if share is None else f": they are {share:.3%} of the total"
         self._note(
-            f"{self._x.name}: {self._clipped.count:,} of {self._moments.count:,} losses were "
+            f"{self._x.name}: {self._clipped:,} of {self._moments.count:,} losses were "
             f"clipped, the label's probability being below epsilon, {config_epsilon():g}{total} "
             "(--epsilon sets the bound)"
         )
