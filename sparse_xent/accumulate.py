@@ -1,4 +1,4 @@
-"""Exact sums of float64 numbers: the same bits for any cut, order or merge, rounded once at the end.
+"""Exact sums of float64 numbers: the same bits for any cut, order or merge, and rounded once.
 
 A float64 is an integer times a power of two. An `ExactSum` keeps one Python integer for each power
 of two among its numbers; adding and merging add integers, so their order cannot matter. Quotients
@@ -277,9 +277,9 @@ def _binned(keys: Integers, mantissas: Floats) -> dict[int, int]:
     high = np.rint(scaled)
     high_sums = np.bincount(bins, high)
     low_sums = np.bincount(bins, (scaled - high) * 2.0**_HALF)
-    met = np.flatnonzero((high_sums != 0) | (low_sums != 0))
+    used = np.flatnonzero((high_sums != 0) | (low_sums != 0))
     return {
-        int(names[k]) - 53: (int(high_sums[k]) << _HALF) + int(low_sums[k]) for k in met.tolist()
+        int(names[k]) - 53: (int(high_sums[k]) << _HALF) + int(low_sums[k]) for k in used.tolist()
     }
 
 
