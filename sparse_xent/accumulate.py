@@ -89,7 +89,9 @@ class ExactSum:
 
     def fraction(self) -> Fraction:
         """The exact sum of the finite numbers."""
-        return _fraction(self._bins)
+        least = min(self._bins, default=0)
+        units = sum(mantissas << (e - least) for e, mantissas in self._bins.items())
+        return units * Fraction(2) ** least
 
     def over(self, divisor: Fraction) -> float:
         """The sum divided by `divisor`, rounded once; 0 where the divisor is 0."""
@@ -112,8 +114,11 @@ class ExactSum:
 class GroupedSums:
     """An exact sum for each group of numbers; groups are whole numbers from 0 on.
 
+    To store or send them, write `sums()` as a list of partials for each group; adding each list to
+    its group of a new `GroupedSums` gives the same sums again.
+
     Attributes:
-        finite: Whether no infinity and no NaN was added; if not, `fractions` are of no use.
+        finite: Whether no infinity and no NaN was added; if not, `sums` are of no use.
     """
 
     def __init__(self) -> None:
@@ -132,13 +137,13 @@ class GroupedSums:
         self.finite &= other.finite
         self._bins.update(other._bins)
 
-    def fractions(self) -> dict[int, Fraction]:
-        """The exact sum of each group in which there was a number other than 0, in order."""
-        groups: dict[int, dict[int, int]] = {}
+    def sums(self) -> dict[int, ExactSum]:
+        """The sum of each group in which there was a number other than 0, in order."""
+        sums: dict[int, ExactSum] = {}
         for key, mantissas in sorted(self._bins.items()):
             group, e = divmod(key, _EXPONENTS)
-            groups.setdefault(group, {})[e + _LEAST] = mantissas
-        return {group: _fraction(bins) for group, bins in groups.items()}
+            sums.setdefault(group, ExactSum())._bins[e + _LEAST] = mantissas
+        return sums
 
 
 class Moments:
@@ -251,13 +256,6 @@ def rounded(x: Fraction) -> float:
 
 
 # ---- float64 as integers ------------------------------------------------------------------------
-
-
-def _fraction(bins: dict[int, int]) -> Fraction:
-    """The sum of mantissas * 2**exponent over all bins, exactly."""
-    least = min(bins, default=0)
-    units = sum(mantissas << (e - least) for e, mantissas in bins.items())
-    return units * Fraction(2) ** least
 
 
 def _binned(keys: Integers, mantissas: Floats) -> dict[int, int]:

@@ -233,6 +233,16 @@ def test_every_format_gives_the_same_bits(small_boxes):
         assert numbers(got) == expected, (y_file, x_file, w_file)
 
 
+def test_a_format_is_added_by_its_opener(monkeypatch):
+    def open_source(file, key, choice):
+        return readers.npy.Stored(file, file)
+
+    monkeypatch.setitem(readers.FORMATS, ".array", open_source)
+    save(y=labels(9, classes=4), x=logits(9, 4))
+    os.rename("x.npy", "x.array")
+    assert evaluate("y.npy", "x.array", from_logits=True).scored == 9
+
+
 @pytest.mark.parametrize("positions", [1, 3, 7, 1000])
 def test_any_cut_gives_the_same_bits(positions, monkeypatch):
     save(y=labels(101, classes=6), x=logits(101, 6, dtype=np.float32), w=logits(101))
@@ -396,6 +406,14 @@ def test_clipped_losses_are_counted_with_their_share(
         assert notes[0].startswith(words)
         assert f"{got.clipped_share:.3%} of the total" in notes[0]
     assert re.search(rf"^  clipped at {bound:g} +{clipped.sum()}( |$)", as_text(got), re.MULTILINE)
+
+
+def test_epsilon_is_that_of_one_evaluation_alone(small_boxes):
+    y, p = with_wrong_rows()
+    save(y=y, p=p)
+    seen = []
+    evaluate("y.npy", "p.npy", epsilon=1e-3, on_progress=lambda *_: seen.append(config_epsilon()))
+    assert set(seen) == {1e-7}
 
 
 def test_epsilon_decides_the_mean():

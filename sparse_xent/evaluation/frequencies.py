@@ -41,7 +41,7 @@ class Frequencies:
     def totals(self) -> dict[int, Fraction]:
         """The classes seen, in order, and the exact total of the weights of each."""
         if self.weighted:
-            return self._weights.fractions()
+            return {c: total.fraction() for c, total in self._weights.sums().items()}
         return {int(c): Fraction(int(self.counts[c])) for c in np.flatnonzero(self.counts)}
 
     @property
