@@ -27,7 +27,7 @@ from sparse_xent.engines.base import (
     Task,
 )
 from sparse_xent.layout import layout_of
-from sparse_xent.options import Options, Reduction, read
+from sparse_xent.options import Options, Reduction
 from sparse_xent.plan import Plan, Sent
 
 _LARGEST, _LEAST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
@@ -108,19 +108,13 @@ def value_and_grad(
     return _divided(sums, plan), dx
 
 
-def ranks(y_true: object, y_pred: object, axis: int = -1, ignore_class: object = None) -> Any:
-    """How many classes stand above each label: 0 where it is predicted, -1 where it is ignored.
-
-    Args:
-        y_true: labels, as the loss takes them.
-        y_pred: scores of any kind, for only their order counts.
-        axis: the class axis.
-        ignore_class: the class or classes that do not count.
+def ranks(y_true: Any, y_pred: Any, options: Options) -> Any:
+    """How many classes stand above each label: a greater score, or an equal one of a lower class.
 
     Returns:
-        int64, the losses' shape; the number of classes where the scores hold a NaN.
+        int64, the losses' shape: 0 where the label is predicted, the number of classes where the
+        scores hold a NaN, -1 where the label is ignored.
     """
-    options = read(axis=axis, ignore_class=ignore_class, from_logits=True)
     return _Call(Task.RANKS, options, y_true, y_pred, None).losses()[0]
 
 

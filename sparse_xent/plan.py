@@ -243,7 +243,7 @@ def _problem(
         by_class=None if task == Task.RANKS else weights.by_class(options, layout.classes),
         divisor=weights.divisor(options.reduction),
         counts_as=counts_as,
-        arithmetic=dtypes.arithmetic(counts_as, options.dtype),
+        arithmetic=dtypes.arithmetic(counts_as, None if task == Task.RANKS else options.dtype),
         result=np.dtype(np.int64) if task == Task.RANKS else options.dtype or counts_as,
         decode=reader.decode,
     )

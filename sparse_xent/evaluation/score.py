@@ -7,15 +7,16 @@ public face.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent import carried, config_epsilon, config_set_epsilon, implausible
+from sparse_xent import config_epsilon, execute, implausible
 from sparse_xent.accumulate import ExactSum, Moments
 from sparse_xent.config import read_epsilon
+from sparse_xent.engines.base import NOTHING, Found
+from sparse_xent.kernels.cpu.abi import LEAST, MOST
 from sparse_xent.evaluation import sanity
 from sparse_xent.evaluation.frequencies import Frequencies
 from sparse_xent.evaluation.inputs import (
@@ -32,7 +33,6 @@ from sparse_xent.evaluation.readers.source import Array, Box
 from sparse_xent.evaluation.report import Report, exponential
 from sparse_xent.options import Options
 from sparse_xent.options import read as read_options
-from sparse_xent.sweep import losses_and_found
 
 # ---- the package behind its public face ---------------------------------------------------------
 
@@ -51,33 +51,19 @@ def options_of(x: Predictions) -> Options:
         label_smoothing=x.scoring.label_smoothing,
         normalize=x.scoring.normalize,
         dtype=x.arithmetic,  # so that no loss is rounded
+        epsilon=x.scoring.epsilon,
     )
 
 
-def losses_and_ranks(
-    y: Int64, x: Array, options: Options, epsilon: float
-) -> tuple[Array, Array, implausible.Found]:
+def losses_and_ranks(y: Int64, x: Array, options: Options) -> tuple[Array, Array, Found]:
     """One loss and one rank a label, on the engine that serves the package's other calls.
 
     Returns:
         The losses; the ranks, which say how many classes have a greater score than the label's (C
         where a score is NaN, -1 at ignored labels); the rows that cannot be probabilities.
     """
-    with _process_epsilon(epsilon), np.errstate(all="ignore"):
-        call = carried.read(y, x, None, options)
-        losses, found = losses_and_found(call, options)
-        return np.asarray(losses), np.asarray(call.ranks()), found
-
-
-@contextmanager
-def _process_epsilon(epsilon: float) -> Iterator[None]:
-    """The one place where the process's epsilon is set, while a call reads it, and restored."""
-    before = config_epsilon()
-    config_set_epsilon(epsilon)
-    try:
-        yield
-    finally:
-        config_set_epsilon(before)
+    losses, found = execute.losses_and_found(y, x, options)
+    return np.asarray(losses), np.asarray(execute.ranks(y, x, options)), found
 
 
 # ---- the score ----------------------------------------------------------------------------------
@@ -107,7 +93,7 @@ class Score:
         self._right = ExactSum()  # the weights of the labels that are predicted
         self._clipped, self._clipped_losses = 0, ExactSum()
         self._ignored = self._infinite = self._nan = 0
-        self._implausible = implausible.NOTHING
+        self._implausible = NOTHING
         self._first_implausible: tuple[Shape, str] = (), ""  # its position, and the likely cause
         self._odd_rows = False
         self._notes: list[str] = []
@@ -129,7 +115,7 @@ class Score:
     def _add(self, box: Box, rows: Array, y: Int64) -> Array:
         """Add a box; returns its losses."""
         scoring = self._x.scoring
-        losses, ranks, found = losses_and_ranks(y, rows, self._options, scoring.epsilon)
+        losses, ranks, found = losses_and_ranks(y, rows, self._options)
         if found.rows:
             self._add_implausible(found, box, rows)
         w = None if self._w is None else self._w.kept(box, y)
@@ -151,7 +137,7 @@ class Score:
             self._nan += int(np.isnan(l[counted]).sum())
             self._infinite += int(np.isinf(l[counted]).sum())
         if not self._odd_rows and l.size:
-            bounds = implausible.LEAST, implausible.MOST
+            bounds = LEAST, MOST
             odd = sanity.note(rows, self._x.axis, kept, scoring.scores, bounds)
             if odd is not None:
                 self._odd_rows = True
@@ -169,7 +155,7 @@ class Score:
         below: npt.NDArray[np.bool_] = p < dtype.type(self._x.scoring.epsilon)
         return below & np.isfinite(losses)
 
-    def _add_implausible(self, found: implausible.Found, box: Box, rows: Array) -> None:
+    def _add_implausible(self, found: Found, box: Box, rows: Array) -> None:
         """Count rows that cannot be probabilities, and keep the first of all boxes."""
         axis = self._x.axis
         index = implausible.place(found, rows.shape, axis)
@@ -180,7 +166,7 @@ class Score:
             scores = np.moveaxis(rows, axis, -1)[row].astype(np.float64)
             cause = sanity.cause(scores, implausible.likely(found))
             self._first_implausible = (*place[:axis], index[axis], *place[axis:]), cause
-        self._implausible = implausible.joined(self._implausible, found._replace(first=first))
+        self._implausible = self._implausible.joined(found._replace(first=first))
 
     def report(self) -> Report:
         """The sums, rounded."""
