@@ -98,7 +98,7 @@ def value_and_grad(
         sums = call.run(None)
         call.warn(sums.found)
         return _divided(sums, call.plan), call.sent.dx if out is None else out
-    dx = _empty_like(y_pred) if out is None else out
+    dx = _empty_like(y_pred, plan.counts_as) if out is None else out
     try:
         sums = plan.run(y_true, y_pred, sample_weight, None, dx)
     except BadValue as error:
@@ -197,7 +197,8 @@ def _listed(given: list[Any]) -> Array | None:
     """A short list of plain numbers as an array; None for any other."""
     if len(given) > _LISTED or not all(n.__class__ in (int, float) for n in given):
         return None
-    return np.array(given)
+    made = np.array(given)
+    return None if made.dtype.kind == "O" else made  # beyond every integer
 
 
 def _may_take(out: Any, y_true: Any, y_pred: Any, sample_weight: Any) -> bool:
@@ -216,7 +217,10 @@ def _again(
     """What comes of a call whose values were not as expected, or the refusal in words."""
     if isinstance(error, Misaligned):
         return _Call(plan.task, plan.options, y, x, w, dx).run(losses)
-    return _refuse(error, Sent(y, x, w, dx, y, w), plan.options)
+    try:
+        _refuse(error, Sent(y, x, w, dx, y, w), plan.options)
+    except ValueError as refusal:
+        raise refusal from None
 
 
 def _refuse(error: BadValue, sent: Sent, options: Options) -> NoReturn:
@@ -225,11 +229,11 @@ def _refuse(error: BadValue, sent: Sent, options: Options) -> NoReturn:
     if isinstance(error, BadTarget):
         soft_targets.refuse(sent.y, x)
     layout = layout_of(x.shape, options.axis, x.strides)
-    reader = labels.read(spec_of(sent.y), layout, options.ignore_class, sent.y_true, x)
+    y = np.broadcast_to(np.int64(0), layout.losses) if options.soft else sent.y
+    reader = labels.read(spec_of(y), layout, options.ignore_class, sent.y_true, x)
     if isinstance(error, MissingWeight):
         assert sent.w is not None
-        y, _ = reader.decode(reader.shaped(sent.y))
         aligned = weights.read(spec_of(sent.w), layout)
         assert aligned is not None
-        aligned.refuse(sent.w, y)
-    reader.refuse(sent.y)
+        aligned.refuse(sent.w, reader.decode(reader.shaped(y))[0])
+    reader.refuse(y)

@@ -34,6 +34,7 @@ class Plan:
     options: Options  # held, so that no other options get their id
     axis: int  # of the classes
     result: np.dtype[Any]
+    counts_as: np.dtype[Any]  # what the scores' dtype counts as: the gradient's dtype
     divisor: Divisor
     one_class: bool
     as_sent: bool  # whether the program takes the arrays as they were sent
@@ -177,6 +178,7 @@ def _plan(
     layout = problem.layout
     if problem.task == Task.LOSSES_AND_GRADIENT:
         layout = problem.layout_with_dx
+    order = layout.order
     y, _, w, _ = specs
     shaped = y.shape == layout.losses and (w is None or w.shape == layout.losses)
     return Plan(
@@ -185,13 +187,14 @@ def _plan(
         options=options,
         axis=layout.axis,
         result=problem.result,
+        counts_as=problem.counts_as,
         divisor=problem.divisor,
         one_class=layout.classes == 1,
         as_sent=program.as_sent or shaped,
         as_losses=y.shape == layout.losses,
         open_rows=open_rows,
         ordered=layout.ordered_losses,
-        to_losses=tuple(int(a) for a in np.argsort(layout.order)),
+        to_losses=tuple(range(len(order)) if open_rows else np.argsort(order).tolist()),
     )
 
 

@@ -274,13 +274,15 @@ class LossProgram:
         if not self.as_sent:
             y, w = self._geometry.decoded(at, 0, positions)
         made = np.empty(positions, self._own) if self._casts else at.losses
-        sums = np.zeros(abi.SUMS)
+        sums = np.zeros(abi.SUMS) if self._wants_sums else None
         arrays = y, at.x, made, at.dx, sums, _scratch.array, w
         unusual = self._one_chunk(self._params_at, id(arrays))
         if self._casts:
             with np.errstate(all="ignore"):
                 at.losses.reshape(-1)[...] = made
-        return self._unusual(at, sums) if unusual else _summed(sums[None])
+        if unusual:
+            return self._unusual(at, sums)
+        return DONE if sums is None else _summed(sums[None])
 
     def _unusual(self, at: Operands, sums: Array | None) -> Sums:
         """What is to be done where one chunk's sums say that something is unusual."""
