@@ -32,10 +32,10 @@ from sparse_xent.kernels.cuda.params import (
     CODES,
     GIVEN,
     KEPT,
-    MIDDLE,
+    LABEL_ZERO,
     NONE,
     RESULTS,
-    TOLD,
+    LABEL_BITS,
     WEIGHT,
     Arguments,
 )
@@ -77,7 +77,7 @@ _DIVISORS = {"sum": GIVEN, None: GIVEN, "mean_with_sample_weight": WEIGHT}
 _AT = {name: place for place, name in enumerate(Arguments._fields)}
 _X, _Y, _W, _OUT, _DX, _UP = (_AT[name] for name in ("x", "y", "w", "out", "dx", "up"))
 _SCRATCH, _RESULT, _VALUE = _AT["scratch"], _AT["result"], _AT["value"]
-_SURVEYED = _AT["surveyed"]
+_SURVEYED = _AT["counted"]
 
 
 # ---- the public calls ---------------------------------------------------------------------------
@@ -629,7 +629,7 @@ class _Judge:
         summed = task in _SUMS
         surveys = task == Task.VALUE_AND_GRADIENT and by != GIVEN
         main = self._steps(_VERBS[task], by, divisor)
-        survey = self._steps(Verb.SURVEY, GIVEN, 1.0) if surveys else ((), 0)
+        survey = self._steps(Verb.COUNT, GIVEN, 1.0) if surveys else ((), 0)
         dtype = "" if task in _BACKWARD else self.result.name
         return _Plan(
             device=self.device,
@@ -786,7 +786,7 @@ _NUMBERLESS: dict[int, tuple[float, str | None]] = {
     words.BELOW: (words.LARGEST + 1.0, f"a label below {words.SMALLEST}"),
     words.ABOVE: (words.LARGEST + 1.0, f"a label above {words.LARGEST}"),
     words.NAN: (math.nan, None),
-    words.PART: (0.5, "a label that is not whole"),
+    words.NOT_WHOLE: (0.5, "a label that is not whole"),
     words.NA: (float(NA_INTEGER), None),
     words.ALL_ABOVE: (math.inf, None),
     words.ALL_BELOW: (-math.inf, None),
@@ -807,8 +807,8 @@ def _raise_what_is_pending(device: Any) -> None:
     device.synchronise()
     for told, label, weight in device.told():
         if label != NONE:
-            at, what = told.layout.place(label >> TOLD), label & ((1 << TOLD) - 1)
-            value, shown = _NUMBERLESS.get(what, (float(what - MIDDLE), None))
+            at, what = told.layout.place(label >> LABEL_BITS), label & ((1 << LABEL_BITS) - 1)
+            value, shown = _NUMBERLESS.get(what, (float(what - LABEL_ZERO), None))
             raise ValueError(told.labels.complaint(value, shown, at))
         if weight != NONE:
             raise ValueError(told.weights.complaint(told.layout.place(weight)))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sparse_xent.kernels import ScoreKind, cache, loader
 from sparse_xent.kernels.cpu import abi
 
-_WALKS = ("tile", "medium", "rows", "strided")
+_WALKS = ("tile", "row_batches", "rows", "strided")
 _WIDE, _HALVES = ("float32", "float64"), ("float16", "bfloat16")
 
 
@@ -41,7 +41,7 @@ def kernels(halves: bool = False, everything: bool = False) -> Iterator[tuple[An
     kinds = tuple(ScoreKind) if everything else (ScoreKind.LOGITS, ScoreKind.CLIP_NORMALIZE)
     smooths = (False, True) if everything else (False,)
     for format, scores, smooth in itertools.product(formats, kinds, smooths):
-        walks = ("picked",) if scores == ScoreKind.CLIP and not smooth else _WALKS
+        walks = ("gather",) if scores == ScoreKind.CLIP and not smooth else _WALKS
         for walk, gradient in itertools.product(walks, (False, True)):
             yield walk, format, scores.name, smooth, gradient
 

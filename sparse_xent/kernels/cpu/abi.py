@@ -164,10 +164,10 @@ def choose_kernel(
     size = FORMATS[format]
     positions = min(POSITIONS, max(16, CHUNK_LIMIT // (size * classes) // 16 * 16))
     if scores == ScoreKind.CLIP and not smooth:
-        return KernelChoice("picked", format, scores, smooth, positions, classes >= 4096, LINE)
+        return KernelChoice("gather", format, scores, smooth, positions, classes >= 4096, LINE)
     if classes > 1 and steps[0] != size:
         return KernelChoice("strided", format, scores, smooth, positions, False, size * classes)
-    name = "tile" if classes <= TILE else "medium" if classes < MEDIUM else "rows"
+    name = "tile" if classes <= TILE else "row_batches" if classes < MEDIUM else "rows"
     rows_of_a_chunk = max(1, min(POSITIONS, chunk_bytes // (size * classes)))
     return KernelChoice(
         name, format, scores, smooth, rows_of_a_chunk, classes >= 4096, size * classes

@@ -16,6 +16,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from sparse_xent.kernels.arithmetic import minimum
 from sparse_xent.kernels.cpu.abi import (
     BAD,
     DATA,
@@ -35,18 +36,13 @@ from sparse_xent.kernels.cpu.abi import (
     ChunkParams,
     ScalarParams,
 )
-from sparse_xent.kernels.cpu.compiler import part
+from sparse_xent.kernels.cpu.compiler import inlined as part
 from sparse_xent.kernels.cpu.implausible import no_notes
-from sparse_xent.kernels.cpu.vectors import (
-    Num,
-    Room,
-    fetch_factor,
-    fetch_long,
-    keep,
-    minimum,
-    stack,
-    word,
-)
+from sparse_xent.kernels.cpu.vectors import StackBytes as Room
+from sparse_xent.kernels.cpu.vectors import fetch_factor, fetch_long, keep
+from sparse_xent.kernels.cpu.vectors import stack_alloc as stack
+from sparse_xent.kernels.staging import Value as Num
+from sparse_xent.kernels.staging import primitive as word
 
 _long, _double = types.int64, types.float64
 
