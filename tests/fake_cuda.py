@@ -220,7 +220,7 @@ class Work:
             w = w * memory(a.by_class, (a.classes,), (8,), np.dtype(np.float64))[np.maximum(y, 0)]
         w = np.where(ignored, 0.0, w)
         kept = ~ignored
-        if self.family == "survey":
+        if self.family == "count":
             self._sum(np.zeros(self.positions), kept, w)
             return
         x = memory(a.x, (outer, a.classes, a.inner), (a.xo, a.xc, a.xi), self.dtype).copy()
@@ -269,7 +269,7 @@ class Work:
         bad = ~ignored & ~good
         if bad.any():
             first = int(np.flatnonzero(bad.ravel())[0])
-            self._tell(0, (a.first + first) << params.TOLD | told_code(values.ravel()[first]))
+            self._tell(0, (a.first + first) << params.LABEL_BITS | told_code(values.ravel()[first]))
         return np.where(good & ~ignored, values, -1).astype(np.int64), bad, ignored
 
     def _tell(self, word, value):
@@ -279,7 +279,7 @@ class Work:
     def _divisor(self):
         if self.a.by == params.GIVEN:
             return self.a.divisor
-        sums = memory(self.a.surveyed, (3,), (8,), np.dtype(np.float64))
+        sums = memory(self.a.counted, (3,), (8,), np.dtype(np.float64))
         return sums[params.KEPT_AT if self.a.by == params.KEPT else params.WEIGHT_AT]
 
     def _sum(self, loss, kept, w):
@@ -315,7 +315,7 @@ def told_code(value):
         return params.NA
     if not params.SMALLEST <= value <= params.LARGEST:
         return params.BELOW if value < 0 else params.ABOVE
-    return params.MIDDLE + int(value)
+    return params.LABEL_ZERO + int(value)
 
 
 def install(monkeypatch, gpu):

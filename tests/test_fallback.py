@@ -221,7 +221,7 @@ def test_nor_one_that_keeps_kernels_from_being_compiled(mib, tmp_path):
 
 
 def test_what_failed_to_be_linked_can_be_linked_again():
-    name = ("lowering", "uint8")
+    name = ("decode_labels", "uint8")
     image = cache.load(name) or loader.made(name)
     with pytest.raises(RuntimeError):
         loader._link(name, b"no object file")
@@ -240,7 +240,7 @@ sys.meta_path.insert(0, Finder)
 assert "too little memory for kernels to be compiled" in said
 assert "numba" not in sys.modules
 sys.meta_path.remove(Finder)
-assert len(code.made(("lowering", "uint8"))) > 100
+assert len(code.made(("decode_labels", "uint8"))) > 100
 """
     python(script, tmp_path)
 

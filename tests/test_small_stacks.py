@@ -96,13 +96,15 @@ def test_the_kernels_of_one_call_take_less_than_64_kib_of_the_stack():
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("frames are read from the code of x86 processors")
     walks = [
-        ("picked", "float32", ScoreKind.CLIP.name, False, True),
+        ("gather", "float32", ScoreKind.CLIP.name, False, True),
         *[
             (walk, format, ScoreKind.LOGITS.name, False, True)
-            for walk in ("tile", "medium", "rows", "strided")
+            for walk in ("tile", "row_batches", "rows", "strided")
             for format in ("float32", "float64")
         ],
     ]
     largest = max(frame(*walk) for walk in walks)
     assert largest > 4096  # frames are seen
-    assert frame("small") + frame("carry") + largest < 48 << 10  # the rest is for small functions
+    assert (
+        frame("run_one_chunk") + frame("run_chunks") + largest < 48 << 10
+    )  # the rest is for small functions

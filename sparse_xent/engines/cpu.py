@@ -106,7 +106,7 @@ class _Geometry:
             ignored, y_step, w_step = self._ignored, self._y_step or 0, self._w_step or 0
         by_class = self.problem.by_class
         return {
-            "lowering": abi.lowering(self.decoder),
+            "decoder": abi.decoder(self.decoder),
             "y": 0 if y is None else y.ctypes.data + position * y_step,
             "y_step": y_step,
             "ignored": ignored.ctypes.data,
@@ -151,7 +151,9 @@ class RankProgram:
         self._geometry = _Geometry(problem, open_rows)
         self.as_sent = self._geometry.reads_lines
         self._rank = abi.rank(abi.format_of(problem.x.dtype))
-        self._decode = abi.lower(self._geometry.decoder) if self._geometry.reads_lines else None
+        self._decode = (
+            abi.decode_labels(self._geometry.decoder) if self._geometry.reads_lines else None
+        )
 
     def run(self, *at: Any) -> Sums:
         """Write the ranks."""
@@ -198,7 +200,7 @@ class LossProgram:
         self._casts = self._writes_losses and problem.result != self._own
         choice = self._geometry.choice
         self._kernel = choice.both() if self._differentiates else choice.forward()
-        self._chunk, self._run_chunks = choice.chunk, abi.carry()
+        self._chunk, self._run_chunks = choice.chunk, abi.run_chunks()
         clip_range = dtypes.clip_range(problem.epsilon, self._own)
         self._scalars = abi.ScalarParams(problem.smoothing, *clip_range, 1.0)
         self._order = self._geometry.layout.c_order_of_slabs()
@@ -226,12 +228,12 @@ class LossProgram:
             losses=self._writes_losses,
             w=self._problem.w is not None,
             divided_by=abi.DIVIDED_BY + self._problem.divisor,
-            run_chunks=loader.address("carry"),
+            run_chunks=loader.address("run_chunks"),
             row=self._geometry.per_row,
             positions=self._geometry.slab,
         ).laid()  # fmt: skip
         self._params_at = self._params.ctypes.data
-        return abi.small()
+        return abi.run_one_chunk()
 
     def run(
         self, y: Any, x: Any, w: Any = None, losses: Any = None, dx: Any = None, _: Any = None
@@ -336,8 +338,8 @@ class LossProgram:
         scalars = self._scalars._replace(divisor=divisor).laid()
         dx_at = at.dx.ctypes.data if writes else 0
         ahead = dict(
-            walk=kernel,
-            nontemporal=geometry.choice.past and dx_at not in (0, at.x.ctypes.data),
+            kernel=kernel,
+            nontemporal=geometry.choice.nontemporal and dx_at not in (0, at.x.ctypes.data),
         )
         to = losses.ctypes.data if losses is not None and not self._casts else 0
         lines = geometry.reads_lines
@@ -403,7 +405,7 @@ class LossProgram:
         if problem.dx is not None:
             *_, do, dc, di = geometry.layout.view(problem.dx.strides)[1]
         return abi.ChunkParams(
-            walk=self._kernel, wide=self._own == np.float64, classes=geometry.classes,
+            kernel=self._kernel, wide=self._own == np.float64, classes=geometry.classes,
             inner=geometry.inner, x=x, xo=xo, xc=xc, xi=xi, dx=dx, do=do, dc=dc, di=di,
             size=self._chunk, formula=scalars.ctypes.data,
             order=0 if order is None else order.ctypes.data, **lines,
