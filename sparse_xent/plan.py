@@ -156,7 +156,8 @@ def _made(
     program, open_rows, lasting = None, False, True
     if config._compiled:
         try:
-            if may_be_open and problem.layout.axis:
+            # One class would not keep the first axis apart from those behind it.
+            if may_be_open and problem.layout.axis and problem.layout.classes > 1:
                 rows = [_with_rows(spec, 2) for spec in specs]  # of 1 row the steps say nothing
                 program = cpu.prepare(_problem(task, options, None, *rows), open_rows=True)
                 open_rows = program is not None
