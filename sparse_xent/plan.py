@@ -15,7 +15,8 @@ import numpy as np
 from sparse_xent import config, dtypes, labels, weights
 from sparse_xent.arrays.base import ArraySpec, dense_strides
 from sparse_xent.arrays.numpy import spec_of
-from sparse_xent.engines import cpu, numpy_program
+from sparse_xent.engines import cpu
+from sparse_xent.engines import numpy as numpy_engine
 from sparse_xent.engines.base import Array, Divisor, Problem, Program, Sums, Task
 from sparse_xent.kernels import loader
 from sparse_xent.layout import layout_of
@@ -165,7 +166,7 @@ def _made(
         except loader.EngineUnavailable as error:
             config.fall_back(error)
             lasting = False
-    program = program or numpy_program.prepare(problem)
+    program = program or numpy_engine.prepare(problem)
     return _plan(program, options, problem, specs, open_rows), lasting
 
 

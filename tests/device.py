@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import ptx
 
-from sparse_xent.engines import numpy as numpy_engine
+from sparse_xent.engines import numpy_formulas
 from sparse_xent.kernels import ScoreKind
 from sparse_xent.kernels import cache as kernel_cache
 from sparse_xent.kernels.cuda import registry
@@ -231,7 +231,7 @@ def scores(
 def expected(given: Given, g: Any) -> tuple[np.ndarray, np.ndarray]:
     """Losses and gradient of the plain engine, in the kernel's arithmetic."""
     own = arithmetic(given.x.dtype.name)
-    return numpy_engine.nll_and_grad(
+    return numpy_formulas.nll_and_grad(
         given.x.astype(own),
         given.y.astype(np.int64),
         np.broadcast_to(g, given.y.shape),

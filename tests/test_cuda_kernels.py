@@ -10,7 +10,7 @@ import pytest
 from conftest import NEEDS_CUDA_COMPILER
 from device import DTYPES, Given, run
 
-from sparse_xent.engines import numpy as numpy_engine
+from sparse_xent.engines import numpy_formulas
 from sparse_xent.kernels import ScoreKind
 from sparse_xent.kernels.cuda import params
 from sparse_xent.kernels.cuda.geometry import Verb
@@ -337,7 +337,7 @@ def test_losses_are_right_relative_to_themselves(classes, offset):
     x[:12] = np.where(x[:12] == offset, np.float32(offset - 40.5), x[:12])
     x[np.arange(12), y[:12, 0], 0] = offset
     losses = run(Given(x, y), NLL).losses
-    exact = numpy_engine.nll(
+    exact = numpy_formulas.nll(
         x.astype(np.float64), y, scores=ScoreKind.LOGITS, smoothing=0, eps=1e-7
     )
     np.testing.assert_allclose(losses, exact, 1e-5)
@@ -370,7 +370,7 @@ def test_ignored_classes(ignored):
     x, y = device.scores((40, 6, 1), "float32")
     y[5], y[6] = 3, -5
     made = run(Given(x, y, ignored=ignored), NLL)
-    expected = numpy_engine.nll(
+    expected = numpy_formulas.nll(
         x, np.where(np.isin(y, ignored) | (y < 0), -1, y),
         scores=ScoreKind.LOGITS, smoothing=0, eps=1e-7,
     )  # fmt: skip
@@ -568,7 +568,7 @@ def test_ranks(shape, order, dtype):
     x[1, 4, 0] = np.nan
     y.flat[2] = -1
     made = run(Given(x, y, order=order), Verb.RANK)
-    np.testing.assert_array_equal(made.losses, numpy_engine.rank(x, y))
+    np.testing.assert_array_equal(made.losses, numpy_formulas.rank(x, y))
     y.flat[-1] = shape[1]
     made = run(Given(x, y, order=order), Verb.RANK)
     assert made.losses.flat[-1] == shape[1]

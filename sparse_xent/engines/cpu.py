@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from sparse_xent import config, dtypes
-from sparse_xent.engines import numpy_program, threads
+from sparse_xent.engines import numpy as numpy_engine
+from sparse_xent.engines import threads
 from sparse_xent.engines.base import (
     DONE,
     NOTHING,
@@ -122,7 +123,7 @@ class _Geometry:
         Raises:
             BadLabel: a label is neither class nor ignored.
         """
-        labels, y = numpy_program.in_order(at.y, self.layout), np.empty(stop - start, _DECODED)
+        labels, y = numpy_engine.in_order(at.y, self.layout), np.empty(stop - start, _DECODED)
         for begin in range(start, stop, LABELS_AT_ONCE):
             end = min(stop, begin + LABELS_AT_ONCE)
             y[begin - start : end - start], bad = self.problem.decode(np.asarray(labels[begin:end]))
@@ -130,7 +131,7 @@ class _Geometry:
                 raise BadLabel
         if at.w is None:
             return y, None
-        w = np.asarray(numpy_program.in_order(at.w, self.layout)[start:stop], np.float64)
+        w = np.asarray(numpy_engine.in_order(at.w, self.layout)[start:stop], np.float64)
         return y, np.ascontiguousarray(w)
 
     def _reads_labels(self) -> bool:
@@ -317,7 +318,7 @@ class LossProgram:
         """The gradient by the NumPy engine, whose factors may be any; values are the kernels'."""
         values = LossProgram(self._problem.without_gradient(), False).run(*at._replace(dx=None))
         with np.errstate(all="ignore"):
-            numpy_program.prepare(self._problem).gradient(at._replace(losses=None), divisor)
+            numpy_engine.prepare(self._problem).gradient(at._replace(losses=None), divisor)
         return values
 
     def _is_beyond(self, sums: Array, divisor: float) -> bool:
