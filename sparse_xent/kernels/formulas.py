@@ -355,7 +355,7 @@ def _after(others: Value, target_term: Value) -> Value:
 # A row's gradient ------------------------------------------------------------------------------
 #
 # Class j gets `class_gradient`: a e_j + b, a, or a + b / q_j with the row's own a and b. The target
-# gets `target_gradient`. All three hold the factor g.
+# gets `target_gradient`. All of them include the factor g.
 
 
 @primitive

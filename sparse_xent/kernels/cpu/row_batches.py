@@ -236,12 +236,48 @@ def _smoothing_sums(spec, C, p, step, rows, batch, sums, counts, clip_range):
 
 
 @inlined
-def _note(spec, C, p, step, rows, batch, row_exponents, position, notes):
-    """Look again at rows that may not be probabilities."""
-    for r in range(rows):
-        if suspicious(spec, vec.fetch_integers(spec, row_exponents + LINE * r)):
-            label = vec.fetch_label(batch + LABELS + 4 * r)
-            note(spec, p + r * step, ops.itemsize(spec), C, label, -1, position + r, notes)
+def _batch_sums(
+    spec, C, p, step, rows, batch, masks, sums, row_exponents, terms, clip_range, position, notes
+):
+    """Sum the rows, and look again at those that may not be probabilities.
+
+    Returns NaN in the lanes of rows beyond the `reach` of a reference, else 0.
+    """
+    exponents = _sums(
+        spec, C, p, step, rows, rows * step, batch, masks, sums, row_exponents, terms, clip_range
+    )
+    if suspicious(spec, exponents):
+        for r in range(rows):
+            if suspicious(spec, vec.fetch_integers(spec, row_exponents + LINE * r)):
+                label = vec.fetch_label(batch + LABELS + 4 * r)
+                note(spec, p + r * step, ops.itemsize(spec), C, label, -1, position + r, notes)
+    if overflowed(spec, exponents):
+        return _raised_sums(
+            spec, C, p, step, rows, batch, masks, sums, row_exponents, terms, clip_range
+        )
+    return ops.splat(spec, 0.0)
+
+
+@inlined
+def _keep_coefficients(
+    spec, C, p, step, rows, batch, masks, sums, row_exponents, terms, clip_range,
+    others, target_term, target_score, alive, smoothing, before, m,
+):  # fmt: skip
+    """What the gradients are made of, from terms under the references `before` if they are kept."""
+    a, b, target_gradient = row_coefficients(
+        spec, p, step, ops.itemsize(spec), rows, C, batch + LABELS, batch + FACTORS,
+        others, target_term, target_score, alive, smoothing, clip_range,
+    )  # fmt: skip
+    if terms:
+        if reference_is_far(spec, before, m):
+            before = nearer_reference(before, m)
+            vec.keep(batch + REFERENCES, before)
+            _sums(spec, C, p, step, rows, 0, batch, masks, sums, row_exponents, terms, clip_range)
+            vec.keep(batch + REFERENCES, m)
+        a = rescaled(spec, a, before, m)
+    vec.keep(batch + A, a)
+    vec.keep(batch + B, b)
+    vec.keep(batch + TARGET_GRADIENTS, target_gradient)
 
 
 @inlined
@@ -306,16 +342,10 @@ def row_batches(
                 end, to, dx_step = run_of_positions(inner, first, last, done, dx, do, di)
         rows = ops.minimum(w, end - done)
         _read_targets(spec, dx, rows, p, x_step, y + 4 * done, g + 8 * done, batch)
-        ahead, lost = rows * x_step, ops.splat(spec, 0.0)
-        exponents = _sums(
-            spec, C, p, x_step, rows, ahead, batch, masks, sums, row_exponents, terms, clip_range
-        )
-        if suspicious(spec, exponents):
-            _note(spec, C, p, x_step, rows, batch, row_exponents, first + done, notes)
-        if overflowed(spec, exponents):
-            lost = _raised_sums(
-                spec, C, p, x_step, rows, batch, masks, sums, row_exponents, terms, clip_range
-            )
+        lost = _batch_sums(
+            spec, C, p, x_step, rows, batch, masks, sums, row_exponents, terms, clip_range,
+            first + done, notes,
+        )  # fmt: skip
         before, x_t = vec.fetch(spec, batch + REFERENCES), vec.fetch(spec, batch + SCORES)
         t = vec.fetch_labels(spec, labels)
         others, target_term, m, target_score, s = finish_sums(
@@ -338,49 +368,14 @@ def row_batches(
         if dx is None:
             if inaccurate:
                 exact_rows(
-                    spec,
-                    values,
-                    labels,
-                    factors,
-                    p,
-                    x_step,
-                    size,
+                    spec, values, labels, factors, p, x_step, size, None, 0, 0, rows, C, smoothing,
                     None,
-                    0,
-                    0,
-                    rows,
-                    C,
-                    smoothing,
-                    None,
-                )
+                )  # fmt: skip
         else:
-            a, b, target_gradient = row_coefficients(
-                spec, p, x_step, size, rows, C, labels, factors,
-                others, target_term, target_score, alive, smoothing, clip_range,
+            _keep_coefficients(
+                spec, C, p, x_step, rows, batch, masks, sums, row_exponents, terms, clip_range,
+                others, target_term, target_score, alive, smoothing, before, m,
             )  # fmt: skip
-            if terms:
-                if reference_is_far(spec, before, m):
-                    before = nearer_reference(before, m)
-                    vec.keep(batch + REFERENCES, before)
-                    _sums(
-                        spec,
-                        C,
-                        p,
-                        x_step,
-                        rows,
-                        0,
-                        batch,
-                        masks,
-                        sums,
-                        row_exponents,
-                        terms,
-                        clip_range,
-                    )
-                    vec.keep(batch + REFERENCES, m)
-                a = rescaled(spec, a, before, m)
-            vec.keep(batch + A, a)
-            vec.keep(batch + B, b)
-            vec.keep(batch + TARGET_GRADIENTS, target_gradient)
             row, row_step = scratch, C * size
             if direct:
                 row, row_step = to, dx_step

@@ -42,12 +42,12 @@ _SUMS = 384  # the block's sums: three registers that only one thread would use
 LAST_BUT_ONE, LAST_BUT_TWO, LAST_BUT_THREE = gpu.Pending(1), gpu.Pending(2), gpu.Pending(3)
 
 
-# Joined over all who share a row ---------------------------------------------------------------
+# Joined over all threads that share a row ------------------------------------------------------
 
 
 @inlined
 def _share(spec, at, value):
-    """Put a warp's value where all who share the row can read it."""
+    """Put a warp's value where all threads that share the row can read it."""
     if gpu.thread() % 32 == 0:
         gpu.put(at + 8 * (gpu.thread() // 32), value)
     gpu.sync_row(spec)

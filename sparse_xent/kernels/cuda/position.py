@@ -31,7 +31,7 @@ from sparse_xent.kernels.cuda.params import (
 from sparse_xent.kernels.cuda.params import NA as NA_CODE
 
 inlined = cuda.jit(device=True, forceinline=True)
-"""Decorator: a function that becomes a part of every kernel that calls it."""
+"""Decorator: a function that is inlined into every kernel that calls it."""
 
 IGNORED, BAD = -1, -2
 _WEIGHT_SLOT = 8 * ErrorSlot._fields.index("weight")
@@ -217,7 +217,7 @@ def write_loss(a, o, i, value):
 
 @inlined
 def _joined(place, total, kept, weights):
-    """Sums of all threads of a block, for the first: lanes by halves, then warps in order."""
+    """Sums of all threads of a block, in its first thread: lanes by halves, then warps in order."""
     total = gpu.sum_over(gpu.WHOLE_WARP, total)
     kept = gpu.sum_over(gpu.WHOLE_WARP, kept)
     weights = gpu.sum_over(gpu.WHOLE_WARP, weights)
@@ -243,11 +243,11 @@ def _joined(place, total, kept, weights):
 
 @inlined
 def reduce_sums(a, place, total, kept, weights):
-    """Sums of all blocks: the last to come adds them up in order and leaves the result.
+    """Sums of all blocks: the last to finish adds them up in order and writes the result.
 
     Args:
         a: the kernel's arguments.
-        place: shared memory for SCRATCH_BLOCK bytes a warp.
+        place: address of shared memory, SCRATCH_BLOCK bytes a warp.
         total: this thread's sum of l * w.
         kept: its number of labels that are not ignored.
         weights: its sum of their weights.

@@ -1,4 +1,4 @@
-"""Ranks: how many classes stand above the label, which is all that accuracies ask of a row."""
+"""Ranks: how many classes score above the label, which is all that accuracies need of a row."""
 
 from sparse_xent.kernels.arithmetic import itemsize, lane_size, like, select, splat
 from sparse_xent.kernels.cuda import intrinsics as gpu

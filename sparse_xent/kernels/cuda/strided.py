@@ -1,8 +1,8 @@
 """Strided: whatever has its classes apart: channels first, R's matrices, rows of any other kind.
 
 A thread owns neighbouring positions, 16 bytes of a class, or one position.
-Classes are walked in order. What a thread needs of each of its positions (label, weight, the
-target's score) is gathered in shared memory first, and becomes a vector beside the scores' own.
+Classes are read in order. What a thread needs of each of its positions (label, weight, the target's
+score) is first put into shared memory, lane by lane, and read from there as a vector.
 """
 
 import math

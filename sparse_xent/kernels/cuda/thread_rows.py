@@ -1,7 +1,7 @@
 """Few: rows of at most FEW classes that lie one after the other, a thread a row.
 
 A block brings the rows of its threads into shared memory in pieces of 16 bytes, and takes their
-gradients back the same way; between, a thread walks along its own row.
+gradients back the same way; in between, each thread sums its own row.
 """
 
 from sparse_xent.kernels.arithmetic import itemsize, maximum, rounded, select
@@ -39,7 +39,7 @@ def _stage_rows(spec, source, shared, row, pad, size):
 
 @inlined
 def _unstage_rows(spec, shared, to, row, pad, size):
-    """The way back of `_stage_rows`."""
+    """The inverse of `_stage_rows`."""
     one = itemsize(spec)
     done = 0
     if to % 16 == 0:

@@ -23,7 +23,7 @@ from sparse_xent.kernels.formulas import gradient_coefficients, is_smooth
 
 @inlined
 def warp_rows(spec, a):
-    """Rows that the lanes of a warp, or some of them, hold."""
+    """Rows that fit the registers of a warp, or of some of its lanes."""
     clip_range = rounded(spec, a.lo), rounded(spec, a.hi)
     smoothing = rounded(spec, a.smoothing)
     many, size = gpu.width(spec), itemsize(spec)
@@ -34,7 +34,7 @@ def warp_rows(spec, a):
     total, kept, weights = 0.0, 0.0, 0.0
     first = gpu.block() * rows
     while first < a.count:
-        # Lanes without a row go along, as the last: what is joined is joined by whole warps.
+        # Lanes without a row repeat the last row: whole warps have to take part in what is joined.
         p = min(first + row, a.count - 1)
         alone = mine == 0 and first + row < a.count
         o, i = place(a, p)
