@@ -32,8 +32,12 @@ from sparse_xent.kernels.cpu.references import (
     suspicious,
     term_and_exponent,
 )
-from sparse_xent.kernels.cpu.rows import class_gradients, class_gradients_of_terms
-from sparse_xent.kernels.formulas import ClipRange, KernelSpec, is_smooth, smoothing_terms, term
+from sparse_xent.kernels.cpu.rows import (
+    add_smoothing_terms,
+    class_gradients,
+    class_gradients_of_terms,
+)
+from sparse_xent.kernels.formulas import ClipRange, KernelSpec, is_smooth, term
 from sparse_xent.kernels.staging import Value, primitive
 
 # What is known of a batch's rows, row r in lane r: a vector each on the stack, two of factors.
@@ -200,21 +204,6 @@ def _raised_sums(spec, C, p, step, rows, batch, masks, sums, row_exponents, term
     return vec.fetch(spec, batch + LOSSES)
 
 
-@primitive
-def _add_smoothing_terms(
-    spec: KernelSpec,
-    p: Value,
-    begin: Value,
-    m: Value,
-    s: Value,
-    clip_range: ClipRange,
-    sums: tuple[Value, Value],
-) -> tuple[Value, Value]:
-    live = vec.indices(spec) >= begin
-    both = smoothing_terms(spec, vec.load(spec, p), m, s, clip_range)
-    return tuple(a + ops.select(live, v, 0.0) for a, v in zip(sums, both, strict=True))
-
-
 @inlined
 def _smoothing_sums(spec, C, p, step, rows, batch, sums, counts, clip_range):
     """The sums of each row's smoothing terms."""
@@ -225,7 +214,7 @@ def _smoothing_sums(spec, C, p, step, rows, batch, sums, counts, clip_range):
         column = 0
         while column < C:
             at = ops.minimum(column, C - w)
-            both = _add_smoothing_terms(spec, q + at * size, column - at, m, s, clip_range, both)
+            both = add_smoothing_terms(spec, q + at * size, column - at, m, s, clip_range, both)
             column = at + w
         vec.keep(sums + LINE * r, both[0])
         vec.keep(counts + LINE * r, both[1])

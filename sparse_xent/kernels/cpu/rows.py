@@ -219,7 +219,7 @@ def _row_sums(spec, p, C, t, clip_range, cached_terms):
 
 
 @primitive
-def _add_smoothing_terms(
+def add_smoothing_terms(
     spec: KernelSpec,
     p: Value,
     begin: Value,
@@ -228,9 +228,11 @@ def _add_smoothing_terms(
     clip_range: ClipRange,
     sums: tuple[Value, Value],
 ) -> tuple[Value, Value]:
+    """A vector's smoothing terms from lane `begin` on onto two sums, which may be float64."""
     live = vec.indices(spec) >= begin
     both = smoothing_terms(spec, vec.load(spec, p), m, s, clip_range)
-    return tuple(a + ops.widen(ops.select(live, v, 0.0)) for a, v in zip(sums, both, strict=True))
+    more = [ops.select(live, v, 0.0) for v in both]
+    return tuple(a + (ops.widen(v) if a.wide else v) for a, v in zip(sums, more, strict=True))
 
 
 @inlined
@@ -243,7 +245,7 @@ def _smoothing_sums(spec, p, C, m, s, clip_range):
     while column < C:
         at = ops.minimum(column, C - ops.lanes(spec))
         here = p + at * ops.itemsize(spec)
-        sums = _add_smoothing_terms(spec, here, column - at, m, s, clip_range, sums)
+        sums = add_smoothing_terms(spec, here, column - at, m, s, clip_range, sums)
         column = at + ops.lanes(spec)
     return ops.total(sums[0]), ops.total(sums[1])
 
