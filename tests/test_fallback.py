@@ -20,7 +20,7 @@ CALL = """
 import os, sys, warnings
 import numpy as np, sparse_xent as sx
 from sparse_xent import config
-from sparse_xent.kernels import code
+from sparse_xent.kernels import loader
 
 def call():
     scores = np.array([[.05, .95, 0], [.1, .8, .1]])
@@ -97,7 +97,7 @@ def test_an_empty_engine_counts_as_unset(tmp_path):
 
 @pytest.mark.parametrize("value", ["1", "true"])
 def test_numba_disable_jit_is_heeded_in_silence(value, tmp_path):
-    python("call(); assert not code._addresses", tmp_path, NUMBA_DISABLE_JIT=value)
+    python("call(); assert not loader._addresses", tmp_path, NUMBA_DISABLE_JIT=value)
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def test_also_where_it_is_set_while_the_process_runs(disable, enable, warm):
     script = f"""
 {disable}
 call()
-assert not code._addresses
+assert not loader._addresses
 {enable}
 call()
-assert code._addresses
+assert loader._addresses
 {disable}
 call()
 """
@@ -129,7 +129,7 @@ def test_a_settings_file_of_numba_s_is_heeded(tmp_path):
     """It is read where there is a `yaml`, and known once Numba is imported."""
     (tmp_path / ".numba_config.yaml").write_text("disable_jit: 1\n")
     (tmp_path / "yaml.py").write_text("def safe_load(file): return {'disable_jit': 1}\n")
-    script = f"os.chdir({str(tmp_path)!r}); call(); assert not code._addresses"
+    script = f"os.chdir({str(tmp_path)!r}); call(); assert not loader._addresses"
     python(script + "; assert 'numba' in sys.modules", tmp_path)
 
 
@@ -153,9 +153,9 @@ def test_a_machine_without_numba_is_told_of_once(package, tmp_path):
 
 def test_a_fault_of_our_own_is_not_hidden(tmp_path):
     script = """
-from sparse_xent.kernels import build
+from sparse_xent.kernels.cpu import registry
 def object_code(*name): raise TypeError("a fault\\nof two lines")
-build.object_code = object_code
+registry.object_code = object_code
 told("TypeError: a fault of two lines", "<string>:")
 """
     python(script, tmp_path)
@@ -199,10 +199,10 @@ def limit(extra):
 hard = resource.getrlimit(resource.RLIMIT_AS)[1]
 limit({mib} << 20)
 told("too little memory")
-assert config._compiled and not code._addresses
+assert config._compiled and not loader._addresses
 resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 call()
-assert code._addresses
+assert loader._addresses
 """
 
 
@@ -240,7 +240,7 @@ sys.meta_path.insert(0, Finder)
 assert "too little memory for kernels to be compiled" in said
 assert "numba" not in sys.modules
 sys.meta_path.remove(Finder)
-assert len(code.made(("decode_labels", "uint8"))) > 100
+assert len(loader.made(("decode_labels", "uint8"))) > 100
 """
     python(script, tmp_path)
 

@@ -189,3 +189,102 @@ def test_what_goes_down_is_allowed(tmp_path, file, code):
     with (copy / file).open("a") as out:
         out.write(f"\n{code}\n")
     assert violations(copy) == before
+
+
+# --- circles, inside folders too ------------------------------------------------------------------
+
+
+def module_of(path, package):
+    """The dotted name of a file's module; a package's is that of its __init__."""
+    parts = path.relative_to(package.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def circles(package):
+    """Modules that import each other, in whatever number of steps: one sorted list for each circle.
+
+    A module is taken to import what its import statements name, wherever they stand. What is
+    loaded by a string, as the compiler is by kernels/loader.py, is not seen.
+    """
+    files = {module_of(path, package): path for path in package.rglob("*.py")}
+    reached = {}
+    for module, path in files.items():
+        names = {name for _, name in imported(path, package)}
+        there = {name if name in files else name.rpartition(".")[0] for name in names}
+        reached[module] = there & set(files) - {module}
+    for through in files:  # Warshall
+        for start in files:
+            if through in reached[start]:
+                reached[start] = reached[start] | reached[through]
+    found = {
+        tuple(sorted(m for m in reached[start] if start in reached[m]))
+        for start in files
+        if start in reached[start]
+    }
+    return sorted(map(list, found))
+
+
+def test_no_modules_import_each_other():
+    assert circles(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "other"),
+    [
+        (
+            "kernels/cpu/abi.py",
+            "from sparse_xent.kernels.cpu import vectors",
+            "kernels.cpu.vectors",
+        ),
+        ("kernels/staging.py", "def f():\n    from . import arithmetic", "kernels.arithmetic"),
+        (
+            "kernels/cuda/position.py",
+            "import sparse_xent.kernels.cuda.epilogue",
+            "kernels.cuda.epilogue",
+        ),
+        ("kernels/__init__.py", "from .formulas import KernelSpec", "kernels.formulas"),
+    ],
+)
+def test_a_circle_is_seen(tmp_path, file, code, other):
+    copy = shutil.copytree(PACKAGE, tmp_path / "sparse_xent", ignore=NO_CACHES)
+    with (copy / file).open("a") as out:
+        out.write(f"\n{code}\n")
+    module = module_of(copy / file, copy)
+    assert any({module, f"sparse_xent.{other}"} <= set(circle) for circle in circles(copy))
+
+
+# --- functions that fit a screen ------------------------------------------------------------------
+
+#: Lines of a function at most, its docstring not counted.
+LONGEST, LONGEST_KERNEL = 60, 90
+
+
+def long_functions(package):
+    """file:line name and lines of each function that is longer than may be."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        inside = path.relative_to(package)
+        longest = LONGEST_KERNEL if inside.parts[0] == "kernels" else LONGEST
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[0]
+                told = ast.get_docstring(node) is not None
+                docstring = first.end_lineno - first.lineno + 1 if told else 0
+                lines = node.end_lineno - node.lineno + 1 - docstring
+                if lines > longest:
+                    found.append(f"{inside}:{node.lineno}: {node.name} has {lines} lines")
+    return found
+
+
+def test_a_function_fits_a_screen():
+    assert long_functions(PACKAGE) == []
+
+
+@pytest.mark.parametrize(("folder", "longest"), [("kernels", LONGEST_KERNEL), (".", LONGEST)])
+def test_a_long_function_is_seen(tmp_path, folder, longest):
+    (tmp_path / folder).mkdir(exist_ok=True)
+    body = '    """Two\n\n    lines."""\n' + "    pass\n" * (longest - 1)
+    (tmp_path / folder / "one.py").write_text(f"def f():\n{body}")
+    assert long_functions(tmp_path) == []
+    (tmp_path / folder / "one.py").write_text(f"def f():\n{body}    pass\n")
+    assert len(long_functions(tmp_path)) == 1
