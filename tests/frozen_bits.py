@@ -28,12 +28,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import inside
 import ml_dtypes
 import numpy as np
 import processors
 
 import sparse_xent as sx
-from sparse_xent import carried
 
 TABLE = Path(__file__).with_suffix(".json")
 WITH_FMA, WITHOUT_FMA = COLUMNS = ("with FMA", "without FMA")
@@ -149,15 +149,6 @@ def elsewhere(x: Any, layout: str) -> Any:
 
 
 # Calls ------------------------------------------------------------------------------------------
-
-
-def ranks(y: Any, x: Any, axis: int, ignored: Any = None) -> Any:
-    """How many classes stand above each label, by the compiled engine.
-
-    The one access to what is not public: no public function gives ranks yet.
-    """
-    options = sx.SparseCategoricalCrossentropy(axis=axis, ignore_class=ignored)._options
-    return carried.read(y, x, None, options).ranks()
 
 
 def gradients(loss: Any, y: Any, rows: Any, layout: str, w: Any = None) -> Iterator[Any]:
@@ -299,8 +290,8 @@ def of_ranks(layout: str, dtype: str) -> Iterator[Any]:
         x, axis, shape = place(rows, layout)
         y = labels(43, classes)[: int(np.prod(shape))].reshape(shape)
         for ignored in (None, 1):
-            yield ranks(y, x, axis, ignored)
-            yield ranks(y.astype(np.int16), x, axis, ignored)
+            yield inside.ranks(y, x, axis, ignored)
+            yield inside.ranks(y.astype(np.int16), x, axis, ignored)
 
 
 def odd_logits(rows: Any) -> Any:
