@@ -466,11 +466,10 @@ def write(found: dict[str, dict[str, str]]) -> None:
     TABLE.write_text(json.dumps(lines, indent=0) + "\n", "utf-8")
 
 
-def changes(column: str, found: dict[str, str], whole: bool) -> list[str]:
-    """Names of the groups whose bits are not the table's; with `whole`, of those that are gone."""
-    kept = {name: columns[column] for name, columns in table().items()}
-    names = [name for name, made in found.items() if kept.get(name) != made]
-    return names + [name for name in kept if whole and name not in found]
+def changes(column: str, found: dict[str, str]) -> list[str]:
+    """Names of the groups whose bits are not the table's."""
+    kept = table()
+    return [name for name, made in found.items() if kept.get(name, {}).get(column) != made]
 
 
 def run(parts: list[str], **environment: str) -> dict[str, str]:
@@ -491,7 +490,7 @@ def run(parts: list[str], **environment: str) -> dict[str, str]:
 def check(parts: list[str]) -> int:
     """Print the groups whose bits are not the table's on this machine; 1 where there are any."""
     found = run(parts)
-    changed = changes(column(processors.has_fma()), found, whole=not parts)
+    changed = changes(column(processors.has_fma()), found)
     print("\n".join([*changed, f"{len(changed)} of {len(found)} groups have other bits"]))
     return bool(changed)
 
