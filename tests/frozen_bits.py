@@ -28,12 +28,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import inside
 import ml_dtypes
 import numpy as np
 import processors
 
 import sparse_xent as sx
-from sparse_xent import execute
 
 TABLE = Path(__file__).with_suffix(".json")
 WITH_FMA, WITHOUT_FMA = COLUMNS = ("with FMA", "without FMA")
@@ -149,15 +149,6 @@ def elsewhere(x: Any, layout: str) -> Any:
 
 
 # Calls ------------------------------------------------------------------------------------------
-
-
-def ranks(y: Any, x: Any, axis: int, ignored: Any = None) -> Any:
-    """How many classes stand above each label, by the compiled engine.
-
-    The one access to what is not public: no public function gives ranks yet.
-    """
-    options = sx.SparseCategoricalCrossentropy(axis=axis, ignore_class=ignored)._options
-    return execute.ranks(y, x, options)
 
 
 def gradients(loss: Any, y: Any, rows: Any, layout: str, w: Any = None) -> Iterator[Any]:
@@ -299,8 +290,8 @@ def of_ranks(layout: str, dtype: str) -> Iterator[Any]:
         x, axis, shape = place(rows, layout)
         y = labels(43, classes)[: int(np.prod(shape))].reshape(shape)
         for ignored in (None, 1):
-            yield ranks(y, x, axis, ignored)
-            yield ranks(y.astype(np.int16), x, axis, ignored)
+            yield inside.ranks(y, x, axis, ignored)
+            yield inside.ranks(y.astype(np.int16), x, axis, ignored)
 
 
 def odd_logits(rows: Any) -> Any:
@@ -475,11 +466,10 @@ def write(found: dict[str, dict[str, str]]) -> None:
     TABLE.write_text(json.dumps(lines, indent=0) + "\n", "utf-8")
 
 
-def changes(column: str, found: dict[str, str], whole: bool) -> list[str]:
-    """Names of the groups whose bits are not the table's; with `whole`, of those that are gone."""
-    kept = {name: columns[column] for name, columns in table().items()}
-    names = [name for name, made in found.items() if kept.get(name) != made]
-    return names + [name for name in kept if whole and name not in found]
+def changes(column: str, found: dict[str, str]) -> list[str]:
+    """Names of the groups whose bits are not the table's."""
+    kept = table()
+    return [name for name, made in found.items() if kept.get(name, {}).get(column) != made]
 
 
 def run(parts: list[str], **environment: str) -> dict[str, str]:
@@ -500,7 +490,7 @@ def run(parts: list[str], **environment: str) -> dict[str, str]:
 def check(parts: list[str]) -> int:
     """Print the groups whose bits are not the table's on this machine; 1 where there are any."""
     found = run(parts)
-    changed = changes(column(processors.has_fma()), found, whole=not parts)
+    changed = changes(column(processors.has_fma()), found)
     print("\n".join([*changed, f"{len(changed)} of {len(found)} groups have other bits"]))
     return bool(changed)
 

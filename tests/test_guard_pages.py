@@ -13,6 +13,7 @@ from pathlib import Path
 
 import processors
 import pytest
+from conftest import environment
 
 PROGRAM = Path(__file__).with_name("guarded.py")
 
@@ -67,7 +68,7 @@ ctypes.string_at(*{"behind": (end - 16, 17), "before": (island - 1, 1)}[sys.argv
 def test_the_byte_beside_an_operand_cannot_be_read(side):
     done = subprocess.run(
         [sys.executable, "-c", TOUCH, side],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PROGRAM.parent), *sys.path])},
+        env=environment(),
         capture_output=True,
         text=True,
     )
