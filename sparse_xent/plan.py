@@ -45,8 +45,8 @@ class Plan:
     to_losses: tuple[int, ...]  # and the order of those axes that gives the losses' shape
 
 
-_plans: dict[tuple[Any, ...], Plan] = {}
-_found: dict[tuple[Any, ...] | None, Plan] = {}  # the same, by keys that are quickly made
+_plans: dict[tuple[Any, ...] | None, Plan] = {}
+_found: dict[tuple[Any, ...], Plan] = {}  # the same, by keys that are quickly made
 
 
 def find(
@@ -64,7 +64,7 @@ def find(
     """
     if x.__class__ is not _ndarray or y.__class__ is not _ndarray:
         return None
-    key = (
+    key: tuple[Any, ...] = (
         task, id(options), config._epsilon, config._compiled,
         x.shape, x.strides, x.dtype, y.shape, y.strides, y.dtype,
     )  # fmt: skip
@@ -157,7 +157,8 @@ def _made(
 ) -> tuple[Plan, bool]:
     """A plan, and whether it holds for later calls of its kind."""
     problem = _problem(task, options, sent, *specs)
-    program, open_rows, lasting = None, False, True
+    program: Program | None = None
+    open_rows, lasting = False, True
     if config._compiled:
         try:
             # One class would not keep the first axis apart from those behind it.

@@ -237,17 +237,14 @@ class LossProgram:
         if problem.layout != problem.layout_with_dx and problem.task == Task.VALUE_AND_GRADIENT:
             self._forward = LossProgram(problem.without_gradient(), open_rows)
         self._wants_sums = problem.task != Task.LOSSES
-        self._one_chunk = self._for_one_chunk()
+        self._params, self._one_chunk = self._template[0].copy(), abi.run_one_chunk()
+        self._takes_one = self._ready_for_one_chunk()
         self._rows = self._rows_at_once()
 
     # ---- one chunk ------------------------------------------------------------------------------
 
-    def _for_one_chunk(self) -> Callable[[int, int, int], int] | None:
-        """The C function for a call that is one chunk; None where it does not serve."""
-        one = self._geometry.slabs == 1 and self._forward is None
-        if not one or not array_objects.are_as_expected():
-            return None
-        self._params = self._template[0].copy()
+    def _ready_for_one_chunk(self) -> bool:
+        """Whether the one C function serves calls of one chunk; its parameters are filled in."""
         for place, number in (
             (_SCALARS, _address(self._scalars)),
             (_DX, self._differentiates),
@@ -260,7 +257,8 @@ class LossProgram:
         ):
             self._params[place] = number
         self._params_at = _address(self._params)
-        return abi.run_one_chunk()
+        one = self._geometry.slabs == 1 and self._forward is None
+        return one and array_objects.are_as_expected()
 
     def run(
         self, y: Any, x: Any, w: Any = None, losses: Any = None, dx: Any = None, _: Any = None
@@ -273,7 +271,7 @@ class LossProgram:
         if len(x) > self._rows:
             geometry, at = self._geometry, Operands(y, x, w, losses, dx)
             positions = len(x) * geometry.per_row if geometry.per_row else geometry.slab
-            if self._one_chunk is None or positions > self._chunk:
+            if not self._takes_one or positions > self._chunk:
                 return self._in_chunks(at, positions)
             return self._converted(at, positions)
         sums = np.zeros(abi.SUMS) if self._wants_sums else None
@@ -288,7 +286,7 @@ class LossProgram:
     def _rows_at_once(self) -> int:
         """Up to which length of the first axis a call goes straight to the one C function."""
         geometry = self._geometry
-        if self._one_chunk is None or not self.as_sent or self._casts:
+        if not self._takes_one or not self.as_sent or self._casts:
             return -1
         if geometry.per_row:
             return self._chunk // geometry.per_row
@@ -325,25 +323,25 @@ class LossProgram:
         scalars, params = self._scalars.copy(), self._template.copy()
         self._place(params, at, sums, scalars, slab)
         run = self._prepared(at, params, slab)
-        sums = sums.reshape(-1, abi.SUMS)
+        rows = sums.reshape(-1, abi.SUMS)
         with np.errstate(all="ignore"):
             if not self._differentiates:
                 run()
-                return _summed(sums)
+                return _summed(rows)
             dx = params[:, _DX].copy()
             params[:, _DX] = params[:, _KERNEL] = 0  # labels and weights are checked, and counted
             run()
-            counted, total = _summed(sums), None
+            counted, total = _summed(rows), None
             divisor = self._problem.divisor.of(counted.kept, counted.weight)
             weighted = at.w is not None or self._problem.by_class is not None
-            if weighted and self._is_beyond(sums, divisor):
+            if weighted and self._is_beyond(rows, divisor):
                 return self._by_numpy(at, divisor)
             if self._forward is not None:
                 total = self._forward.run(*at._replace(dx=None)).total
             params[:, _DX], params[:, _KERNEL] = dx, self._kernel
             scalars[-1] = divisor
             run()
-            made = _summed(sums)
+            made = _summed(rows)
         return made if total is None else made._replace(total=total)
 
     def _by_numpy(self, at: Operands, divisor: float) -> Sums:
@@ -470,7 +468,7 @@ def _address(array: Array) -> int:
 
 
 def _in_tasks(
-    task: Callable[..., object], slabs: Sequence[int], positions: int, length: int, nbytes: int
+    task: Callable[..., object], slabs: Sequence[object], positions: int, length: int, nbytes: int
 ) -> Callable[[], None]:
     """What calls task(slab, first position, the one after the last, scratch) until all is done.
 

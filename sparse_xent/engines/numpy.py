@@ -103,7 +103,7 @@ class NumpyProgram:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._formula = {
+        self._formula: dict[str, Any] = {
             "scores": problem.scores,
             "smoothing": problem.smoothing,
             "eps": problem.epsilon,

@@ -1,4 +1,4 @@
-"""Who may import whom: inside the package imports go down only, and each library has its rooms.
+"""Who may import whom: imports go down only, and each library is named in few places.
 
 Read from the source with `ast`: an import inside a function or under TYPE_CHECKING counts as much
 as one at the top. Each kind of violation is planted in a copy of the package, and caught.
@@ -17,42 +17,47 @@ import sparse_xent
 PACKAGE = Path(sparse_xent.__file__).parent
 NO_CACHES = shutil.ignore_patterns("__pycache__")
 
-#: The house from the roof down. A room (a module, or a folder with all that is in it) may import
-#: itself and what stands on a lower floor; "" is the public face, `sparse_xent` itself.
-FLOORS = [
+#: The package from the top down. A module, or a folder with all that is in it, may import itself
+#: and what stands below; "" is the public face, `sparse_xent` itself.
+LAYERS = [
     ["__main__", "r"],
     ["warm"],
     ["demo"],
-    ["evaluate"],
+    ["evaluation"],
     [""],
     ["loss", "metrics"],
-    ["soft", "plain", "cuda"],
-    ["carried"],
-    ["sweep"],
-    ["config", "implausible", "labels", "reduction"],
-    ["layout", "options"],
+    ["device"],
+    ["execute"],
+    ["plan"],
+    ["soft_targets"],
+    ["implausible", "labels", "weights"],
+    ["engines"],
+    ["config"],
+    ["options"],
     ["arrays"],
+    ["accumulate", "dtypes", "layout"],
     ["kernels"],
 ]
-FLOOR = {room: -depth for depth, rooms in enumerate(FLOORS) for room in rooms}
+LAYER = {name: -depth for depth, names in enumerate(LAYERS) for name in names}
 
 #: What stands on the public face uses the public names, and behind them only what is named here.
 BEHIND_THE_FACE = {
     "__main__": [],
     "demo": [],
-    "evaluate": ["carried", "config", "implausible", "options", "sweep"],
-}
+    "evaluation": [
+        "accumulate", "config", "engines", "execute", "implausible", "kernels", "options",
+    ],
+}  # fmt: skip
 
-#: Libraries that only some rooms may name. NumPy is at home everywhere.
+#: Libraries that only some modules and folders may name. NumPy is at home everywhere.
 LIBRARIES = {
-    "numpy": list(FLOOR),
-    "scipy": ["demo", "evaluate"],
+    "numpy": list(LAYER),
+    "scipy": ["demo"],
     "numba": ["kernels"],
     "llvmlite": ["kernels"],
     "platformdirs": ["kernels"],
-    "cuda": ["kernels"],
-    "ml_dtypes": ["arrays", "options"],
-    "matplotlib": ["evaluate"],
+    "cuda": ["engines", "kernels"],
+    "ml_dtypes": ["arrays", "dtypes", "evaluation"],
     "cupy": ["arrays"],
     "dask": ["arrays"],
     "jax": ["arrays"],
@@ -87,26 +92,26 @@ def violations(package):
     found = []
     for path in sorted(package.rglob("*.py")):
         inside = path.relative_to(package)
-        room = inside.parts[0].removesuffix(".py").replace("__init__", "")
-        if room not in FLOOR:
-            found.append(f"{inside}: {room} is a room on no floor")
+        place = inside.parts[0].removesuffix(".py").replace("__init__", "")
+        if place not in LAYER:
+            found.append(f"{inside}: {place} stands in no layer")
             continue
         for line, name in imported(path, package):
             top, *rest = name.split(".")
             if top == "sparse_xent":
-                there = rest[0] if rest and rest[0] in FLOOR else ""
+                there = rest[0] if rest and rest[0] in LAYER else ""
                 if rest and not there and (package / rest[0]).with_suffix(".py").exists():
-                    continue  # a room on no floor: said once, above
-                behind = room in BEHIND_THE_FACE and FLOOR[there] < FLOOR[""]
-                if there != room and FLOOR[there] >= FLOOR[room]:
-                    found.append(f"{inside}:{line}: {room or 'the face'} looks up to {name}")
-                elif behind and there not in BEHIND_THE_FACE[room]:
-                    found.append(f"{inside}:{line}: {room} goes behind the face for {name}")
+                    continue  # of no layer: said once, above
+                behind = place in BEHIND_THE_FACE and LAYER[there] < LAYER[""]
+                if there != place and LAYER[there] >= LAYER[place]:
+                    found.append(f"{inside}:{line}: {place or 'the face'} looks up to {name}")
+                elif behind and there not in BEHIND_THE_FACE[place]:
+                    found.append(f"{inside}:{line}: {place} goes behind the face for {name}")
             elif top in LIBRARIES:
-                if room not in LIBRARIES[top]:
-                    found.append(f"{inside}:{line}: {room or 'the face'} names {top}")
+                if place not in LIBRARIES[top]:
+                    found.append(f"{inside}:{line}: {place or 'the face'} names {top}")
             elif top not in sys.stdlib_module_names:
-                found.append(f"{inside}:{line}: {top} is a library of no room")
+                found.append(f"{inside}:{line}: {top} is a library of no module")
     return found
 
 
@@ -134,17 +139,21 @@ def test_no_star_imports():
         ),
         ("layout.py", "from sparse_xent import loss", "layout looks up to sparse_xent.loss"),
         ("layout.py", "import sparse_xent", "layout looks up to sparse_xent"),
-        ("layout.py", "import sparse_xent.sweep as s", "layout looks up to sparse_xent.sweep"),
+        ("layout.py", "import sparse_xent.plan as p", "layout looks up to sparse_xent.plan"),
         ("layout.py", "from .labels import x", "layout looks up to sparse_xent.labels.x"),
         ("layout.py", "from . import op_array", "layout looks up to sparse_xent.op_array"),
         ("layout.py", "from .options import x", "layout looks up to sparse_xent.options.x"),
         (
-            "kernels/portable.py",
+            "kernels/loader.py",
             "from ..layout import x",
             "kernels looks up to sparse_xent.layout.x",
         ),
         ("kernels/__init__.py", "from .. import arrays", "kernels looks up to sparse_xent.arrays"),
-        ("__init__.py", "from .evaluate import x", "the face looks up to sparse_xent.evaluate.x"),
+        (
+            "__init__.py",
+            "from .evaluation import x",
+            "the face looks up to sparse_xent.evaluation.x",
+        ),
         (
             "loss.py",
             "def f():\n    from .metrics import x",
@@ -152,13 +161,13 @@ def test_no_star_imports():
         ),
         ("loss.py", "if 0:\n    import torch", "loss names torch"),
         ("labels.py", "import numba.cuda", "labels names numba"),
-        ("loss.py", "import requests.sessions", "requests is a library of no room"),
+        ("loss.py", "import requests.sessions", "requests is a library of no module"),
         (
             "demo/__init__.py",
             "from ..labels import x",
             "demo goes behind the face for sparse_xent.labels.x",
         ),
-        ("attic.py", "", "attic is a room on no floor"),
+        ("attic.py", "", "attic stands in no layer"),
     ],
 )
 def test_a_planted_violation_is_caught(tmp_path, file, code, complaint):
@@ -176,10 +185,10 @@ def test_a_planted_violation_is_caught(tmp_path, file, code, complaint):
     ("file", "code"),
     [
         ("kernels/loader.py", "from . import ScoreKind"),
-        ("loss.py", "from .kernels.portable import nll"),
-        ("loss.py", "from . import sweep"),
+        ("loss.py", "from .kernels.loader import address"),
+        ("loss.py", "from . import execute"),
         ("evaluation/__init__.py", "from sparse_xent import SparseCategoricalCrossentropy"),
-        ("evaluation/__init__.py", "from ..sweep import ranks"),
+        ("evaluation/__init__.py", "from ..execute import ranks"),
         ("labels.py", "import os.path, numpy.typing"),
     ],
 )
