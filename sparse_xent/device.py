@@ -21,14 +21,12 @@ from sparse_xent.arrays.output import check_apart, check_output, is_same
 from sparse_xent.arrays.refusals import EXPECTED, refuse_dtype
 from sparse_xent.engines import cuda, cuda_driver, cuda_errors
 from sparse_xent.engines.base import Task
-from sparse_xent.kernels.cuda import geometry
 from sparse_xent.options import Options, whole_number
 from sparse_xent.plan import DevicePlan, DeviceSpecs
 
 _RANKS = Task.RANKS
 _BOTH = (Task.VALUE_AND_GRADIENT, Task.LOSSES_AND_GRADIENT)
 _BACKWARD = {Task.LOSSES: Task.GRADIENT, Task.VALUE: Task.GRADIENT_OF_VALUE}
-_LOW_BITS = geometry.VECTOR - 1  # of an address: whether a vector may begin there
 
 
 # ---- the public calls ---------------------------------------------------------------------------
@@ -150,7 +148,7 @@ def _in_arithmetic(adapter: ArrayAdapter, x: Any, options: Options) -> Any:
 
     Integers count as float32; scores below the arithmetic that `dtype` asks for are widened.
     """
-    kind = adapter.name, getattr(x, "dtype", None), options.dtype
+    kind = getattr(x, "dtype", None), options.dtype
     if kind in _read_as_they_are:
         return x
     dtype = adapter.spec_of(x).dtype
@@ -160,7 +158,7 @@ def _in_arithmetic(adapter: ArrayAdapter, x: Any, options: Options) -> Any:
     if dtypes.arithmetic(counts_as, options.dtype) == dtypes.FLOAT64:
         counts_as = dtypes.FLOAT64
     if dtype == counts_as:
-        if kind[1] is not None:
+        if kind[0] is not None:
             _read_as_they_are.add(kind)
         return x
     return adapter.cast(x, counts_as.name)
@@ -222,14 +220,14 @@ class _Call:
             w_kind = self._read_weight(w, kind)
         if dx is not None:
             to, dx_kind = adapter.read(dx)
-            dx_kind = dx_kind, to & _LOW_BITS, out_is_given
+            dx_kind = dx_kind, to & cuda.LOW_BITS, out_is_given
             self.addresses.append((cuda.DX, to))
         if up is not None:
             up_at, up_kind = adapter.read(up)
             self.addresses.append((cuda.UP, up_at))
         # The plan holds the options: while it is there, no others have their id.
         key: tuple[Any, ...] = (
-            task, id(options), config._epsilon, kind, at & _LOW_BITS, y_kind, w_kind, dx_kind,
+            task, id(options), config._epsilon, kind, at & cuda.LOW_BITS, y_kind, w_kind, dx_kind,
             up_kind, adapter, y_adapter,
         )  # fmt: skip
         self.plan: DevicePlan = plans.find_on_device(key) or self._made(key, options, y)
@@ -341,16 +339,20 @@ class _Call:
 
         By bounds first; only where these meet is it looked at closely.
         """
-        specs, reach, at = self.plan.specs, self.plan.reach, dict(self.addresses)
+        at, reach = dict(self.addresses), self.plan.reach
+        to = at.pop(cuda.DX)
         low, high = reach[cuda.DX]
-        low, high = at[cuda.DX] + low, at[cuda.DX] + high
-        meet = [
-            place
-            for place, (first, last) in reach.items()
-            if at[place] + first < high and low < at[place] + last and place != cuda.DX
-        ]
-        x, dx = ((specs[place], at[place]) for place in (cuda.X, cuda.DX))
-        if not meet or (meet == [cuda.X] and is_same(x, dx)):
+        low, high = to + low, to + high
+        meet = []
+        for place, address in at.items():
+            first, last = reach[place]
+            if address + first < high and low < address + last:
+                meet.append(place)
+        if not meet:
+            return
+        specs = self.plan.specs
+        x, dx = (specs[cuda.X], at[cuda.X]), (specs[cuda.DX], to)
+        if meet == [cuda.X] and is_same(x, dx):
             return
         names = {cuda.Y: "y_true", cuda.W: "sample_weight"}
         check_apart(dx, x, {names[p]: (specs[p], at[p]) for p in meet if p in names})

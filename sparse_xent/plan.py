@@ -165,14 +165,14 @@ def _made(
     may_be_open: bool,
 ) -> tuple[Plan, bool]:
     """A plan, and whether it holds for later calls of its kind."""
-    problem = _problem(task, options, _As(sent.y_true, sent.x, sent.sample_weight), *specs)
+    problem = _problem(task, options, _SentAs(sent.y_true, sent.x, sent.sample_weight), *specs)
     program: Program | None = None
     open_rows, lasting = False, True
     if config._compiled:
         try:
             if may_be_open and problem.layout.axis:
                 rows = [_with_rows(spec, 2) for spec in specs]  # of 1 row the steps say nothing
-                program = cpu.prepare(_problem(task, options, _As(), *rows), open_rows=True)
+                program = cpu.prepare(_problem(task, options, _SentAs(), *rows), open_rows=True)
                 open_rows = program is not None
             program = program or cpu.prepare(problem, open_rows=False)
         except loader.EngineUnavailable as error:
@@ -218,7 +218,7 @@ def _with_rows(spec: ArraySpec | None, rows: int) -> ArraySpec | None:
     return spec._replace(shape=shape, strides=dense_strides(shape, spec.dtype.itemsize))
 
 
-class _As(NamedTuple):
+class _SentAs(NamedTuple):
     """What the user sent, for what a message says of it where one can come."""
 
     y_true: object = None
@@ -226,7 +226,9 @@ class _As(NamedTuple):
     sample_weight: object = None
 
 
-def _problem(task: Task, options: Options, sent: _As, y: Any, x: Any, w: Any, dx: Any) -> Problem:
+def _problem(
+    task: Task, options: Options, sent: _SentAs, y: Any, x: Any, w: Any, dx: Any
+) -> Problem:
     """The call as engines see it, from the specs of its arrays as they were sent."""
     targets = y if options.soft else None
     beside = () if targets is None else (targets.strides,)
@@ -330,7 +332,7 @@ def _made_on_device(task: Task, options: Options, specs: DeviceSpecs) -> DeviceP
         w = ArraySpec((), (), np.dtype(np.float64))
     if dx is not None and specs.out_is_given:  # overlaps are looked for in every call
         check_output(dx, x, dtypes.counts_as(x.dtype))
-    problem = _problem(task, options, _As(specs.y_true), y, x, w, dx)
+    problem = _problem(task, options, _SentAs(specs.y_true), y, x, w, dx)
     losses = problem.layout.losses
     assert x.device is not None
     program = cuda.prepare(

@@ -31,6 +31,8 @@ class Task(enum.IntEnum):
     GRADIENT = 5  # of losses that were computed before, times the gradient with respect to them
     GRADIENT_OF_VALUE = 6
 
+    __hash__ = int.__hash__  # Enum's own is a Python function, and plans are found by tasks
+
     @property
     def reduces(self) -> bool:
         """Whether a value is wanted, not losses."""

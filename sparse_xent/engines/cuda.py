@@ -34,6 +34,9 @@ X, Y, W, OUT, DX, UP = (_PLACES[name] for name in ("x", "y", "w", "out", "dx", "
 VALUE, COUNTED = _PLACES["value"], _PLACES["surveyed"]
 _SCRATCH, _RESULT = _PLACES["scratch"], _PLACES["result"]
 
+LOW_BITS = geometry.VECTOR - 1
+"""The bits of an address that say whether a vector may begin there: plans differ in them."""
+
 SUMS = params.RESULTS
 """float64 that a call's sums take: sum(w * l), labels that are not ignored, sum(w)."""
 
@@ -83,13 +86,13 @@ class LaunchProgram:
 
         Args:
             stream: handle of the stream.
-            addresses: of the arrays.
+            addresses: of the arrays; those of scratch and sums are appended.
             scratch: address of `scratch_bytes` bytes, the first 8 of which are 0, and are again
                 when the call is over.
             sums: address of SUMS float64 where the sums are to stay; 0 for nowhere.
         """
         counted = scratch + self.scratch_bytes - 2 * _SUMS_BYTES
-        addresses = [*addresses, (_SCRATCH, scratch)]
+        addresses.append((_SCRATCH, scratch))
         if self.count:
             for step in self.count:
                 filled = _filled(step, [*addresses, (_RESULT, counted)])
