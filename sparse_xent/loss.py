@@ -48,7 +48,7 @@ class _Loss:
     _soft: ClassVar[bool]  # whether targets are one-hot or soft
     _keys: ClassVar[tuple[str, ...]]  # the arguments, in the order of the signature
 
-    def _construct(self, given: Mapping[str, object], unknown: Mapping[str, object]) -> None:
+    def _construct(self, given: Mapping[str, Any], unknown: Mapping[str, object]) -> None:
         if "sample_weight" in unknown:
             raise TypeError(
                 f"sample_weight is an argument of the call, not of {type(self).__name__}(): "

@@ -792,6 +792,39 @@ def test_no_frame_of_a_refusal_holds_memory_of_the_device(cupy):
             assert not isinstance(value, np.ndarray), frame
 
 
+@pytest.mark.parametrize("make", [sx.loss_categorical_crossentropy, sx.CategoricalCrossentropy()])
+def test_one_hot_targets_are_refused_with_the_way_to_the_host(cupy, torch, make):
+    x = np.zeros((2, 3), np.float32)
+    array = DeviceArray.of(x, 0)
+    for scores, kind, way_out in (
+        (cupy.asarray(x), "cupy CupyArray", "y_pred.get()"),
+        (torch.tensor(x), "torch Tensor", "y_pred.detach().cpu().numpy()"),
+        (array, "DeviceArray", "y_pred.numpy()"),
+        (Spoken(x), "Spoken", "y_pred, copied to the host"),
+    ):
+        with pytest.raises(TypeError) as error:
+            make(x, scores)
+        assert str(error.value) == (
+            f"y_pred must lie in the host's memory, got a {kind} on cuda:0: pass {way_out}; "
+            "with integer labels the sparse loss is served on the device"
+        )
+
+
+def test_tensors_that_look_one_hot_are_refused_in_torchs_words(torch):
+    x = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=r"or argmax \(y_true.float\(\).argmax\(1\)\)"):
+        f(x, x)
+
+
+def test_another_byte_order_is_refused_not_misread(gpu):
+    y, x, w, _ = case()
+    for sent in ((Spoken(y.astype(">i8")), Spoken(x)), (Spoken(y), Spoken(x.astype(">f4")))):
+        with pytest.raises(TypeError, match="must be in native byte order, got >"):
+            f(*sent, True)
+    with pytest.raises(TypeError, match="must be in native byte order, got >f8"):
+        SPARSE()(Spoken(y), Spoken(x), Spoken(w.astype(">f8")))
+
+
 def test_masks_are_refused(gpu):
     y, x, _, _ = case()
     with pytest.raises(TypeError, match="must not be masked"):
