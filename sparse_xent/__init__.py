@@ -18,7 +18,7 @@ from sparse_xent.config import (
     config_set_threads,
     config_threads,
 )
-from sparse_xent.cuda import cuda_check
+from sparse_xent.device import cuda_check
 from sparse_xent.loss import (
     CategoricalCrossentropy,
     SparseCategoricalCrossentropy,

@@ -63,3 +63,25 @@ def of_name(name: str) -> DType:
         ) from None
     bfloat16: DType = np.dtype(ml_dtypes.bfloat16)
     return bfloat16
+
+
+def of_library(name: str) -> DType:
+    """NumPy's dtype of another library's arrays, by its name there.
+
+    Raises:
+        TypeError: NumPy has none.
+    """
+    if name == "bfloat16":
+        try:
+            return of_name(name)
+        except ValueError:
+            raise TypeError(
+                "bfloat16 arrays need the package ml_dtypes, which gives NumPy that dtype: "
+                "pip install ml_dtypes"
+            ) from None
+    try:
+        return np.dtype(name)
+    except TypeError:
+        raise TypeError(
+            f"arrays must be of a dtype that NumPy knows, or bfloat16, got {name}"
+        ) from None

@@ -2,16 +2,18 @@
 
 A gradient is written only after every label and weight has been checked, for it may go into the
 caller's own array. Where something is wrong with the values, the engine says what kind of thing,
-and the message is made here from what the user sent.
+and the message is made here from what the user sent. Arrays on a CUDA device are `device`'s.
 """
 
 from typing import Any, NoReturn
 
 import numpy as np
 
-from sparse_xent import implausible, labels, soft_targets, weights
+from sparse_xent import device, dtypes, implausible, labels, soft_targets, weights
 from sparse_xent import plan as plans
 from sparse_xent.arrays import numpy as arrays
+from sparse_xent.arrays.adapters import PROTOCOL, adapter_of, refuse_device
+from sparse_xent.arrays.dlpack import DeviceArray
 from sparse_xent.arrays.numpy import spec_of
 from sparse_xent.engines.base import (
     DONE,
@@ -22,7 +24,6 @@ from sparse_xent.engines.base import (
     Divisor,
     Found,
     Misaligned,
-    MissingWeight,
     Sums,
     Task,
 )
@@ -35,7 +36,7 @@ _LARGEST, _LEAST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).t
 # Labels in a list are made an array here while that costs no more than the rest of the call.
 _LISTED = 64
 
-_empty, _empty_like, _find = np.empty, np.empty_like, plans.find
+_ndarray, _empty, _empty_like, _find = np.ndarray, np.empty, np.empty_like, plans.find
 _LOSSES, _RANKS = Task.LOSSES, Task.RANKS
 _VALUE, _VALUE_AND_GRADIENT = Task.VALUE, Task.VALUE_AND_GRADIENT
 _KEPT = Divisor.KEPT
@@ -45,6 +46,10 @@ def losses(y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> An
     """One loss a label, times its weights; the losses' shape."""
     plan = _find(_LOSSES, options, y_true, y_pred, sample_weight)
     if plan is None:
+        if y_pred.__class__ is not _ndarray or options.device is not None:
+            made = _on_device(_LOSSES, options, y_true, y_pred, sample_weight)
+            if made is not None:
+                return made
         if y_true.__class__ is list and (y := _listed(y_true)) is not None:
             return losses(y, y_pred, sample_weight, options)
         call = _Call(_LOSSES, options, y_true, y_pred, sample_weight)
@@ -67,6 +72,10 @@ def value(y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> Any
         return losses(y_true, y_pred, sample_weight, options)
     plan = _find(_VALUE, options, y_true, y_pred, sample_weight)
     if plan is None:
+        if y_pred.__class__ is not _ndarray or options.device is not None:
+            made = _on_device(_VALUE, options, y_true, y_pred, sample_weight)
+            if made is not None:
+                return made
         if y_true.__class__ is list and (y := _listed(y_true)) is not None:
             return value(y, y_pred, sample_weight, options)
         call = _Call(_VALUE, options, y_true, y_pred, sample_weight)
@@ -86,19 +95,25 @@ def value_and_grad(
     y_true: Any, y_pred: Any, sample_weight: Any, out: Any, options: Options
 ) -> tuple[Any, Any]:
     """The value, and its derivative with respect to y_pred: `out` where it was given."""
-    if options.reduction is Reduction.NONE:
-        call = _Call(Task.LOSSES_AND_GRADIENT, options, y_true, y_pred, sample_weight, out)
-        made, sums = call.losses()
-        call.warn(sums.found)
-        return made, call.sent.dx if out is None else out
-    plan = _find(_VALUE_AND_GRADIENT, options, y_true, y_pred, sample_weight, out)
+    by_label = options.reduction is Reduction.NONE
+    task = Task.LOSSES_AND_GRADIENT if by_label else _VALUE_AND_GRADIENT
+    plan = None if by_label else _find(task, options, y_true, y_pred, sample_weight, out)
     if plan is None or not (out is None or _may_take(out, y_true, y_pred, sample_weight)):
+        if y_pred.__class__ is not _ndarray or options.device is not None:
+            both: tuple[Any, Any] | None
+            both = _on_device(task, options, y_true, y_pred, sample_weight, out)
+            if both is not None:
+                return both
         if y_true.__class__ is list and (y := _listed(y_true)) is not None:
             return value_and_grad(y, y_pred, sample_weight, out, options)
-        call = _Call(_VALUE_AND_GRADIENT, options, y_true, y_pred, sample_weight, out)
-        sums = call.run(None)
+        call = _Call(task, options, y_true, y_pred, sample_weight, out)
+        if by_label:
+            made, sums = call.losses()
+        else:
+            sums = call.run(None)
+            made = _divided(sums, call.plan)
         call.warn(sums.found)
-        return _divided(sums, call.plan), call.sent.dx if out is None else out
+        return made, call.sent.dx if out is None else out
     dx = _empty_like(y_pred, plan.counts_as) if out is None else out
     try:
         sums = plan.run(y_true, y_pred, sample_weight, None, dx)
@@ -118,6 +133,9 @@ def ranks(y_true: Any, y_pred: Any, options: Options) -> Any:
     """
     plan = _find(_RANKS, options, y_true, y_pred)
     if plan is None:
+        made = _on_device(_RANKS, options, y_true, y_pred, None)
+        if made is not None:
+            return made
         return _Call(_RANKS, options, y_true, y_pred, None).losses()[0]
     made = _empty(y_true.shape, plan.result)
     try:
@@ -145,18 +163,11 @@ class _Call:
         sample_weight: Any,
         out: Any = None,
     ) -> None:
-        x = arrays.scores(y_pred)
-        labels.class_axis(x, y_true, options.axis)
-        y = soft_targets.array_of(y_true, x) if options.soft else labels.array_of(y_true)
-        w = weights.array_of(sample_weight)
-        sent = Sent(y, x, w, None, y_true, sample_weight)
         self.options = options
-        if task.differentiates:
-            dx = arrays.output(out, x, {"y_true": y, "sample_weight": w})
-            sent = Sent(y, x, w, dx, y_true, sample_weight)
+        sent = _read(task, options, y_true, y_pred, sample_weight, out)
         self.sent, self.plan = sent, plans.of(task, options, sent)
-        if (y is y_true) and (x is y_pred) and (w is sample_weight):
-            plans.remember(task, options, y, x, w, out, self.plan)
+        if (sent.y is y_true) and (sent.x is y_pred) and (sent.w is sample_weight):
+            plans.remember(task, options, y_true, y_pred, sample_weight, out, self.plan)
 
     def run(self, losses: Array | None) -> Sums:
         """Let the program do it."""
@@ -188,6 +199,19 @@ class _Call:
     def warn(self, found: Found) -> None:
         """Tell the user of scores that cannot be probabilities, once for the whole call."""
         implausible.warn(found, self.sent.x.shape, self.plan.axis)
+
+
+def _read(
+    task: Task, options: Options, y_true: Any, y_pred: Any, sample_weight: Any, out: Any
+) -> Sent:
+    """The arrays of a call; what holds no numbers, or no gradient, is refused."""
+    x = arrays.scores(y_pred)
+    labels.class_axis(x, y_true, options.axis)
+    y = soft_targets.array_of(y_true, x) if options.soft else labels.array_of(y_true)
+    w, dx = weights.array_of(sample_weight), None
+    if task.differentiates:
+        dx = arrays.output(out, x, {"y_true": y, "sample_weight": w})
+    return Sent(y, x, w, dx, y_true, sample_weight)
 
 
 def _divided(sums: Sums, found: Plan) -> Any:
@@ -234,15 +258,66 @@ def _again(
 
 def _refuse(error: BadValue, sent: Sent, options: Options) -> NoReturn:
     """The error in words for the user: what is wrong, where first, and the likely cause."""
-    x = sent.x
     if isinstance(error, BadTarget):
-        soft_targets.refuse(sent.y, x)
-    layout = layout_of(x.shape, options.axis, x.strides)
-    y = np.broadcast_to(np.int64(0), layout.losses) if options.soft else sent.y
-    reader = labels.read(spec_of(y), layout, options.ignore_class, sent.y_true, x)
-    if isinstance(error, MissingWeight):
-        assert sent.w is not None
-        aligned = weights.read(spec_of(sent.w), layout)
+        soft_targets.refuse(sent.y, sent.x)
+    _check_values(sent, options)
+    raise error  # never, for whatever an engine finds is found again
+
+
+def _check_values(sent: Sent, options: Options) -> None:
+    """Refuse labels that are neither classes nor ignored, and weights that are missing."""
+    layout = layout_of(sent.x.shape, options.axis, sent.x.strides)
+    given = np.broadcast_to(np.int64(0), layout.losses) if options.soft else sent.y
+    reader = labels.read(spec_of(given), layout, options.ignore_class, sent.y_true, sent.x)
+    y, bad = reader.decode(reader.shaped(given))
+    if bad.any():
+        reader.refuse(given)
+    if sent.w is not None:
+        aligned = weights.read(spec_of(sent.w), layout, sent.sample_weight)
         assert aligned is not None
-        aligned.refuse(sent.w, reader.decode(reader.shaped(y))[0])
-    reader.refuse(y)
+        if weights.missing(weights.in_shape(sent.w, layout.losses), y).any():
+            aligned.refuse(sent.w, y)
+
+
+# ---- CUDA devices -------------------------------------------------------------------------------
+
+
+def _on_device(
+    task: Task, options: Options, y_true: Any, y_pred: Any, sample_weight: Any, out: Any = None
+) -> Any:
+    """What a device gives; None where the call is the host's."""
+    adapter = adapter_of(y_pred)
+    if adapter is not None:
+        if options.soft:
+            refuse_device(
+                y_pred, "y_pred", "with integer labels the sparse loss is served on the device"
+            )
+        return device.call(task, adapter, options, y_true, y_pred, sample_weight, out)
+    if options.device is not None:
+        return _offloaded(task, options, y_true, y_pred, sample_weight, out)
+    return None
+
+
+def _offloaded(
+    task: Task, options: Options, y_true: Any, y_pred: Any, sample_weight: Any, out: Any
+) -> Any:
+    """A call for arrays of the host: taken to the device that was asked for, the results back.
+
+    All is checked before anything is sent, labels too: the host's refusals hold as they stand.
+    """
+    sent = _read(task, options, y_true, y_pred, sample_weight, out)
+    _check_values(sent, options)
+    ordinal, counts_as = options.device, dtypes.counts_as(sent.x.dtype)
+    assert ordinal is not None
+    wide = dtypes.arithmetic(counts_as, options.dtype) == dtypes.FLOAT64
+    x = DeviceArray.of(sent.x.astype(dtypes.FLOAT64 if wide else counts_as, copy=False), ordinal)
+    native = sent.y.dtype.newbyteorder("=")
+    own = native if native.kind in "biu" else dtypes.counts_as(native)
+    y, w = DeviceArray.of(sent.y.astype(own, copy=False), ordinal), None
+    if sent.w is not None:
+        w = DeviceArray.of(np.ascontiguousarray(sent.w, np.float64), ordinal)
+    if sent.dx is None:
+        return arrays.scalar(device.call(task, PROTOCOL, options, y, x, w).numpy())
+    made, dx = device.call(task, PROTOCOL, options, y, x, w)
+    np.copyto(sent.dx, dx.numpy(), casting="unsafe")
+    return arrays.scalar(made.numpy()), sent.dx if out is None else out

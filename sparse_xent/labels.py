@@ -157,7 +157,7 @@ def array_of(y_true: object) -> Array:
     if y.dtype.kind == "O" and not isinstance(y_true, np.ndarray) and _are_ints(y):
         return _beyond_int64(y)
     if not is_number(y.dtype):
-        refuse_kind(y_true, y, "y_true", "whole numbers (the classes' indices)")
+        refuse_kind(y_true, y, "y_true")
     return y
 
 

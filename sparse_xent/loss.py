@@ -13,9 +13,8 @@ from typing import Any, ClassVar, Literal, NoReturn, Protocol, Self, cast, overl
 
 import numpy as np
 import numpy.typing as npt
-from numpy import ndarray
 
-from sparse_xent import cuda, execute
+from sparse_xent import execute
 from sparse_xent.config import config_floatx
 from sparse_xent.options import (
     REDUCTION,
@@ -49,7 +48,7 @@ class _Loss:
     _soft: ClassVar[bool]  # whether targets are one-hot or soft
     _keys: ClassVar[tuple[str, ...]]  # the arguments, in the order of the signature
 
-    def _construct(self, given: Mapping[str, object], unknown: Mapping[str, object]) -> None:
+    def _construct(self, given: Mapping[str, Any], unknown: Mapping[str, object]) -> None:
         if "sample_weight" in unknown:
             raise TypeError(
                 f"sample_weight is an argument of the call, not of {type(self).__name__}(): "
@@ -225,12 +224,7 @@ class SparseCategoricalCrossentropy(_Loss):
             ValueError: a label is neither a class nor ignored, a weight is missing, or shapes do
                 not fit.
         """
-        options = self._options
-        if y_pred.__class__ is not ndarray or options.device is not None:
-            library = cuda.serving(y_pred, options)
-            if library is not None:
-                return cuda.value(library, y_true, y_pred, sample_weight, options)
-        return execute.value(y_true, y_pred, sample_weight, options)
+        return execute.value(y_true, y_pred, sample_weight, self._options)
 
     def value_and_grad(
         self, y_true: Any, y_pred: Any, sample_weight: Any = None, out: Any = None
@@ -262,12 +256,7 @@ class SparseCategoricalCrossentropy(_Loss):
             >>> gradient
             array([[-0.5,  0.5]])
         """
-        options = self._options
-        if y_pred.__class__ is not ndarray or options.device is not None:
-            library = cuda.serving(y_pred, options)
-            if library is not None:
-                return cuda.value_and_grad(library, y_true, y_pred, sample_weight, out, options)
-        return execute.value_and_grad(y_true, y_pred, sample_weight, out, options)
+        return execute.value_and_grad(y_true, y_pred, sample_weight, out, self._options)
 
 
 class CategoricalCrossentropy(_Loss):
@@ -476,15 +465,11 @@ def loss_sparse_categorical_crossentropy(
         }
         if not _has_data(y_true, y_pred, unknown, "loss_sparse_categorical_crossentropy", options):
             return SparseCategoricalCrossentropy(**options)
-    settled = read_once(
+    chosen = read_once(
         from_logits, ignore_class, axis, label_smoothing, class_weight,
         normalize, reduction, name, dtype, device,
     )  # fmt: skip
-    if y_pred.__class__ is not ndarray or settled.device is not None:
-        library = cuda.serving(y_pred, settled)
-        if library is not None:
-            return cuda.per_label(library, y_true, y_pred, settled)
-    return execute.losses(y_true, y_pred, None, settled)
+    return execute.losses(y_true, y_pred, None, chosen)
 
 
 @overload
@@ -575,8 +560,8 @@ def loss_categorical_crossentropy(
     }
     if not _has_data(y_true, y_pred, unknown, "loss_categorical_crossentropy", options):
         return CategoricalCrossentropy(**options)
-    settled = read(**options, default_name=SOFT_NAME, soft=True)
-    return execute.losses(y_true, y_pred, None, settled)
+    chosen = read(**options, default_name=SOFT_NAME, soft=True)
+    return execute.losses(y_true, y_pred, None, chosen)
 
 
 def _has_data(

@@ -4,18 +4,24 @@ A plan is found by task, options, epsilon, and how the arrays lie. Where all of 
 and the first axis is not the classes', its length is left open: calls that differ in nothing else
 share a plan. What depends on values or addresses (labels in range, `out` apart from the scores) is
 looked at in every call.
+
+Calls on a CUDA device have plans of the same cache, whose programs are launches. Their kinds leave
+nothing open, and count in how addresses are aligned.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sparse_xent import config, dtypes, labels, weights
 from sparse_xent.arrays.base import ArraySpec, dense_strides
 from sparse_xent.arrays.numpy import spec_of
-from sparse_xent.engines import cpu
+from sparse_xent.arrays.output import check_output, reach
+from sparse_xent.arrays.refusals import EXPECTED, refuse_dtype
+from sparse_xent.engines import cpu, cuda, cuda_driver
 from sparse_xent.engines import numpy as numpy_engine
 from sparse_xent.engines.base import Array, Divisor, Problem, Program, Sums, Task
 from sparse_xent.kernels import loader
@@ -45,7 +51,7 @@ class Plan:
     to_losses: tuple[int, ...]  # and the order of those axes that gives the losses' shape
 
 
-_plans: dict[tuple[Any, ...] | None, Plan] = {}
+_plans: dict[tuple[Any, ...] | None, Any] = {}  # Plans, and DevicePlans
 _found: dict[tuple[Any, ...], Plan] = {}  # the same, by keys that are quickly made
 
 
@@ -80,14 +86,15 @@ def find(
 def _with_out(key: tuple[Any, ...], x: Array, out: Any) -> tuple[Any, ...]:
     if out is x or out.__class__ is not _ndarray:
         return (*key, out is x)
-    return (*key, out.shape, out.strides, out.dtype)
+    return (*key, False, out.shape, out.strides, out.dtype)
 
 
 def remember(task: Task, options: Options, y: Any, x: Any, w: Any, out: Any, plan: Plan) -> None:
     """Let `find` find the plan for calls like this one, if it takes arrays as they were sent."""
     arrays = [a for a in (y, x, w) if a is not None]
-    one_each = task in (Task.LOSSES, Task.RANKS)  # made in the labels' shape
-    direct = plan.as_sent and not plan.one_class and (plan.as_losses or not one_each)
+    direct = plan.as_sent and not plan.one_class
+    if task in (Task.LOSSES, Task.RANKS):  # made in the labels' shape; of one loss a scalar is made
+        direct = direct and plan.as_losses and y.ndim > 0
     if not direct or any(a.__class__ is not _ndarray for a in arrays):
         return
     key: tuple[Any, ...] = (
@@ -128,15 +135,19 @@ def of(task: Task, options: Options, sent: Sent) -> Plan:
     specs = [None if a is None else spec_of(a) for a in given]
     key = task, id(options), config._epsilon, config._compiled, *specs
     open_key = _open_key(key, specs)
-    found = _plans.get(open_key) or _plans.get(key)
+    found: Plan | None = _plans.get(open_key) or _plans.get(key)
     if found is not None:
         return found
     plan, lasting = _made(task, options, sent, specs, open_key is not None)
+    if lasting:
+        _keep(open_key if plan.open_rows and open_key is not None else key, plan)
+    return plan
+
+
+def _keep(key: tuple[Any, ...], plan: "Plan | DevicePlan") -> None:
     if len(_plans) >= _LIMIT:
         _plans.clear()
-    if lasting:
-        _plans[open_key if plan.open_rows and open_key is not None else key] = plan
-    return plan
+    _plans[key] = plan
 
 
 def _open_key(key: tuple[Any, ...], specs: list[ArraySpec | None]) -> tuple[Any, ...] | None:
@@ -156,7 +167,7 @@ def _made(
     may_be_open: bool,
 ) -> tuple[Plan, bool]:
     """A plan, and whether it holds for later calls of its kind."""
-    problem = _problem(task, options, sent, *specs)
+    problem = _problem(task, options, _SentAs(sent.y_true, sent.x, sent.sample_weight), *specs)
     program: Program | None = None
     open_rows, lasting = False, True
     if config._compiled:
@@ -164,7 +175,7 @@ def _made(
             # One class would not keep the first axis apart from those behind it.
             if may_be_open and problem.layout.axis and problem.layout.classes > 1:
                 rows = [_with_rows(spec, 2) for spec in specs]  # of 1 row the steps say nothing
-                program = cpu.prepare(_problem(task, options, None, *rows), open_rows=True)
+                program = cpu.prepare(_problem(task, options, _SentAs(), *rows), open_rows=True)
                 open_rows = program is not None
             program = program or cpu.prepare(problem, open_rows=False)
         except loader.EngineUnavailable as error:
@@ -212,16 +223,18 @@ def _with_rows(spec: ArraySpec | None, rows: int) -> ArraySpec | None:
     return spec._replace(shape=shape, strides=dense_strides(shape, spec.dtype.itemsize))
 
 
+class _SentAs(NamedTuple):
+    """What the user sent, for what a message says of it where one can come."""
+
+    y_true: object = None
+    x: Array | None = None  # None where values cannot be read
+    sample_weight: object = None
+
+
 def _problem(
-    task: Task,
-    options: Options,
-    sent: Sent | None,
-    y: Any,
-    x: Any,
-    w: Any,
-    dx: Any,
+    task: Task, options: Options, sent: _SentAs, y: Any, x: Any, w: Any, dx: Any
 ) -> Problem:
-    """The call as engines see it; `sent` is there for what a message says, where one can come."""
+    """The call as engines see it, from the specs of its arrays as they were sent."""
     targets = y if options.soft else None
     beside = () if targets is None else (targets.strides,)
     layout = layout_of(x.shape, options.axis, x.strides, *beside)
@@ -230,11 +243,8 @@ def _problem(
         with_dx = layout_of(x.shape, options.axis, x.strides, *beside, dx.strides)
     if targets is not None:  # no position is ignored
         y = ArraySpec(layout.losses, (0,) * len(layout.losses), np.dtype(np.int64))
-    y_true, x_sent, weights_sent = None, None, None
-    if sent is not None:
-        y_true, x_sent, weights_sent = sent.y_true, sent.x, sent.sample_weight
-    reader = labels.read(y, layout, options.ignore_class, y_true, x_sent)
-    aligned = weights.read(w, layout, weights_sent)
+    reader = labels.read(y, layout, options.ignore_class, sent.y_true, sent.x)
+    aligned = weights.read(w, layout, sent.sample_weight)
     counts_as = dtypes.counts_as(x.dtype)
     return Problem(
         task=task,
@@ -255,4 +265,97 @@ def _problem(
         arithmetic=dtypes.arithmetic(counts_as, None if task == Task.RANKS else options.dtype),
         result=np.dtype(np.int64) if task == Task.RANKS else options.dtype or counts_as,
         decode=reader.decode,
+        label_message=reader.complaint,
+        weight_message=(aligned or weights.Weights(layout.losses, layout.losses)).complaint,
+    )
+
+
+# ---- CUDA devices -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DevicePlan:
+    """What serves the calls of one kind on a CUDA device."""
+
+    program: cuda.LaunchProgram
+    options: Options  # held, so that no other options get their id
+    reduces: bool  # whether the first result is a value, not losses or ranks
+    shape: tuple[int, ...]  # of the first result
+    result: str  # its dtype's name; "" where there is none
+    specs: dict[int, ArraySpec]  # where the caller gave `out`: of all, by place in the arguments
+    reach: dict[int, tuple[int, int]]  # the bytes that each spans, from its address on
+
+
+class DeviceSpecs(NamedTuple):
+    """How the arrays of a call on a device lie, and what else its plan depends on."""
+
+    y: ArraySpec
+    x: ArraySpec
+    w: ArraySpec | None
+    dx: ArraySpec | None
+    up: ArraySpec | None  # the gradient with respect to the first result
+    weight: float | None  # one number for all labels, in the place of `w`
+    low_bits: tuple[int, int]  # of the addresses of x and dx
+    out_is_given: bool  # whether dx is the caller's, who may have sent anything
+    stream: int
+    y_true: object  # as it was sent, for messages
+
+
+_making = threading.RLock()  # two threads that want one plan make it once
+
+
+def find_on_device(key: tuple[Any, ...]) -> DevicePlan | None:
+    """The plan of a call on a device, if there was one like it before.
+
+    Args:
+        key: all that the plan depends on, and the id of its options.
+    """
+    return _plans.get(key)
+
+
+def on_device(key: tuple[Any, ...], task: Task, options: Options, specs: DeviceSpecs) -> DevicePlan:
+    """The same, made where the call is the first of its kind.
+
+    Raises:
+        TypeError, ValueError: shapes and dtypes do not fit, in the words for the user.
+    """
+    with _making:
+        plan = find_on_device(key)
+        if plan is None:
+            plan = _made_on_device(task, options, specs)
+            _keep(key, plan)
+    return plan
+
+
+def _made_on_device(task: Task, options: Options, specs: DeviceSpecs) -> DevicePlan:
+    x, y, w, dx, up = specs.x, specs.y, specs.w, specs.dx, specs.up
+    for argument, spec in (("y_pred", x), ("y_true", y), ("sample_weight", w)):
+        if spec is not None and not dtypes.is_number(spec.dtype):
+            refuse_dtype(spec.dtype, argument, EXPECTED[argument])
+    if specs.weight is not None:
+        weights.check_number(specs.weight)
+        w = ArraySpec((), (), np.dtype(np.float64))
+    if dx is not None and specs.out_is_given:  # overlaps are looked for in every call
+        check_output(dx, x, dtypes.counts_as(x.dtype))
+    problem = _problem(task, options, _SentAs(specs.y_true), y, x, w, dx)
+    losses = problem.layout.losses
+    assert x.device is not None
+    program = cuda.prepare(
+        problem,
+        cuda_driver.device(x.device),
+        specs.stream,
+        low_bits=specs.low_bits,
+        weight=specs.weight,
+        up=None if up is None else up.broadcast_to(losses),
+    )
+    sent = {cuda.X: x, cuda.Y: y, cuda.W: specs.w, cuda.DX: dx} if specs.out_is_given else {}
+    kept = {place: spec for place, spec in sent.items() if spec is not None}
+    return DevicePlan(
+        program=program,
+        options=options,
+        reduces=task.reduces,
+        shape=() if task.reduces else losses,
+        result="" if task in (Task.GRADIENT, Task.GRADIENT_OF_VALUE) else problem.result.name,
+        specs=kept,
+        reach={place: reach(spec) for place, spec in kept.items()},
     )

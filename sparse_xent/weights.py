@@ -92,8 +92,21 @@ def array_of(sample_weight: object) -> Array | None:
         return None
     w = as_array(sample_weight, "sample_weight")
     if not is_number(w.dtype):
-        refuse_kind(sample_weight, w, "sample_weight", "numbers")
+        refuse_kind(sample_weight, w, "sample_weight")
     return w
+
+
+def check_number(weight: float) -> None:
+    """Refuse one number, as the weight of every label, that is missing.
+
+    Raises:
+        ValueError: it is NaN or R's integer NA.
+    """
+    if weight != weight or weight == NA_INTEGER:
+        raise ValueError(
+            f"sample_weight must be a number, got {'nan' if weight != weight else NA_INTEGER} "
+            "(NA in R): drop what is missing, or weigh it 0"
+        )
 
 
 def read(w: ArraySpec | None, layout: Layout, sample_weight: object = None) -> Weights | None:

@@ -1,6 +1,6 @@
 """A CUDA device that is not there: the packages' surface, over the host's memory.
 
-`install` puts stand-ins for cuda.core and cuda.bindings where the driver's door looks for them. A
+`install` puts stand-ins for cuda.core and cuda.bindings where `cuda_driver` looks for them. A
 launch reads its arguments as a kernel would, computes with the plain engine, and is written down;
 so are waits, allocations and copies. Nothing of the package itself is replaced but the compiler.
 """
@@ -14,8 +14,9 @@ import ml_dtypes
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from sparse_xent import cuda
-from sparse_xent.arrays import cuda as arrays
+from sparse_xent import plan
+from sparse_xent.arrays import adapters
+from sparse_xent.arrays.torch import TorchAdapter
 from sparse_xent.engines import cuda_driver, numpy_formulas
 from sparse_xent.kernels import ScoreKind
 from sparse_xent.kernels.cuda import loader, params
@@ -326,9 +327,14 @@ def install(monkeypatch, gpu):
     monkeypatch.setattr(
         loader, "cubin", lambda kernel, cc: loader.Code(kernel.encode(), f"entry of {kernel}")
     )
-    monkeypatch.setattr(cuda, "_plans", {})
-    monkeypatch.setattr(cuda, "_options", {})
+    monkeypatch.setattr(plan, "_plans", {})
     return gpu
+
+
+def forget_adapters(monkeypatch):
+    """Let no type of array be known."""
+    monkeypatch.setattr(adapters, "_by_type", {})
+    monkeypatch.setattr(adapters, "_made", {})
 
 
 class Cupy(ModuleType):
@@ -411,30 +417,29 @@ def poisoned(array):
 def torch_on_the_host(monkeypatch, torch, gpu):
     """Let torch's CPU tensors pass for tensors on cuda:0."""
 
-    class Tensors(arrays.Torch):
+    class Tensors(TorchAdapter):
         handle, captures, versions = 0, False, ()
 
         def __init__(self):
             super().__init__()
             self.stream_of = lambda device: type(self).handle
 
-        def has(self, array):
+        def is_on_device(self, array):
             return True
 
         def read(self, array):
             address, (shape, strides, dtype, _, negated) = super().read(array)
             return address, (shape, strides, dtype, 0, negated)
 
-        def capturing(self, array):
+        def is_capturing(self, array):
             return type(self).captures
 
         def empty(self, like, shape, dtype):
             made = super().empty(like, shape, dtype)
             return made.fill_(torch.nan) if made.is_floating_point() else made
 
-    monkeypatch.setitem(arrays._LIBRARIES, "torch", Tensors)
-    monkeypatch.setattr(arrays, "_by_type", {})
-    monkeypatch.setattr(arrays, "_made", {})
+    monkeypatch.setitem(adapters._ADAPTERS, "torch", Tensors)
+    forget_adapters(monkeypatch)
     return Tensors
 
 

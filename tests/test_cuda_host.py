@@ -17,10 +17,12 @@ from conftest import require_peer
 from fake_cuda import Cupy, CupyArray, Gpu, Packed, Spoken
 
 import sparse_xent as sx
-from sparse_xent import cuda, plain
-from sparse_xent.arrays import cuda as arrays
+from sparse_xent import dtypes, execute
+from sparse_xent import plan as plans
+from sparse_xent.arrays.dlpack import DeviceArray
 from sparse_xent.engines import cuda_driver
 from sparse_xent.kernels.cuda import params
+from sparse_xent.options import read as read_options
 
 # NumPy's results beside those of the device, which does not look for what cannot be probabilities.
 pytestmark = pytest.mark.filterwarnings("ignore:y_pred must hold:UserWarning")
@@ -55,8 +57,7 @@ def gpu(monkeypatch):
 
 @pytest.fixture
 def cupy(gpu, monkeypatch):
-    monkeypatch.setattr(arrays, "_by_type", {})
-    monkeypatch.setattr(arrays, "_made", {})
+    fake_cuda.forget_adapters(monkeypatch)
     return Cupy(monkeypatch)
 
 
@@ -223,14 +224,13 @@ def test_a_wider_dtype_is_worked_in(cupy, dtype):
     np.testing.assert_allclose(gradient.get(), slope, 1e-3, 1e-6)
 
 
-def test_ranks_are_sweeps(cupy):
-    from sparse_xent import sweep
-
+def test_ranks_are_numpys(cupy):
     y, x, _, axis = case("gaps")
     y.flat[2] = 255
-    made = cuda.ranks(cupy.asarray(y), cupy.asarray(x), axis, 255)
+    options = read_options(axis=axis, ignore_class=255)
+    made = execute.ranks(cupy.asarray(y), cupy.asarray(x), options)
     assert made.dtype == np.int64
-    expected = sweep.ranks(y, x, axis, 255)
+    expected = execute.ranks(y, x, options)
     np.testing.assert_array_equal(made.get()[y != 255], expected[y != 255])
 
 
@@ -291,11 +291,11 @@ def test_out_may_overlap_at_one_call_and_not_at_another(cupy, gpu):
 
     loss = SPARSE()
     loss.value_and_grad(cupy.asarray(y), part(0), out=part(10))
-    assert len(cuda._plans) == 1
+    assert len(plans._plans) == 1
     with pytest.raises(ValueError, match="out must be y_pred itself or not overlap it"):
         loss.value_and_grad(cupy.asarray(y), part(0), out=part(2))
     loss.value_and_grad(cupy.asarray(y), part(0), out=part(0))
-    assert len(cuda._plans) == 1
+    assert len(plans._plans) == 1
     with pytest.raises(ValueError, match="out must not overlap y_true"):
         loss.value_and_grad(CupyArray(line[400:410].view(np.int32)), part(0), out=part(10))
 
@@ -358,17 +358,17 @@ def test_kernels_are_loaded_once(cupy, gpu):
     assert gpu.loaded == [gpu.launches[0][1]]
 
 
-def test_a_kind_is_judged_once(cupy, monkeypatch):
-    judged = []
-    judge = cuda._Judge.plan
-    monkeypatch.setattr(cuda._Judge, "plan", lambda self: (judged.append(1), judge(self))[1])
+def test_a_kind_is_planned_once(cupy, monkeypatch):
+    made = []
+    make = plans._made_on_device
+    monkeypatch.setattr(plans, "_made_on_device", lambda *args: (made.append(1), make(*args))[1])
     y, x, _, _ = case()
     loss, twin = SPARSE(from_logits=True), SPARSE(from_logits=True)
     for _ in range(3):
         loss(cupy.asarray(y.copy()), cupy.asarray(x.copy()))
         twin(cupy.asarray(y), cupy.asarray(x))
         f(cupy.asarray(y), cupy.asarray(x), ignore_class=[1, 2])  # read anew at each call
-    assert len(judged) == 2
+    assert len(made) == 2
 
 
 def test_settings_and_alignment_are_of_the_kind(cupy, gpu):
@@ -385,7 +385,7 @@ def test_settings_and_alignment_are_of_the_kind(cupy, gpu):
         f(cupy.asarray(y), cupy.asarray(x))
     finally:
         sx.config_set_epsilon(before)
-    assert len(cuda._plans) == 3
+    assert len(plans._plans) == 3
     assert [launch[3].lo for launch in gpu.launches] == [
         float(np.float32(eps)) for eps in (1e-7, 1e-7, 1e-3)
     ]
@@ -393,9 +393,9 @@ def test_settings_and_alignment_are_of_the_kind(cupy, gpu):
 
 def test_plans_are_not_kept_without_end(cupy, monkeypatch):
     y, x, _, _ = case()
-    monkeypatch.setattr(cuda, "_plans", dict.fromkeys(range(1001)))
+    monkeypatch.setattr(plans, "_plans", dict.fromkeys(range(1001)))
     f(cupy.asarray(y), cupy.asarray(x), True)
-    assert len(cuda._plans) == 1
+    assert len(plans._plans) == 1
 
 
 def test_labels_and_scores_of_a_graph_are_those_of_its_capture(cupy, gpu):
@@ -691,21 +691,21 @@ def test_errors_of_several_kinds_of_calls_are_told_apart(cupy):
     assert "got 99 at (5,)" in raised()
 
 
-def test_old_words_go_round(cupy, monkeypatch):
-    """More kinds of calls than words: the oldest are told in the words of the newest."""
-    used = cuda_driver.WORDS // params.ERRORS
+def test_old_error_slots_go_round(cupy, monkeypatch):
+    """More kinds of calls than slots: the errors of the oldest are the newest's to report."""
+    used = cuda_driver.SLOTS
     y, x, _, _ = case()
     f(cupy.asarray(y), cupy.asarray(x))
     device = cuda_driver.device(0)
     for n in range(used + 3):
-        device.error(n)
-    assert len(device._tellers) == used
-    assert len(device._quiet) == 8 * cuda_driver.WORDS
-    assert not device.is_told()
-    device._words[2 * 3] = 5
-    assert device.is_told()
-    assert device.told() == [(used + 2, 5, params.NONE)]
-    assert not device.is_told()
+        device.error_slot(n)
+    assert len(device._reporters) == used
+    assert len(device._no_errors) == 8 * params.ERRORS * cuda_driver.SLOTS
+    assert not device.has_errors()
+    device._records[3, 0] = 5
+    assert device.has_errors()
+    assert device.pending_errors() == [(used + 2, 5, params.NONE)]
+    assert not device.has_errors()
 
 
 @pytest.mark.parametrize("missing", [-(2**31), np.nan], ids=["NA", "nan"])
@@ -749,7 +749,7 @@ def test_labels_of_the_host_are_refused_with_the_way_out(cupy, torch):
 
 def test_a_tensor_of_the_host_is_told_to_move(cupy, torch, monkeypatch):
     y, x, _, _ = case()
-    monkeypatch.setattr(torch.on_the_host, "has", lambda self, array: False)
+    monkeypatch.setattr(torch.on_the_host, "is_on_device", lambda self, array: False)
     with pytest.raises(
         TypeError, match=r"got a Tensor in the host's memory: pass y_true.to\(y_pred.device\)"
     ):
@@ -789,7 +789,40 @@ def test_no_frame_of_a_refusal_holds_memory_of_the_device(cupy):
         at = at.tb_next
     for frame in frames[1:]:
         for value in frame.f_locals.values():
-            assert not isinstance(value, np.ndarray | cuda._Judge), frame
+            assert not isinstance(value, np.ndarray), frame
+
+
+@pytest.mark.parametrize("make", [sx.loss_categorical_crossentropy, sx.CategoricalCrossentropy()])
+def test_one_hot_targets_are_refused_with_the_way_to_the_host(cupy, torch, make):
+    x = np.zeros((2, 3), np.float32)
+    array = DeviceArray.of(x, 0)
+    for scores, kind, way_out in (
+        (cupy.asarray(x), "cupy CupyArray", "y_pred.get()"),
+        (torch.tensor(x), "torch Tensor", "y_pred.detach().cpu().numpy()"),
+        (array, "DeviceArray", "y_pred.numpy()"),
+        (Spoken(x), "Spoken", "y_pred, copied to the host"),
+    ):
+        with pytest.raises(TypeError) as error:
+            make(x, scores)
+        assert str(error.value) == (
+            f"y_pred must lie in the host's memory, got a {kind} on cuda:0: pass {way_out}; "
+            "with integer labels the sparse loss is served on the device"
+        )
+
+
+def test_tensors_that_look_one_hot_are_refused_in_torchs_words(torch):
+    x = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=r"or argmax \(y_true.float\(\).argmax\(1\)\)"):
+        f(x, x)
+
+
+def test_another_byte_order_is_refused_not_misread(gpu):
+    y, x, w, _ = case()
+    for sent in ((Spoken(y.astype(">i8")), Spoken(x)), (Spoken(y), Spoken(x.astype(">f4")))):
+        with pytest.raises(TypeError, match="must be in native byte order, got >"):
+            f(*sent, True)
+    with pytest.raises(TypeError, match="must be in native byte order, got >f8"):
+        SPARSE()(Spoken(y), Spoken(x), Spoken(w.astype(">f8")))
 
 
 def test_masks_are_refused(gpu):
@@ -834,7 +867,7 @@ def test_a_device_for_arrays_that_lie_on_another_is_refused(cupy):
 def test_whatever_speaks_a_protocol_is_served(gpu, kind, layout):
     y, x, w, axis = case(layout)
     losses = f(kind(y), kind(x), True, axis=axis)
-    assert type(losses) is arrays.DeviceArray
+    assert type(losses) is DeviceArray
     np.testing.assert_allclose(losses.numpy(), f(y, x, True, axis=axis), 1e-5)
     loss = SPARSE(from_logits=True, axis=axis)
     value, gradient = loss.value_and_grad(kind(y), kind(x), kind(w))
@@ -1109,9 +1142,9 @@ def test_an_absent_driver_or_gpu_is_said_in_a_sentence(monkeypatch, answer, coun
 def test_bfloat16_needs_its_dtype(cupy, monkeypatch):
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     with pytest.raises(TypeError, match="pip install ml_dtypes"):
-        arrays._dtype("bfloat16")
+        dtypes.of_library("bfloat16")
     with pytest.raises(TypeError, match="a dtype that NumPy knows, or bfloat16, got float5"):
-        arrays._dtype("float5")
+        dtypes.of_library("float5")
 
 
 def test_what_the_driver_refuses_is_named():
@@ -1128,13 +1161,25 @@ def test_small_calls_never_ask_whose_arrays_they_are(monkeypatch):
 
     y, x = np.array([1, 2]), np.ones((2, 3)) / 3
     f(y, x)
-    monkeypatch.setattr(arrays, "library", asked)
+    monkeypatch.setattr(execute, "adapter_of", asked)
     assert f(y, x).shape == (2,)
     SPARSE()(y, x)
     SPARSE().value_and_grad(y, x)
-    monkeypatch.setattr(plain, "losses", lambda *args: None)
     with pytest.raises(AssertionError, match="asked"):
-        f(y, x)
+        f(y, x.tolist())
+
+
+def test_a_single_loss_is_a_scalar_every_time():
+    y, x = np.array(1), np.array([1.0, 2.0, 3.0])
+    assert [type(f(y, x, True)) for _ in range(2)] == [np.float64] * 2
+
+
+def test_a_gradient_of_integer_scores_is_float32_every_time():
+    y, x = np.array([1, 2]), np.array([[1, 2, 3], [3, 1, 2]])
+    loss = SPARSE(from_logits=True)
+    first, second = (loss.value_and_grad(y, x)[1] for _ in range(2))
+    assert first.dtype == second.dtype == np.float32
+    np.testing.assert_array_equal(first, second)
 
 
 def test_numpys_calls_load_nothing_of_cuda():

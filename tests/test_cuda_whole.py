@@ -16,9 +16,9 @@ from conftest import NEEDS_CUDA_COMPILER
 from fake_cuda import Cupy
 
 import sparse_xent as sx
-from sparse_xent import cuda, sweep
-from sparse_xent.arrays import cuda as arrays
+from sparse_xent import execute
 from sparse_xent.kernels.cuda import registry
+from sparse_xent.options import read as read_options
 
 if sys.platform != "linux":
     pytest.skip("CUDA's compiler is installed on Linux only", allow_module_level=True)
@@ -70,8 +70,7 @@ def cupy(monkeypatch):
             )
 
     monkeypatch.setattr(fake_cuda, "Work", Compiled)
-    monkeypatch.setattr(arrays, "_by_type", {})
-    monkeypatch.setattr(arrays, "_made", {})
+    fake_cuda.forget_adapters(monkeypatch)
     library = Cupy(monkeypatch)
     library.gpu = gpu
     return library
@@ -164,8 +163,9 @@ def test_a_bad_label_is_told_as_the_host_reads_it(cupy, bad, dtype, said):
 
 def test_ranks(cupy):
     y, x, _, axis = case("a row in lanes")
-    found = cuda.ranks(cupy.asarray(y), cupy.asarray(x), axis, 200).get()
-    np.testing.assert_array_equal(found, sweep.ranks(y, x, axis, 200))
+    options = read_options(axis=axis, ignore_class=200)
+    found = execute.ranks(cupy.asarray(y), cupy.asarray(x), options).get()
+    np.testing.assert_array_equal(found, execute.ranks(y, x, options))
 
 
 def test_the_tape_divides_by_what_the_device_counted(cupy, monkeypatch):

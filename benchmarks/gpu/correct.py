@@ -17,7 +17,7 @@ import torch
 import sparse_xent as sx
 from benchmarks.gpu.machine import Cuda
 from benchmarks.gpu.record import Record
-from sparse_xent.arrays import cuda as arrays
+from sparse_xent.arrays.adapters import adapter_of_type
 
 #: Relative error of a loss, and of a gradient's elements relative to the row's greatest.
 TOLERANCE = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 1e-5, "float64": 1e-12}
@@ -248,14 +248,14 @@ def _steps(shape: torch.Size, last: int) -> tuple[int, ...]:
 @contextmanager
 def poisoned() -> Iterator[None]:
     """Whatever is allocated for a result is NaN until it is written."""
-    here = arrays.library_of(torch.Tensor)
-    empty, empty_as = here.empty, here.empty_as
-    here.empty = lambda *args: _poison(empty(*args))
-    here.empty_as = lambda *args: _poison(empty_as(*args))
+    adapter = adapter_of_type(torch.Tensor)
+    empty, empty_like = adapter.empty, adapter.empty_like
+    adapter.empty = lambda *args: _poison(empty(*args))
+    adapter.empty_like = lambda *args: _poison(empty_like(*args))
     try:
         yield
     finally:
-        del here.empty, here.empty_as
+        del adapter.empty, adapter.empty_like
 
 
 def _poison(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""NumPy's room: whatever the user sent -> an ndarray, without a copy where one exists.
+"""Whatever the user sent -> an ndarray, without a copy where one exists.
 
 It decides which kinds of data are numbers. What is not is refused here with the position of the
 first offender and the way out; shapes are `layout`'s business, the values of labels `labels`'.
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from sparse_xent import dtypes
 from sparse_xent.arrays import foreign
 from sparse_xent.arrays.base import ArraySpec
+from sparse_xent.arrays.output import Placed, check_apart, check_output
 from sparse_xent.arrays.refusals import refuse_kind
 
 Array = npt.NDArray[Any]
@@ -32,7 +33,7 @@ def scores(y_pred: object) -> Array:
     x = complete(y_pred, "y_pred")
     if dtypes.is_number(x.dtype):
         return x
-    refuse_kind(y_pred, x, "y_pred", "numbers (probabilities or logits)")
+    refuse_kind(y_pred, x, "y_pred")
 
 
 def spec_of(array: Array) -> ArraySpec:
@@ -135,24 +136,9 @@ def output(out: object, x: Array, inputs: dict[str, Array | None]) -> Array:
         return np.empty_like(x, dtype=dtype)
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be a NumPy array, got a {type(out).__name__}")
-    if out.shape != x.shape:
-        raise ValueError(f"out must have y_pred's shape {x.shape}, got {out.shape}")
-    if out.dtype != dtype or not out.dtype.isnative:
-        raise ValueError(f"out must be of dtype {dtype}, in native byte order, got {out.dtype.str}")
-    if not out.flags.writeable:
-        raise ValueError("out must be writable, got a read-only array")
-    if _repeats(out):
-        raise ValueError(
-            "out must hold every element once, got an array whose elements share memory "
-            f"(strides {out.strides} for shape {out.shape}, as broadcast_to makes them)"
-        )
-    if not _same_memory(out, x) and _overlap(out, x):
-        raise ValueError(
-            "out must be y_pred itself or not overlap it, got an array that shares part of it"
-        )
-    for name, value in inputs.items():
-        if value is not None and _overlap(out, value):
-            raise ValueError(f"out must not overlap {name}, which is read while out is written")
+    check_output(spec_of(out), spec_of(x), dtype)
+    others = {name: _placed(a) for name, a in inputs.items() if a is not None}
+    check_apart(_placed(out), _placed(x), others)
     return np.asarray(out)
 
 
@@ -195,36 +181,8 @@ def scalar(array: Array) -> Any:
     return array[()] if array.ndim == 0 else array
 
 
-def _same_memory(a: Array, b: Array) -> bool:
-    def place(array: Array) -> tuple[object, ...]:
-        return array.__array_interface__["data"][0], array.shape, array.strides, array.dtype
-
-    return place(a) == place(b)
-
-
-def _overlap(a: Array, b: Array) -> bool:
-    try:
-        return np.shares_memory(a, b, max_work=1_000_000)  # type: ignore[arg-type]
-    except np.exceptions.TooHardError:
-        return np.may_share_memory(a, b)  # by their bounds: rather refuse than write over an input
-
-
-def _repeats(array: Array) -> bool:
-    """Whether two elements share memory."""
-    if array.size == 0:
-        return False
-    reach = array.itemsize
-    for step, n in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True)):
-        if n > 1 and step < reach:
-            break
-        reach += step * (n - 1)
-    else:
-        return False  # every axis steps over all that the shorter steps reach
-    places = np.zeros(1, np.int64)  # interleaved axes: look at every place
-    for n, step in zip(array.shape, array.strides, strict=True):
-        places = (places[:, None] + step * np.arange(n)).ravel()
-    places.sort()
-    return bool((np.diff(places) < array.itemsize).any())
+def _placed(array: Array) -> Placed:
+    return spec_of(array), array.__array_interface__["data"][0]
 
 
 def _ragged(value: object) -> str:

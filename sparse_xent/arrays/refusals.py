@@ -14,9 +14,26 @@ from sparse_xent.arrays import foreign
 
 Array = npt.NDArray[Any]
 
+EXPECTED = {
+    "y_true": "whole numbers (the classes' indices)",
+    "y_pred": "numbers (probabilities or logits)",
+    "sample_weight": "numbers",
+}
+"""What the arguments hold, in the words of messages."""
 
-def refuse_kind(value: object, array: Array, argument: str, expected: str) -> NoReturn:
-    """TypeError for data that is not numbers, with the first offender where there is one."""
+
+def refuse_kind(
+    value: object, array: Array, argument: str, expected: str | None = None
+) -> NoReturn:
+    """TypeError for data that is not numbers, with the first offender where there is one.
+
+    Args:
+        value: what the user sent.
+        array: an array of it.
+        argument: its name.
+        expected: what it should hold; EXPECTED's if None.
+    """
+    expected = expected or EXPECTED[argument]
     kind = array.dtype.kind
     offender = _offender(value, array) if kind in "OUST" else None
     if offender is not None:
@@ -25,22 +42,29 @@ def refuse_kind(value: object, array: Array, argument: str, expected: str) -> No
         shown = repr(found) if len(repr(found)) <= 60 else f"{repr(found)[:56]} ..."
         got = f"{shown.replace(chr(10), ' ')} ({type(found).__name__}){where}"
         way_out = _way_past(found, position, value, array, argument)
-    elif kind == "c":
-        got = f"complex numbers ({array.dtype})"
-        way_out = f"if the imaginary part is 0, pass numpy.real({argument})"
+    elif kind == "O":
+        got = f"dtype {array.dtype}"
+        whole = all(isinstance(v, numbers.Integral) and abs(int(v)) < 2**63 for v in array.flat)
+        number = "int" if argument == "y_true" and whole else "float"
+        way_out = f"its elements are numbers: pass numpy.array({argument}, {number})"
     else:
-        got = f"dtype {str(array.dtype)[:60]}"
-        way_out = _way_from(array, argument)
+        refuse_dtype(array.dtype, argument, expected)
     raise TypeError(f"{argument} must hold {expected}, got {got}{way_out and '; '}{way_out}")
 
 
-def _way_from(array: Array, argument: str) -> str:
+def refuse_dtype(dtype: np.dtype[Any], argument: str, expected: str) -> NoReturn:
+    """TypeError for an array whose dtype alone says that it holds none of what is expected."""
+    if dtype.kind == "c":
+        got = f"complex numbers ({dtype})"
+        way_out = f"if the imaginary part is 0, pass numpy.real({argument})"
+    else:
+        got = f"dtype {str(dtype)[:60]}"
+        way_out = _way_from(dtype, argument)
+    raise TypeError(f"{argument} must hold {expected}, got {got}{way_out and '; '}{way_out}")
+
+
+def _way_from(dtype: np.dtype[Any], argument: str) -> str:
     """The way out for an array of a dtype that is not taken though it holds numbers."""
-    dtype = array.dtype
-    if dtype.kind == "O":
-        whole = all(isinstance(v, numbers.Integral) and abs(int(v)) < 2**63 for v in array.flat)
-        number = "int" if argument == "y_true" and whole else "float"
-        return f"its elements are numbers: pass numpy.array({argument}, {number})"
     if dtype.names:
         return f"pass numpy.column_stack([{argument}[k] for k in {argument}.dtype.names])"
     if dtype.name.startswith("float"):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sparse_xent.arrays.base import ArraySpec
 from sparse_xent.kernels import ScoreKind
-from sparse_xent.layout import Layout
+from sparse_xent.layout import Ints, Layout
 
 Array = npt.NDArray[Any]
 
@@ -28,8 +28,10 @@ class Task(enum.IntEnum):
     VALUE_AND_GRADIENT = 2
     LOSSES_AND_GRADIENT = 3
     RANKS = 4
-    GRADIENT = 5  # of losses that were computed before, times factors that come from above
+    GRADIENT = 5  # of losses that were computed before, times the gradient with respect to them
     GRADIENT_OF_VALUE = 6
+
+    __hash__ = int.__hash__  # Enum's own is a Python function, and plans are found by tasks
 
     @property
     def reduces(self) -> bool:
@@ -140,6 +142,11 @@ class Problem:
     result: np.dtype[Any]
     decode: Callable[[Array], tuple[Array, Array]]
     """Labels -> int64 (-1 where ignored), and where they are neither class nor ignored."""
+    label_message: Callable[[float, str | None, Ints], str]
+    """(value, how it is shown, place among the losses) of a label that is found to be bad when the
+    call is long over -> what there is to say of it."""
+    weight_message: Callable[[Ints], str]
+    """(place among the losses) -> the same of a weight that is missing."""
 
     def without_gradient(self) -> "Problem":
         """The same without the gradient: its losses or its value alone."""

@@ -1,12 +1,13 @@
-"""The one door to the CUDA driver: devices, kernels loaded once, launches, and the words of errors.
+"""All that is asked of the CUDA driver: devices, kernels loaded once, launches, and error slots.
 
 Nothing of CUDA is imported before a device is asked for; what is missing then (package, driver,
 device, memory) is said in one sentence. A launch takes raw addresses and the caller's stream: it
 does not wait, allocate or copy. The exceptions wait, and say so: `synchronise`, `download`, and
 `send` (constants, once; and the host's arrays, on request).
 
-A kernel that meets a bad label leaves word in a few numbers of the host's own memory that the
-device sees too (pinned and mapped). So whoever calls next can look without asking the device.
+A kernel that meets a bad label records it in an error slot: a few numbers of the host's own memory
+that the device sees too (pinned and mapped). So whoever calls next can look without asking the
+device. Each plan has a slot of its own, with what makes messages of its records: a reporter.
 """
 
 import ctypes
@@ -19,17 +20,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent.kernels.cuda import loader
-from sparse_xent.kernels.cuda.params import ERRORS, NONE
+from sparse_xent.kernels.cuda import loader, params
 
 EXTRA = "cuda13"
 """The extra that brings what is needed; `cuda12` where the driver knows CUDA 12 only."""
 
-WORDS = 2048
-"""Numbers of 64 bits that kernels leave word of errors in, a device."""
+SLOTS = 1024
+"""Error slots a device; where there are more plans, the oldest slots go round again."""
 
 _LEGACY = 1  # handle of the default stream
-_QUIET = np.full(WORDS, NONE, np.int64).tobytes()
+_SLOT_BYTES = 8 * params.ERRORS
+_NO_ERRORS = np.full(SLOTS * params.ERRORS, params.NONE, np.int64).tobytes()
 
 
 class Absent(RuntimeError):
@@ -67,43 +68,43 @@ class Device:
         self._streams: dict[int, Any] = {}
         self.lock = threading.RLock()  # held while several launches belong together
         self._scratches: dict[int, Memory] = {}
-        self._tellers: list[Any] = []  # who reads which pair of words, and the next to be given
-        self._next = 0
+        self._reporters: list[Any] = []  # one a slot that was given away
+        self._next_slot = 0
         self.capability: tuple[int, int] = tuple(self._here.compute_capability)
         flags = bindings.CU_MEMHOSTALLOC_PORTABLE | bindings.CU_MEMHOSTALLOC_DEVICEMAP
         with self._current():
-            at = _checked(bindings.cuMemHostAlloc(8 * WORDS, flags))
-            self._told_at = int(_checked(bindings.cuMemHostGetDevicePointer(at, 0)))
-        self._words_at = int(at)
-        self._words = np.ctypeslib.as_array((ctypes.c_int64 * WORDS).from_address(int(at)))
-        self._words[:] = NONE
-        self._quiet = b""
+            at = int(_checked(bindings.cuMemHostAlloc(len(_NO_ERRORS), flags)))
+            self._slots_on_device = int(_checked(bindings.cuMemHostGetDevicePointer(at, 0)))
+        memory = (ctypes.c_int64 * (SLOTS * params.ERRORS)).from_address(at)
+        self._slots_at = at
+        self._records = np.ctypeslib.as_array(memory).reshape(SLOTS, params.ERRORS)
+        self._records[:] = params.NONE
+        self._no_errors = b""  # what the slots hold that were given away, where there is no error
 
     # ---- errors ----
 
-    def error(self, teller: Any) -> int:
-        """Address of a pair of error words that `teller` reads; the oldest go round again."""
+    def error_slot(self, reporter: Any) -> int:
+        """Address, on the device, of a slot whose records `reporter` makes messages of."""
         with self.lock:
-            pair, self._next = self._next, (self._next + 1) % (WORDS // ERRORS)
-            self._tellers[pair : pair + 1] = [teller]
-            self._quiet = _QUIET[: 8 * ERRORS * len(self._tellers)]
-            return self._told_at + 8 * ERRORS * pair
+            slot, self._next_slot = self._next_slot, (self._next_slot + 1) % SLOTS
+            self._reporters[slot : slot + 1] = [reporter]
+            self._no_errors = _NO_ERRORS[: _SLOT_BYTES * len(self._reporters)]
+            return self._slots_on_device + _SLOT_BYTES * slot
 
-    def is_told(self) -> bool:
-        """Whether any error word holds an error by now; asks nothing of the device."""
-        return ctypes.string_at(self._words_at, len(self._quiet)) != self._quiet
+    def has_errors(self) -> bool:
+        """Whether any slot holds an error by now; asks nothing of the device."""
+        return ctypes.string_at(self._slots_at, len(self._no_errors)) != self._no_errors
 
-    def told(self) -> list[tuple[Any, int, int]]:
-        """(teller, first word, second word) of every pair that holds an error; they are reset.
+    def pending_errors(self) -> list[tuple[Any, int, int]]:
+        """(reporter, record of a label, record of a weight) of every slot with an error; cleared.
 
         To be asked of a device that is idle.
         """
         with self.lock:
-            pairs = self._words.reshape(-1, ERRORS)
-            found = np.flatnonzero((pairs != NONE).any(axis=1)).tolist()
-            told = [(self._tellers[pair], *pairs[pair].tolist()) for pair in found]
-            self._words[:] = NONE
-            return told
+            found = np.flatnonzero((self._records != params.NONE).any(axis=1)).tolist()
+            pending = [(self._reporters[slot], *self._records[slot].tolist()) for slot in found]
+            self._records[:] = params.NONE
+            return pending
 
     # ---- launches ----
 
@@ -111,7 +112,7 @@ class Device:
         """A kernel, loaded on first use and kept, with the geometry that it is to have.
 
         Args:
-            kernel: the name that `code.cubin` takes.
+            kernel: the name that `loader.cubin` takes.
             grid: blocks, a multiple of `cluster`.
             block: threads of a block.
             cluster: blocks of a cluster; 1 for none.
@@ -209,7 +210,7 @@ class Device:
             self._copy(to.ctypes.data, address, to.nbytes, stream)
 
     def _copy(self, to: int, source: int, nbytes: int, stream: int) -> None:
-        """Unified addresses tell the driver which way."""
+        """The driver sees by the addresses which way."""
         with self._current():
             _checked(self._bindings.cuMemcpyAsync(to, source, nbytes, stream))
             _checked(self._bindings.cuStreamSynchronize(stream))
@@ -273,7 +274,7 @@ def device(ordinal: int) -> Device:
         with _lock:
             found = _devices.get(ordinal) or Device(ordinal)
             _devices[ordinal] = found
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def used() -> dict[int, Any]:

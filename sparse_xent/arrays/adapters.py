@@ -1,0 +1,96 @@
+"""Which library's adapter an array on a CUDA device has: by its type, without an import.
+
+A type is looked at once and remembered. JAX, TensorFlow and dask hold device memory too, but trace
+what is done with it: they have no adapter here.
+"""
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import numpy as np
+
+from sparse_xent.arrays import foreign
+from sparse_xent.arrays.base import ArrayAdapter
+from sparse_xent.arrays.cupy import CuPyAdapter
+from sparse_xent.arrays.dlpack import PROTOCOLS, ProtocolAdapter
+from sparse_xent.arrays.torch import TorchAdapter
+
+_TRACING = ("jax", "jaxlib", "tensorflow", "dask")
+_ADAPTERS: dict[str, Callable[[], ArrayAdapter]] = {"torch": TorchAdapter, "cupy": CuPyAdapter}
+
+PROTOCOL = ProtocolAdapter()
+
+_by_type: dict[type, ArrayAdapter | None] = {}
+_made: dict[str, ArrayAdapter] = {}
+
+
+def adapter_of(array: object) -> ArrayAdapter | None:
+    """The adapter of an array that lies in a CUDA device's memory; None for all else."""
+    kind = type(array)
+    try:
+        found = _by_type[kind]
+    except KeyError:
+        found = adapter_of_type(kind)
+    return found if found is not None and found.is_on_device(array) else None
+
+
+def adapter_of_type(kind: type) -> ArrayAdapter | None:
+    """The adapter of arrays of this type, wherever one lies; one object a library."""
+    if kind not in _by_type:
+        _by_type[kind] = _find(kind)
+    return _by_type[kind]
+
+
+def _find(kind: type) -> ArrayAdapter | None:
+    if issubclass(kind, np.ndarray | np.generic | list | tuple | int | float):
+        return None
+    names = [base.__module__.partition(".")[0] for base in kind.__mro__]
+    if any(name in _TRACING for name in names):
+        return None
+    for name, adapter in _ADAPTERS.items():
+        if name in names:
+            return _made.setdefault(name, adapter())
+    return PROTOCOL if any(hasattr(kind, protocol) for protocol in PROTOCOLS) else None
+
+
+def refuse_place(array: object, argument: str, like: ArrayAdapter, device: int) -> NoReturn:
+    """TypeError for an argument that does not lie where y_pred does.
+
+    Args:
+        array: the argument.
+        argument: its name.
+        like: y_pred's adapter.
+        device: the ordinal of y_pred's device.
+    """
+    expected = f"{argument} must lie on cuda:{device}, as y_pred does"
+    got = f"got a {type(array).__name__}"
+    other = adapter_of(array)
+    if other is not None:
+        got += f" on cuda:{other.spec_of(array).device}"
+    elif foreign.library(array) == "torch":
+        raise TypeError(
+            f"{expected}, {got} in the host's memory: pass {argument}.to(y_pred.device)"
+        )
+    else:
+        got += " in the host's memory"
+    raise TypeError(f"{expected}, {got}: pass {like.to_device(argument)}")
+
+
+def refuse_device(array: object, argument: str, instead: str) -> NoReturn:
+    """TypeError for an argument on a device where the host alone serves, with the way to it.
+
+    Args:
+        array: the argument.
+        argument: its name.
+        instead: what serves arrays on devices, in the words of the message.
+    """
+    adapter: Any = adapter_of(array)
+    named = foreign.library(array)
+    kind = f"{named} {type(array).__name__}" if named else type(array).__name__
+    copied = foreign.as_numpy(array, argument) if named else f"{argument}, copied to the host"
+    if hasattr(array, "numpy") and not named:
+        copied = f"{argument}.numpy()"
+    raise TypeError(
+        f"{argument} must lie in the host's memory, got a {kind} on cuda:"
+        f"{adapter.spec_of(array).device}: pass {copied}; {instead}"
+    )
