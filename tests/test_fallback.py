@@ -141,7 +141,7 @@ def test_a_numba_whose_private_names_moved_is_told_of_once(tmp_path):
 import numba.core.dispatcher
 del numba.core.dispatcher._FunctionCompiler
 name = "ImportError: cannot import name '_FunctionCompiler'"
-told(name, f"Numba {numba.__version__}", "parts.py:")
+told(name, f"Numba {numba.__version__}", "compiler.py:")
 """
     python(script, tmp_path)
 
