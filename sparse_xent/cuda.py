@@ -32,10 +32,10 @@ from sparse_xent.kernels.cuda.params import (
     CODES,
     GIVEN,
     KEPT,
+    LABEL_BITS,
     LABEL_ZERO,
     NONE,
     RESULTS,
-    LABEL_BITS,
     WEIGHT,
     Arguments,
 )
