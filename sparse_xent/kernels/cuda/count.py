@@ -1,4 +1,4 @@
-"""Survey: labels and weights alone, before a gradient whose divisor they are."""
+"""Count: labels and weights alone, before a gradient whose divisor they are."""
 
 from sparse_xent.kernels.cuda.intrinsics import base, block, blocks, thread, threads
 from sparse_xent.kernels.cuda.position import IGNORED, inlined, label, place, reduce_sums, weight

@@ -1,9 +1,11 @@
 """What every row of the device ends with, whatever kernel has summed its terms.
 
-finish_sums    the sums under the reference of the whole row, and the total
-finish_loss    the loss
-record         the position's weighted loss, written and added to the thread's sums
-fill_value     what the whole gradient row is where no class has a gradient of its own
+The first two take the numbers of one row, or of a thread's positions, one a lane:
+
+    finish_sums    the sums under the reference of the whole row, and the total
+    finish_loss    the loss
+    record         the position's weighted loss, written and added to the thread's sums
+    fill_value     what the gradient row is throughout where no class has a gradient of its own
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Picked: probabilities that are known to sum to one, of which a loss reads the target alone.
+"""Gather: probabilities that are known to sum to one, of which a loss reads the target alone.
 
 Serves every layout, a thread a position.
 """

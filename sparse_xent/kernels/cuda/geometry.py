@@ -130,9 +130,9 @@ def choose(
     dense = inner == 1 and (outer == 1 or all(p.outer == size * classes for p in places))
     if classes <= THREAD_ROW_CLASSES and dense:
         return _thread_rows(suffix, outer, classes, size, gradient)
-    held = min(LANE_VECTORS[size], LANE_VECTORS_SMOOTH) if smooth else LANE_VECTORS[size]
+    most = min(LANE_VECTORS[size], LANE_VECTORS_SMOOTH) if smooth else LANE_VECTORS[size]
     # The kernel is chosen by C alone, for it sets the order of a row's sum.
-    if _vectors(classes, size, False) <= WARP * held:
+    if _vectors(classes, size, False) <= WARP * most:
         vectors = _vectors(classes, size, all(p.aligned(shape, True) for p in places))
         return _warp_rows(suffix, outer * inner, classes, vectors, size)
     return _block_rows(suffix, outer * inner, classes, size, gradient, cc)
@@ -149,7 +149,7 @@ def _vectors(classes: int, size: int, aligned: bool) -> int:
     )
 
 
-# Registers of a thread at most, so that a processor (65,536 of them) has room for enough threads to
+# Registers of a thread at most, so that a processor (65,536 of them) can run enough threads to
 # keep its memory busy: two blocks of 512 (or 384) that share long rows, three of 128 that share
 # nothing. Kernels that need more (float64, smoothed labels, 64 numbers a lane) run fewer.
 _REGISTERS = {
@@ -218,9 +218,7 @@ def shared_bytes_for_row(cc: tuple[int, int]) -> int:
     return (113 if cc[0] in (9, 10) else 80 if cc == (8, 0) else 48) * 1024 - BLOCK_ROWS_SHARED
 
 
-BLOCK_ROWS_SHARED = (
-    1024  # bytes besides the row: what warps and blocks of a cluster exchange, and sums
-)
+BLOCK_ROWS_SHARED = 1024  # bytes besides the row, for what warps and blocks exchange, and sums
 
 
 def _block_rows(
@@ -232,12 +230,12 @@ def _block_rows(
         for cluster in (1, 2, 4, 8) if cc[0] >= 9 else (1,):
             if threads // cluster % WARP:
                 break
-            held = math.ceil(vectors / threads) * (threads // cluster) * VECTOR
-            if held <= shared_bytes_for_row(cc):
+            row = math.ceil(vectors / threads) * (threads // cluster) * VECTOR
+            if row <= shared_bytes_for_row(cc):
                 name = "cached_rows" if cluster == 1 else "cluster_rows"
                 grid = min(count, BLOCKS // cluster) * cluster
                 return Plan(
-                    f"{name}.{suffix}", grid, threads // cluster, cluster, held + BLOCK_ROWS_SHARED
+                    f"{name}.{suffix}", grid, threads // cluster, cluster, row + BLOCK_ROWS_SHARED
                 )
     return Plan(f"block_rows.{suffix}", min(count, BLOCKS), threads, 1, BLOCK_ROWS_SHARED)
 

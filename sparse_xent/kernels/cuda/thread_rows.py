@@ -1,7 +1,7 @@
-"""Few: rows of at most FEW classes that lie one after the other, a thread a row.
+"""Thread rows: rows of few classes that lie one after the other, a thread a row.
 
-A block brings the rows of its threads into shared memory in pieces of 16 bytes, and takes their
-gradients back the same way; in between, each thread sums its own row.
+A block copies the rows of its threads into shared memory in pieces of 16 bytes, and their gradients
+back the same way; in between, each thread sums its own row.
 """
 
 from sparse_xent.kernels.arithmetic import itemsize, maximum, rounded, select

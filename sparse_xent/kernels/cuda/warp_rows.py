@@ -1,8 +1,8 @@
-"""Lanes: rows of classes side by side that fit the registers of 8, 16 or 32 lanes.
+"""Warp rows: rows of classes side by side that fit the registers of 8, 16 or 32 lanes.
 
 Every lane holds 16-byte pieces of the row, cut where memory has its boundaries; what lies before
-the row's first class or behind its last is a fill. The row is read once, and a gradient is made of
-what the registers hold.
+the row's first class or behind its last is padding. The row is read once, and its gradient is made
+of what is in the registers.
 """
 
 from sparse_xent.kernels.arithmetic import itemsize, maximum, rounded, select, splat
