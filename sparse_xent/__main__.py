@@ -1,10 +1,10 @@
 """The command line: `sparse-xent evaluate`, `demo` and `warm`, also as `python -m sparse_xent`.
 
 Data go to standard output; progress, notes and errors to standard error, progress only where that
-is a terminal. The exit status is 0, 1 where something failed, 2 where what was asked or given is
-refused, 130 after Ctrl-C. A result that is known is told, even where it cannot go where it should:
-what a stream's encoding lacks is escaped, and an error line has the mean loss where standard output
-is closed or full. Standard error is written to where it can be.
+is a terminal. The exit status is 0, 1 where something failed, 2 where an argument or a file is
+refused, 130 after Ctrl-C. A result is printed in any case: characters that a stream's encoding
+lacks are escaped, and where standard output is closed or full an error line has the mean loss.
+Errors of standard error itself are ignored.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from sparse_xent import __version__, evaluation
-
-if TYPE_CHECKING:
-    from sparse_xent.evaluation import Report
+from sparse_xent.evaluation.report import Report, shown
 
 _EXAMPLES = """\
 examples:
@@ -77,15 +75,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     closed = _open_streams()
     try:
-        chosen = _parser().parse_args(argv)
-        chosen.closed = closed
-        status = int(chosen.run(chosen))
-    except SystemExit as told:  # argparse has printed help, a version or an error
-        status = told.code if isinstance(told.code, int) else 2
+        arguments = _parser().parse_args(argv)
+        arguments.closed = closed
+        status = int(arguments.run(arguments))
+    except SystemExit as ended:  # argparse has printed help, a version or an error
+        status = ended.code if isinstance(ended.code, int) else 2
     except KeyboardInterrupt:
         _say("interrupted")
         status = 130
-    except BrokenPipeError:  # the reader of our output has gone: nothing is left to be told
+    except BrokenPipeError:  # nobody reads the output any more
         status = 1
     except (ValueError, TypeError) as error:
         status = _failed(error, 2)
@@ -108,9 +106,9 @@ def _failed(error: Exception, status: int) -> int:
 
 
 def _open_streams() -> bool:
-    """Give the null device to standard streams that are closed; whether output is one of them.
+    """Open the null device for standard streams that are closed; whether output is one of them.
 
-    A file opened later would otherwise get a stream's number, and what is written to that stream.
+    Otherwise a file opened later would get a stream's number, and with it the stream's output.
     """
     closed = sys.stdout is None
     with suppress(OSError):
@@ -127,8 +125,6 @@ def _open_streams() -> bool:
 
 def _say(text: str) -> None:
     """Print a line to standard error, if it can be written to."""
-    from sparse_xent.evaluation.report import shown
-
     with suppress(OSError):
         print(f"sparse-xent: {shown(text)}", file=sys.stderr, flush=True)
 
@@ -148,7 +144,7 @@ def _flushed(status: int) -> int:
         try:
             stream.flush()
         except OSError as error:
-            # Forgotten, or the interpreter would fail on it once more at its end.
+            # The rest is discarded, or the interpreter would fail on it once more at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             if stream is sys.stdout and not status:
                 status = 1
@@ -158,7 +154,7 @@ def _flushed(status: int) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse says nothing where help cannot be printed."""
+    """A parser that fails where help cannot be printed; argparse ignores that."""
 
     def print_help(self, file: Any = None) -> None:
         _print(self.format_help().rstrip("\n"))
@@ -193,9 +189,15 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.add_argument("labels", metavar="LABELS", help="the class of each row, a whole number")
     command.add_argument("predictions", metavar="PREDICTIONS", help="a score for every class")
 
+    _add_scores(command)
+    _add_columns(command)
+    _add_scoring(command)
+
+
+def _add_scores(command: argparse.ArgumentParser) -> None:
     what = command.add_argument_group("what the scores are (probabilities, if nothing is said)")
     kind = what.add_mutually_exclusive_group()
-    kind.add_argument("--logits", action="store_true", help="logits")
+    kind.add_argument("--logits", dest="from_logits", action="store_true", help="logits")
     kind.add_argument("--log-probs", action="store_true", help="logarithms of probabilities")
     kind.add_argument(
         "--normalize",
@@ -219,8 +221,9 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
         default="auto",
         help="whether .csv files begin with a line of names (default: auto, as the files show)",
     )
-    _add_columns(command)
 
+
+def _add_scoring(command: argparse.ArgumentParser) -> None:
     how = command.add_argument_group("how they are scored")
     how.add_argument(
         "--ignore-class",
@@ -305,12 +308,12 @@ def _add_warm(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
 
 
-def _warm(chosen: argparse.Namespace) -> int:
+def _warm(arguments: argparse.Namespace) -> int:
     from sparse_xent import warm
 
     done = warm.run(
-        halves=chosen.halves,
-        everything=chosen.all,
+        halves=arguments.halves,
+        everything=arguments.all,
         on_compiled=lambda kernel, seconds: print(f"{seconds:6.2f} s  {kernel}", flush=True),
     )
     print(
@@ -320,50 +323,28 @@ def _warm(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _demo(chosen: argparse.Namespace) -> int:
+def _demo(arguments: argparse.Namespace) -> int:
     from sparse_xent import demo
 
-    return demo.run(folder=chosen.folder)
+    return demo.run(folder=arguments.folder)
 
 
-def _evaluate(chosen: argparse.Namespace) -> int:
-
-    progress = _Progress(sys.stderr)
+def _evaluate(arguments: argparse.Namespace) -> int:
+    progress, unwritten = _Progress(sys.stderr), None
+    others = ("run", "closed", "json")  # all else is named as `evaluate` has it
+    options = {name: value for name, value in vars(arguments).items() if name not in others}
     try:
-        report = evaluation.evaluate(
-            chosen.labels,
-            chosen.predictions,
-            from_logits=chosen.logits,
-            log_probs=chosen.log_probs,
-            ignore_class=chosen.ignore_class,
-            axis=chosen.axis,
-            label_base=chosen.label_base,
-            sample_weight=chosen.sample_weight,
-            label_smoothing=chosen.label_smoothing,
-            normalize=chosen.normalize,
-            epsilon=chosen.epsilon,
-            bfloat16=chosen.bfloat16,
-            header=chosen.header,
-            columns=chosen.columns,
-            drop=chosen.drop,
-            label_column=chosen.label_column,
-            weight_column=chosen.weight_column,
-            per_label=chosen.per_label,
-            on_progress=progress.show,
-            on_note=progress.note,
-        )
-        unwritten = None
+        report = evaluation.evaluate(**options, on_progress=progress.show, on_note=progress.note)
     except evaluation.OutputError as error:
         report, unwritten = error.report, error
     finally:
         progress.clear()
-    if chosen.json:
+    if arguments.json:
         text = evaluation.as_json(report)
     else:
-        text = evaluation.as_text(
-            report, colour=_coloured(sys.stdout), blocks=_can("█▏", sys.stdout)
-        )
-    status = _printed(text, report, closed=chosen.closed)
+        colour, blocks = _has_colour(sys.stdout), _can_encode("█▏", sys.stdout)
+        text = evaluation.as_text(report, colour=colour, blocks=blocks)
+    status = _printed(text, report, closed=arguments.closed)
     return status if unwritten is None else _failed(unwritten, 1)
 
 
@@ -394,7 +375,7 @@ class _Progress:
         self._stream, self._clock = stream, clock
         self._terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
         self._bold, self._dim, self._plain = _styles(stream)
-        self._full, self._empty = ("━", "─") if _can("━─", stream) else ("#", "-")
+        self._full, self._empty = ("━", "─") if _can_encode("━─", stream) else ("#", "-")
         self._began = self._drawn = clock()
         self._shown = False
 
@@ -417,8 +398,6 @@ class _Progress:
 
     def note(self, text: str) -> None:
         """Print a sentence above the line."""
-        from sparse_xent.evaluation.report import shown
-
         self.clear()
         self._write(f"sparse-xent: note: {shown(text)}\n")
 
@@ -429,21 +408,21 @@ class _Progress:
             self._shown = False
 
     def _write(self, text: str) -> None:
-        with suppress(OSError):  # the terminal has gone, the disk is full: the score goes on
+        with suppress(OSError):  # the terminal is gone or the disk is full: scoring goes on
             self._stream.write(text)
             self._stream.flush()
 
 
-def _coloured(stream: TextIO) -> bool:
+def _has_colour(stream: TextIO) -> bool:
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return stream.isatty() and not plain
 
 
 def _styles(stream: TextIO) -> tuple[str, str, str]:
-    return ("\x1b[1m", "\x1b[2m", "\x1b[0m") if _coloured(stream) else ("", "", "")
+    return ("\x1b[1m", "\x1b[2m", "\x1b[0m") if _has_colour(stream) else ("", "", "")
 
 
-def _can(text: str, stream: TextIO) -> bool:
+def _can_encode(text: str, stream: TextIO) -> bool:
     """Whether the stream's encoding has these characters."""
     try:
         text.encode(stream.encoding or "ascii")

@@ -12,8 +12,9 @@ import os
 import sys
 import warnings
 
+from sparse_xent.dtypes import FLOATS
 from sparse_xent.kernels.loader import EngineUnavailable
-from sparse_xent.options import FLOATS, describe, float_name, number, whole_number
+from sparse_xent.options import Options, describe, float_name, number, whole_number
 
 _floatx = "float32"
 _epsilon = 1e-7
@@ -135,6 +136,11 @@ def config_set_epsilon(value: float) -> None:
     """
     global _epsilon
     _epsilon = read_epsilon(value, "value")
+
+
+def epsilon_of(options: Options) -> float:
+    """The bound for a loss with these options."""
+    return _epsilon if options.epsilon is None else options.epsilon
 
 
 def read_epsilon(value: object, name: str) -> float:

@@ -1,8 +1,9 @@
 """Every check of a label, and every message about one.
 
 A label is a whole number from 0 to C-1, of any integer or float dtype, or one of the ignored
-classes. `Labels.lower` turns a block of them into int64 with -1 for ignored; the first block with
-a bad label makes `refuse` look at all of them and name the first, in C order of the losses.
+classes. What can be known of labels from their shape and dtype is checked when a call is planned;
+their values are checked where they are used, and where one is bad `Labels.refuse` looks at all of
+them and names the first, in C order of the losses.
 """
 
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_xent.arrays import foreign
-from sparse_xent.arrays.numpy import as_array, is_float
+from sparse_xent.arrays.base import ArraySpec
+from sparse_xent.arrays.numpy import as_array
 from sparse_xent.arrays.refusals import refuse_kind
-from sparse_xent.layout import Layout, judge
+from sparse_xent.dtypes import is_float, is_number
+from sparse_xent.layout import Layout, layout_of
 from sparse_xent.options import NA_INTEGER
 
 Array = npt.NDArray[Any]
@@ -26,22 +29,26 @@ _EXACT = {"bfloat16": 2**8, "float16": 2**11, "float32": 2**24, "float64": 2**53
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """The labels of one call: `y` in the losses' shape, a view of what the user sent."""
+    """What labels may be in the calls of one kind, and what there is to say of bad ones."""
 
-    y: Array
     sent: tuple[int, ...]  # the shape in which they were sent
+    losses: tuple[int, ...]
     axis: int
     classes: int
     ignored: tuple[int, ...]
 
-    def lower(self, block: Array) -> Int64:
-        """A block of `y` as int64, -1 where ignored; ValueError if any is no class."""
-        y, bad = self._judge(block)
-        if bad.any():
-            self.refuse()
-        return y
+    def shaped(self, y: Array) -> Array:
+        """A view of the labels, as they were sent, in the losses' shape."""
+        return in_shape(y, self.losses, self.axis)
 
-    def _judge(self, block: Array) -> tuple[Int64, npt.NDArray[np.bool_]]:
+    def spec(self, y: ArraySpec) -> ArraySpec:
+        """The same of a spec."""
+        if y.shape == self.losses:
+            return y
+        strides = y.strides[: self.axis] + y.strides[self.axis + 1 :]
+        return y._replace(shape=self.losses, strides=strides or (0,) * len(self.losses))
+
+    def decode(self, block: Array) -> tuple[Int64, npt.NDArray[np.bool_]]:
         """Labels as int64 (-1 where ignored), and where they are neither class nor ignored."""
         values = _exact(block)
         # A class beyond the dtype's range cannot be among the labels, nor be compared with them.
@@ -54,10 +61,10 @@ class Labels:
             bad |= ~ignored & (values != np.floor(values))
         return np.where(ignored | bad, -1, values).astype(np.int64, copy=False), bad
 
-    def refuse(self) -> NoReturn:
+    def refuse(self, labels: Array) -> NoReturn:
         """ValueError: the first bad label, how many more there are, and the likely cause."""
-        flat = self.y.ravel()
-        y, bad = self._judge(flat)
+        flat = self.shaped(labels).ravel()
+        y, bad = self.decode(flat)
         first = int(bad.argmax())
         more = int(np.count_nonzero(bad)) - 1
         values = _exact(flat)
@@ -74,7 +81,7 @@ class Labels:
         """
         values = np.array([int(value) if value == value // 1 and abs(value) < 2**53 else value])
         cause = self._cause(values[0], values, np.array([True]), np.empty(0, np.int64))
-        first = int(np.ravel_multi_index(at, self.y.shape)) if at else 0
+        first = int(np.ravel_multi_index(at, self.losses)) if at else 0
         return self._complaint(words or _shown(values[0]), self._index(first), 0, cause)
 
     def _complaint(self, shown: str, at: tuple[int, ...], more: int, cause: str) -> str:
@@ -86,8 +93,8 @@ class Labels:
 
     def _index(self, first: int) -> tuple[int, ...]:
         """The index in the array that was sent, which may have length 1 at the class axis."""
-        index = [int(i) for i in np.unravel_index(first, self.y.shape)]
-        if len(self.sent) > self.y.ndim:
+        index = [int(i) for i in np.unravel_index(first, self.losses)]
+        if len(self.sent) > len(self.losses):
             index.insert(self.axis, 0)
         return tuple(index) if self.sent else ()
 
@@ -115,14 +122,21 @@ class Labels:
         return f"ignore_class={classes if len(classes) > 1 else classes[0]}"
 
 
-def layout_of(x: Array, y_true: object, axis: int) -> Layout:
+def in_shape(y: Array, losses: tuple[int, ...], axis: int) -> Array:
+    """A view in the losses' shape of labels that fit a y_pred with this class axis."""
+    if y.shape == losses:
+        return y
+    return y.squeeze(axis) if y.ndim > len(losses) else y.reshape(losses)
+
+
+def class_axis(x: Array, y_true: object, axis: int) -> Layout:
     """The layout of y_pred, which is said to be swapped with y_true where it looks so.
 
     Raises:
         ValueError: y_pred has no such axis, or no class along it.
     """
     try:
-        return judge(x, axis)
+        return layout_of(x.shape, axis, x.strides)
     except ValueError as error:
         if are_whole(x) and _axes(y_true) == x.ndim + 1:
             raise ValueError(f"{error}; {SWAPPED}") from None
@@ -137,67 +151,83 @@ def _axes(value: object) -> int:
         return 0
 
 
+def array_of(y_true: object) -> Array:
+    """The user's labels as an array of numbers; what are none is refused."""
+    y = as_array(y_true, "y_true")
+    if y.dtype.kind == "O" and not isinstance(y_true, np.ndarray) and _are_ints(y):
+        return _beyond_int64(y)
+    if not is_number(y.dtype):
+        refuse_kind(y_true, y, "y_true", "whole numbers (the classes' indices)")
+    return y
+
+
 def read(
-    y_true: object, layout: Layout, ignored: tuple[int, ...], x: Array | None = None
+    y: ArraySpec,
+    layout: Layout,
+    ignored: tuple[int, ...],
+    y_true: object = None,
+    x: Array | None = None,
 ) -> Labels:
-    """The user's labels for a y_pred of this layout; their values are not checked yet.
+    """What labels of this shape and dtype may be, for a y_pred of this layout.
 
     Args:
-        y_true: what the user sent.
+        y: the labels as they were sent.
         layout: y_pred's.
         ignored: the classes that do not count.
+        y_true: what the user sent, for what a message says of it.
         x: y_pred, to see whether it looks like labels; None where its values cannot be read.
+
+    Raises:
+        TypeError: the labels' dtype cannot hold so many classes.
+        ValueError: their shape does not fit.
     """
-    y = as_array(y_true, "y_true")
-    kind = y.dtype.kind
-    if kind == "O" and not isinstance(y_true, np.ndarray) and _are_ints(y):
-        y = _beyond_int64(y)
-    elif not (kind in "biu" or is_float(y.dtype)):
-        refuse_kind(y_true, y, "y_true", "whole numbers (the classes' indices)")
     if is_float(y.dtype):
         _check_exact(_sent_as(y_true, y.dtype), layout.classes)
-    argmax = f"numpy.argmax(y_true, axis={layout.axis})"
-    if foreign.library(y_true) == "torch":
-        argmax = f"y_true.float().argmax({layout.axis})"  # NumPy cannot read bfloat16
-    shaped = _shaped(y, layout, x, argmax)
-    return Labels(shaped, y.shape, layout.axis, layout.classes, ignored)
+    fits = y.shape in (layout.losses, _with_axis(layout))
+    if not fits and (y.shape or layout.count != 1):
+        _refuse_shape(y, layout, y_true, x)
+    return Labels(y.shape, layout.losses, layout.axis, layout.classes, ignored)
 
 
-def _shaped(y: Array, layout: Layout, x: Array | None, argmax: str) -> Array:
-    """A view of y in the losses' shape, or a ValueError that says which shapes would do."""
-    with_axis = (*layout.shape[: layout.axis], 1, *layout.shape[layout.axis + 1 :])
-    if y.shape == layout.losses:
-        return y
-    if y.shape == with_axis:
-        return y.squeeze(layout.axis)
-    if y.ndim == 0 and layout.count == 1:
-        return y.reshape(layout.losses)
+def _with_axis(layout: Layout) -> tuple[int, ...]:
+    return (*layout.shape[: layout.axis], 1, *layout.shape[layout.axis + 1 :])
+
+
+def _refuse_shape(y: ArraySpec, layout: Layout, y_true: object, x: Array | None) -> NoReturn:
+    """ValueError that says which shapes would do."""
     expected = f"y_true must have y_pred's shape without axis {layout.axis}"
-    swapped = _look_swapped(y, layout, x)
+    swapped = _look_swapped(y, layout, y_true, x)
     if y.shape == layout.shape and not swapped:
+        argmax = f"numpy.argmax(y_true, axis={layout.axis})"
+        if foreign.library(y_true) == "torch":
+            argmax = f"y_true.float().argmax({layout.axis})"  # NumPy cannot read bfloat16
         raise ValueError(
             f"{expected}, got y_pred's own {y.shape}: its labels look one-hot: use "
             f"loss_categorical_crossentropy, or argmax ({argmax})"
         )
-    got = "a single number" if y.ndim == 0 else f"{y.shape}"
+    got = f"{y.shape}" if y.shape else "a single number"
     raise ValueError(
         f"{expected}: expected {layout.losses} or "
-        f"{with_axis}, got {got} (y_pred is {layout.shape}){f'; {SWAPPED}' if swapped else ''}"
+        f"{_with_axis(layout)}, got {got} (y_pred is {layout.shape})"
+        f"{f'; {SWAPPED}' if swapped else ''}"
     )
 
 
-def _look_swapped(y: Array, layout: Layout, x: Array | None) -> bool:
+def _look_swapped(y: ArraySpec, layout: Layout, y_true: object, x: Array | None) -> bool:
     """Whether y_true looks like scores, and y_pred like labels; by shape alone without its values.
 
     Scores have an axis more than labels (or a longer one), and are seldom whole numbers.
     """
-    deeper = y.ndim == len(layout.shape) + 1
-    one_class = y.ndim == len(layout.shape) and layout.classes == 1 and y.shape != layout.shape
+    deeper = len(y.shape) == len(layout.shape) + 1
+    one_class = (
+        len(y.shape) == len(layout.shape) and layout.classes == 1 and y.shape != layout.shape
+    )
     if x is None:
         return y.dtype.kind == "f" and (deeper or one_class)
+    whole = are_whole(array_of(y_true))
     if deeper or one_class:
-        return not are_whole(y) or are_whole(x)
-    return y.shape == layout.shape and not are_whole(y) and are_whole(x)
+        return not whole or are_whole(x)
+    return y.shape == layout.shape and not whole and are_whole(x)
 
 
 def are_whole(array: Array) -> bool:

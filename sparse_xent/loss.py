@@ -1,7 +1,7 @@
 """The losses' public face: two functions that mirror R keras3's, and the objects that they return.
 
 Called with data, a function gives one loss per label; called without, a callable object that
-reduces and gives gradients. All arithmetic is elsewhere (`sweep` and below).
+reduces and gives gradients. All else is elsewhere: `execute` and below.
 
 Notation: x logits, p probabilities, t a row's label, C classes, s label smoothing, eps
 `config_epsilon()`; logs are natural, so losses are in nats.
@@ -9,24 +9,22 @@ Notation: x logits, p probabilities, t a row's label, C classes, s label smoothi
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from functools import lru_cache
 from typing import Any, ClassVar, Literal, NoReturn, Protocol, Self, cast, overload
 
+import numpy as np
 import numpy.typing as npt
 from numpy import ndarray
 
-from sparse_xent import carried, cuda, plain, soft_targets, sweep
-from sparse_xent.arrays.numpy import output
+from sparse_xent import cuda, execute
 from sparse_xent.config import config_floatx
 from sparse_xent.options import (
-    NAME,
     REDUCTION,
     SOFT_NAME,
-    Normalize,
+    NormalizeName,
     Options,
-    Reduction,
-    float_dtype,
+    ReductionName,
     read,
+    read_once,
     refuse_unknown,
 )
 
@@ -48,7 +46,7 @@ class _Loss:
 
     __slots__ = ("_options",)
     _options: Options
-    _read: ClassVar[Callable[..., sweep.Call]]  # y_true, y_pred, sample_weight, options
+    _soft: ClassVar[bool]  # whether targets are one-hot or soft
     _keys: ClassVar[tuple[str, ...]]  # the arguments, in the order of the signature
 
     def _construct(self, given: Mapping[str, object], unknown: Mapping[str, object]) -> None:
@@ -61,8 +59,7 @@ class _Loss:
         given = {key: given[key] for key in self._keys}
         if given["dtype"] is None:
             given["dtype"] = config_floatx()
-        options = read(**given, default_name=self._default("name"))
-        float_dtype(cast(str, options.dtype))  # bfloat16 without ml_dtypes is said here
+        options = read(**given, default_name=self._default("name"), soft=self._soft)
         object.__setattr__(self, "_options", options)
 
     @property
@@ -73,12 +70,12 @@ class _Loss:
     @property
     def reduction(self) -> str | None:
         """How the losses are reduced; None where they are not."""
-        return self._options.reduction
+        return cast(str | None, self._options.reduction.value)
 
     @property
     def dtype(self) -> str:
         """Name of the dtype that a call returns."""
-        return cast(str, self._options.dtype)
+        return cast(np.dtype[Any], self._options.dtype).name
 
     def get_config(self) -> dict[str, Any]:
         """The arguments as plain JSON values, from which `from_config` makes an equal object.
@@ -123,18 +120,6 @@ class _Loss:
 
     def __delattr__(self, key: str) -> NoReturn:
         raise AttributeError(f"a loss cannot be changed: {key} cannot be deleted")
-
-    def _value(self, y_true: object, y_pred: object, sample_weight: object) -> Any:
-        call = self._read(y_true, y_pred, sample_weight, self._options)
-        return sweep.value(call, self._options)
-
-    def _value_and_grad(
-        self, y_true: object, y_pred: object, sample_weight: object, out: object
-    ) -> tuple[Any, Any]:
-        call = self._read(y_true, y_pred, sample_weight, self._options)
-        call = call.with_out(output(out, call.x, call.inputs()))
-        value, gradient = sweep.value_and_grad(call, self._options)
-        return value, gradient if out is None else out
 
     @classmethod
     def _default(cls, key: str) -> Any:
@@ -186,7 +171,7 @@ class SparseCategoricalCrossentropy(_Loss):
     """
 
     __slots__ = ()
-    _read = staticmethod(carried.read)
+    _soft = False
     _keys = (
         "from_logits",
         "ignore_class",
@@ -208,8 +193,8 @@ class SparseCategoricalCrossentropy(_Loss):
         axis: int = -1,
         label_smoothing: float = 0.0,
         class_weight: _ClassWeight = None,
-        normalize: Normalize = "after",
-        reduction: Reduction | None = "sum_over_batch_size",
+        normalize: NormalizeName = "after",
+        reduction: ReductionName | None = "sum_over_batch_size",
         name: str | None = "sparse_categorical_crossentropy",
         dtype: _DType = None,
         device: str | None = None,
@@ -238,14 +223,12 @@ class SparseCategoricalCrossentropy(_Loss):
             ValueError: a label is neither a class nor ignored, a weight is missing, or shapes do
                 not fit.
         """
-        if sample_weight is None and self._options.device is None:
-            done = plain.reduced(y_true, y_pred, self._options, gradient=False)
-            if done is not None:
-                return done[0]
-        library = cuda.serving(y_pred, self._options)
-        if library is not None:
-            return cuda.value(library, y_true, y_pred, sample_weight, self._options)
-        return self._value(y_true, y_pred, sample_weight)
+        options = self._options
+        if y_pred.__class__ is not ndarray or options.device is not None:
+            library = cuda.serving(y_pred, options)
+            if library is not None:
+                return cuda.value(library, y_true, y_pred, sample_weight, options)
+        return execute.value(y_true, y_pred, sample_weight, options)
 
     def value_and_grad(
         self, y_true: Any, y_pred: Any, sample_weight: Any = None, out: Any = None
@@ -277,15 +260,12 @@ class SparseCategoricalCrossentropy(_Loss):
             >>> gradient
             array([[-0.5,  0.5]])
         """
-        if sample_weight is None and self._options.device is None:
-            done = plain.reduced(y_true, y_pred, self._options, gradient=True, out=out)
-            if done is not None:
-                return done
-        library = cuda.serving(y_pred, self._options)
-        if library is not None:
-            options = self._options
-            return cuda.value_and_grad(library, y_true, y_pred, sample_weight, out, options)
-        return self._value_and_grad(y_true, y_pred, sample_weight, out)
+        options = self._options
+        if y_pred.__class__ is not ndarray or options.device is not None:
+            library = cuda.serving(y_pred, options)
+            if library is not None:
+                return cuda.value_and_grad(library, y_true, y_pred, sample_weight, out, options)
+        return execute.value_and_grad(y_true, y_pred, sample_weight, out, options)
 
 
 class CategoricalCrossentropy(_Loss):
@@ -319,7 +299,7 @@ class CategoricalCrossentropy(_Loss):
     """
 
     __slots__ = ()
-    _read = staticmethod(soft_targets.SoftCall.read)
+    _soft = True
     _keys = ("from_logits", "label_smoothing", "axis", "reduction", "name", "dtype")
 
     def __init__(
@@ -328,7 +308,7 @@ class CategoricalCrossentropy(_Loss):
         from_logits: bool = False,
         label_smoothing: float = 0.0,
         axis: int = -1,
-        reduction: Reduction | None = "sum_over_batch_size",
+        reduction: ReductionName | None = "sum_over_batch_size",
         name: str | None = "categorical_crossentropy",
         dtype: _DType = None,
         **unknown: object,
@@ -350,7 +330,7 @@ class CategoricalCrossentropy(_Loss):
             TypeError: targets, scores or weights are not numbers.
             ValueError: a target is negative or NaN, or shapes do not fit.
         """
-        return self._value(y_true, y_pred, sample_weight)
+        return execute.value(y_true, y_pred, sample_weight, self._options)
 
     def value_and_grad(
         self, y_true: Any, y_pred: Any, sample_weight: Any = None, out: Any = None
@@ -369,7 +349,7 @@ class CategoricalCrossentropy(_Loss):
         Raises:
             TypeError, ValueError: as in a call, or `out` does not fit; nothing is written then.
         """
-        return self._value_and_grad(y_true, y_pred, sample_weight, out)
+        return execute.value_and_grad(y_true, y_pred, sample_weight, out, self._options)
 
 
 @overload
@@ -382,8 +362,8 @@ def loss_sparse_categorical_crossentropy(
     *,
     label_smoothing: float = 0.0,
     class_weight: _ClassWeight = None,
-    normalize: Normalize = "after",
-    reduction: Reduction | None = "sum_over_batch_size",
+    normalize: NormalizeName = "after",
+    reduction: ReductionName | None = "sum_over_batch_size",
     name: str | None = "sparse_categorical_crossentropy",
     dtype: _DType = None,
     device: str | None = None,
@@ -398,7 +378,7 @@ def loss_sparse_categorical_crossentropy(
     *,
     label_smoothing: float = 0.0,
     class_weight: _ClassWeight = None,
-    normalize: Normalize = "after",
+    normalize: NormalizeName = "after",
     reduction: Literal["sum_over_batch_size"] = "sum_over_batch_size",
     name: str | None = "sparse_categorical_crossentropy",
     dtype: _DType = None,
@@ -479,38 +459,30 @@ def loss_sparse_categorical_crossentropy(
 
     Source: R keras3, `loss_sparse_categorical_crossentropy`.
     """
-    usual = dtype is None and class_weight is None and reduction is REDUCTION and name is NAME
-    if (
-        usual
-        and device is None
-        and not unknown
-        and y_pred.__class__ is ndarray
-        and axis.__class__ is int
-    ):
-        done = plain.losses(
-            y_true, y_pred, from_logits, ignore_class, axis, label_smoothing, normalize
-        )
-        if done is not None:
-            return done
-    options = {
-        "from_logits": from_logits,
-        "ignore_class": ignore_class,
-        "axis": axis,
-        "label_smoothing": label_smoothing,
-        "class_weight": class_weight,
-        "normalize": normalize,
-        "reduction": reduction,
-        "name": name,
-        "dtype": dtype,
-        "device": device,
-    }
-    if not _has_data(y_true, y_pred, unknown, "loss_sparse_categorical_crossentropy", options):
-        return SparseCategoricalCrossentropy(**options)
-    settled = _settled(options)
-    library = cuda.serving(y_pred, settled)
-    if library is not None:
-        return cuda.per_label(library, y_true, y_pred, settled)
-    return sweep.per_label(carried.read(y_true, y_pred, None, settled), settled)
+    if y_true is None or y_pred is None or unknown or reduction is not REDUCTION:
+        options = {
+            "from_logits": from_logits,
+            "ignore_class": ignore_class,
+            "axis": axis,
+            "label_smoothing": label_smoothing,
+            "class_weight": class_weight,
+            "normalize": normalize,
+            "reduction": reduction,
+            "name": name,
+            "dtype": dtype,
+            "device": device,
+        }
+        if not _has_data(y_true, y_pred, unknown, "loss_sparse_categorical_crossentropy", options):
+            return SparseCategoricalCrossentropy(**options)
+    settled = read_once(
+        from_logits, ignore_class, axis, label_smoothing, class_weight,
+        normalize, reduction, name, dtype, device,
+    )  # fmt: skip
+    if y_pred.__class__ is not ndarray or settled.device is not None:
+        library = cuda.serving(y_pred, settled)
+        if library is not None:
+            return cuda.per_label(library, y_true, y_pred, settled)
+    return execute.losses(y_true, y_pred, None, settled)
 
 
 @overload
@@ -521,7 +493,7 @@ def loss_categorical_crossentropy(
     label_smoothing: float = 0.0,
     axis: int = -1,
     *,
-    reduction: Reduction | None = "sum_over_batch_size",
+    reduction: ReductionName | None = "sum_over_batch_size",
     name: str | None = "categorical_crossentropy",
     dtype: _DType = None,
 ) -> CategoricalCrossentropy: ...
@@ -601,19 +573,8 @@ def loss_categorical_crossentropy(
     }
     if not _has_data(y_true, y_pred, unknown, "loss_categorical_crossentropy", options):
         return CategoricalCrossentropy(**options)
-    settled = read(**options, default_name=SOFT_NAME)
-    return sweep.per_label(soft_targets.SoftCall.read(y_true, y_pred, None, settled), settled)
-
-
-def _settled(options: dict[str, Any]) -> Options:
-    """The options, read; those of the plain kinds are remembered, for reading takes 10 us."""
-    if any(value.__class__ not in _REMEMBERED for value in options.values()):
-        return read(**options)
-    return _read_once(**options)
-
-
-_REMEMBERED = {bool, int, float, str, type(None)}
-_read_once = lru_cache(maxsize=1000, typed=True)(read)  # typed: True is not 1
+    settled = read(**options, default_name=SOFT_NAME, soft=True)
+    return execute.losses(y_true, y_pred, None, settled)
 
 
 def _has_data(
@@ -663,6 +624,12 @@ def _as_call(function: str, options: Mapping[str, object]) -> str:
 
 def _plain(key: str, value: Any) -> Any:
     """An option as a plain JSON value."""
+    if key == "reduction":
+        return value.value
+    if key == "dtype" and value is not None:
+        return value.name
+    if key == "device" and value is not None:
+        return f"cuda:{value}" if value else "cuda"
     if key == "ignore_class":
         return (value[0] if len(value) == 1 else list(value)) if value else None
     if key == "class_weight" and value is not None:

@@ -1,43 +1,58 @@
-"""What the user typed -> one frozen record: names, defaults, R's doubles, dtypes.
+"""What the user typed -> one frozen record: enums, numbers, NumPy dtypes.
 
-Nothing below this file sees a string, a None or an R double. Every refusal of an option is worded
-here: argument first, expected, got, and the way out.
+Nothing below this file sees a string, a None or an R double in the place of an option. Every
+refusal of an option is worded here: argument first, expected, got, and the way out.
 """
 
 import difflib
+import enum
 import math
 import numbers
 import re
 from collections.abc import Iterable, Mapping, Set, ValuesView
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from sparse_xent import dtypes
 from sparse_xent.arrays import foreign
 from sparse_xent.arrays.numpy import as_array
+from sparse_xent.dtypes import FLOATS
 from sparse_xent.kernels import ScoreKind
 
-Normalize = Literal["after", "before", "never"]
-Reduction = Literal["sum_over_batch_size", "mean", "auto", "sum", "mean_with_sample_weight", "none"]
+NormalizeName = Literal["after", "before", "never"]
+ReductionName = Literal[
+    "sum_over_batch_size", "mean", "auto", "sum", "mean_with_sample_weight", "none"
+]
 
 NAME = "sparse_categorical_crossentropy"
 SOFT_NAME = "categorical_crossentropy"
 REDUCTION = "sum_over_batch_size"
-FLOATS = ("float16", "bfloat16", "float32", "float64")
 NA_INTEGER = -(2**31)  # R's integer NA, as it arrives in Python
 
 _POLICIES = {"mixed_float16": "float16", "mixed_bfloat16": "bfloat16"}
-SCORES = {
+_SCORES = {
     "after": ScoreKind.CLIP_NORMALIZE,
     "before": ScoreKind.NORMALIZE_CLIP,
     "never": ScoreKind.CLIP,
 }
 
 
+class Reduction(enum.Enum):
+    """How losses become one number; the values are the names in a config."""
+
+    SUM_OVER_BATCH_SIZE = "sum_over_batch_size"
+    MEAN = "mean"
+    SUM = "sum"
+    MEAN_WITH_SAMPLE_WEIGHT = "mean_with_sample_weight"
+    NONE = None
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of one loss, read once; plain values only, so that it hashes and compares."""
+    """The options of one loss, read once; immutable values only, so that it hashes and compares."""
 
     from_logits: bool
     ignore_class: tuple[int, ...]
@@ -45,19 +60,16 @@ class Options:
     label_smoothing: float
     class_weight: tuple[float, ...] | tuple[tuple[int, float], ...] | None
     normalize: str
-    reduction: str | None
+    reduction: Reduction
     name: str
-    dtype: str | None
-    device: str | None = None  # where NumPy's arrays are to be served; None for the host
-
-    @property
-    def scores(self) -> ScoreKind:
-        """What y_pred holds, as the kernels name it."""
-        return ScoreKind.LOGITS if self.from_logits else SCORES[self.normalize]
+    dtype: np.dtype[Any] | None  # of the result; y_pred's if None
+    device: int | None  # the CUDA device that is to serve the host's arrays; None for the host
+    scores: ScoreKind  # what y_pred holds
+    soft: bool  # whether the targets are one-hot or soft, in the place of labels
+    epsilon: float | None  # the bound of the clip; `config_epsilon()` at each call if None
 
 
 def read(
-    *,
     from_logits: object = False,
     ignore_class: object = None,
     axis: object = -1,
@@ -68,21 +80,63 @@ def read(
     name: object = NAME,
     dtype: object = None,
     device: object = None,
+    *,
     default_name: str = NAME,
+    soft: bool = False,
+    epsilon: float | None = None,
 ) -> Options:
-    """Check every option and settle its type."""
-    return Options(
-        from_logits=_flag(from_logits, "from_logits"),
+    """Check every option and give it its type; equal options are one object.
+
+    Args:
+        from_logits, ignore_class, axis, label_smoothing, class_weight, normalize, reduction, name,
+            dtype, device: as they were typed.
+        default_name: what None names.
+        soft: whether the targets are one-hot or soft: probabilities are then normalised first.
+        epsilon: the bound of the clip, checked, if it is not to be `config_epsilon()`.
+    """
+    logits = _flag(from_logits, "from_logits")
+    made = Options(
+        from_logits=logits,
         ignore_class=_ignored(ignore_class),
         axis=whole_number(axis, "axis"),
         label_smoothing=_smoothing(label_smoothing),
         class_weight=_class_weight(class_weight),
-        normalize=choice(normalize, "normalize", get_args(Normalize)),
+        normalize=(normal := choice(normalize, "normalize", get_args(NormalizeName))),
         reduction=_reduction(reduction),
         name=_name(name, default_name),
-        dtype=None if dtype is None else float_name(dtype, "dtype"),
+        dtype=None if dtype is None else dtypes.of_name(float_name(dtype, "dtype")),
         device=_device(device),
+        scores=ScoreKind.LOGITS if logits else _SCORES["before" if soft else normal],
+        soft=soft,
+        epsilon=epsilon,
     )
+    if len(_interned) > 1000:
+        _interned.clear()
+    return _interned.setdefault(made, made)
+
+
+_interned: dict[Options, Options] = {}
+_IMMUTABLE = frozenset({bool, int, float, str, type(None)})
+
+
+class _NotRemembered(Exception):
+    """A value may change, or holds others that may be equal and mean something else."""
+
+
+@lru_cache(maxsize=1000, typed=True)  # typed: True is not 1
+def _read_once(*given: Any) -> Options:
+    if not _IMMUTABLE.issuperset(map(type, given)):
+        raise _NotRemembered
+    return read(*given)
+
+
+def read_once(*given: Any) -> Options:
+    """`read`, remembered where all values are of the immutable kinds: reading takes 10 us."""
+    try:
+        return _read_once(*given)
+    except (_NotRemembered, TypeError):  # a list is not hashable; or the refusal, said again
+        pass
+    return read(*given)
 
 
 # ---- names --------------------------------------------------------------------------------------
@@ -307,11 +361,11 @@ def _weight(value: object, argument: str, refuse_bool: bool) -> float:
     return weight
 
 
-def _reduction(value: object) -> str | None:
+def _reduction(value: object) -> Reduction:
     if value is None:
-        return None
-    reduction = choice(value, "reduction", get_args(Reduction))
-    return {"auto": REDUCTION, "none": None}.get(reduction, reduction)
+        return Reduction.NONE
+    name = choice(value, "reduction", get_args(ReductionName))
+    return Reduction({"auto": REDUCTION, "none": None}.get(name, name))
 
 
 def _name(value: object, default: str) -> str:
@@ -322,15 +376,15 @@ def _name(value: object, default: str) -> str:
     return str(value)
 
 
-def _device(value: object) -> str | None:
-    """None, or a CUDA device: "cuda" (the first) or by its ordinal, "cuda:1"."""
+def _device(value: object) -> int | None:
+    """None, or the ordinal of a CUDA device: "cuda" is the first, "cuda:1" the next."""
     if value is None:
         return None
     if not isinstance(value, str):
         raise TypeError(f'device must be None, "cuda" or "cuda:1" and so on, got {describe(value)}')
     if not re.fullmatch(r"cuda(:[0-9]{1,4})?", value):
         raise ValueError(f'device must be None, "cuda" or "cuda:1" and so on, got {value!r}')
-    return str(value)
+    return int(value.partition(":")[2] or 0)
 
 
 # ---- dtypes -------------------------------------------------------------------------------------
@@ -363,18 +417,3 @@ def _dtype_name(value: object) -> str | None:
         return name
     except (TypeError, ValueError):
         return None
-
-
-def float_dtype(name: str) -> np.dtype[Any]:
-    """The NumPy dtype of a name that `float_name` returned; bfloat16 is ml_dtypes'."""
-    if name != "bfloat16":
-        return np.dtype(name)
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise ValueError(
-            "dtype 'bfloat16' needs the package ml_dtypes, which gives NumPy that dtype: "
-            "pip install ml_dtypes"
-        ) from None
-    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return bfloat16

@@ -1,8 +1,7 @@
-"""Compile the usual kernels before they are wanted: for images, and for machines that many share.
+"""Compiles the usual kernels in advance: for images, and for machines that many share.
 
-A kernel serves one geometry (walk), one dtype of scores, one kind of scores, with or without label
-smoothing and gradient. Which of them there are is `kernels.native`'s to say; here is which of them
-most calls want.
+A kernel serves one layout, one dtype and one kind of scores, with or without label smoothing and
+gradient. `kernels.cpu` defines which there are; here are those that most calls use.
 """
 
 import itertools
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 from sparse_xent.kernels import ScoreKind, cache, loader
 from sparse_xent.kernels.cpu import abi
 
-_WALKS = ("tile", "medium", "rows", "strided")
+_LAYOUTS = ("tile", "row_batches", "rows", "strided")
 _WIDE, _HALVES = ("float32", "float64"), ("float16", "bfloat16")
 
 
@@ -28,22 +27,22 @@ class Report(NamedTuple):
 
 
 def kernels(halves: bool = False, everything: bool = False) -> Iterator[tuple[Any, ...]]:
-    """Names of kernels, as `kernels.code` takes them; the quick ones first.
+    """Names of kernels, as `kernels.loader` takes them; the quick ones first.
 
     Args:
         halves: float16 and bfloat16 scores too, beside float32 and float64.
         everything: every dtype, every kind of probabilities, and label smoothing too.
     """
     formats = _WIDE + _HALVES if halves or everything else _WIDE
-    yield from (("small",), ("carry",))
-    yield from (("lowering", name) for name in sorted(set(abi.LABELS.values())))
+    yield from (("run_one_chunk",), ("run_chunks",))
+    yield from (("decode_labels", name) for name in sorted(set(abi.LABELS.values())))
     yield from (("rank", format) for format in formats)
     kinds = tuple(ScoreKind) if everything else (ScoreKind.LOGITS, ScoreKind.CLIP_NORMALIZE)
     smooths = (False, True) if everything else (False,)
     for format, scores, smooth in itertools.product(formats, kinds, smooths):
-        walks = ("picked",) if scores == ScoreKind.CLIP and not smooth else _WALKS
-        for walk, gradient in itertools.product(walks, (False, True)):
-            yield walk, format, scores.name, smooth, gradient
+        layouts = ("gather",) if scores == ScoreKind.CLIP and not smooth else _LAYOUTS
+        for layout, gradient in itertools.product(layouts, (False, True)):
+            yield layout, format, scores.name, smooth, gradient
 
 
 def run(

@@ -1,7 +1,7 @@
-"""Sample weight, class weight, ignored and reduction -> (w, divisor): one number a position.
+"""Sample weight, class weight, ignored classes and reduction -> (w, divisor).
 
-The kernels know nothing of these. A call's value is sum(w * nll) / divisor, its gradient that of
-the kernel scaled by g = w / divisor; w is 0 where a label is ignored.
+A call's value is sum(w * l) / divisor, its gradient that of the losses scaled by g = w / divisor;
+w is 0 where a label is ignored. Kernels know nothing else of weights and reductions.
 
 Notation: l losses, w weights, V the number of labels that are not ignored.
 """
@@ -13,40 +13,50 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_xent.arrays import foreign
-from sparse_xent.arrays.numpy import as_array, is_float
+from sparse_xent.arrays.base import ArraySpec
+from sparse_xent.arrays.numpy import as_array
 from sparse_xent.arrays.refusals import refuse_kind
+from sparse_xent.dtypes import is_number
+from sparse_xent.engines.base import Divisor
 from sparse_xent.layout import Layout
-from sparse_xent.options import NA_INTEGER, Options
+from sparse_xent.options import NA_INTEGER, Options, Reduction
 
 Array = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 
+def divisor(reduction: Reduction) -> Divisor:
+    """The divisor of a reduction."""
+    if reduction in (Reduction.SUM, Reduction.NONE):
+        return Divisor.ONE
+    return Divisor.WEIGHT if reduction == Reduction.MEAN_WITH_SAMPLE_WEIGHT else Divisor.KEPT
+
+
+def divided(total: float, divisor: float) -> float:
+    """The value; 0 where there is nothing to divide by."""
+    return total / divisor if divisor != 0 else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The weights of one call; `sample` is a view in the losses' shape (repeats have stride 0)."""
+    """The sample weights in the calls of one kind, and what there is to say of bad ones."""
 
-    sample: Array | None
-    sent: tuple[int, ...]  # the shape in which the sample weights were sent
-    by_class: Float64 | None
+    sent: tuple[int, ...]  # the shape in which they were sent
+    losses: tuple[int, ...]
 
-    def lower(self, sample: Array | None, y: Int64) -> Float64:
-        """One weight a position of a block: 0 where y < 0, whose weights are not read."""
-        if sample is None:
-            w = np.ones(y.shape)
-        else:
-            w = sample.astype(np.float64)  # a copy: the caller's weights stay as they are
-        if self.by_class is not None:
-            w *= self.by_class[np.maximum(y, 0)]
-        w[y < 0] = 0
-        return w
+    def spec(self, w: ArraySpec) -> ArraySpec:
+        """The same of a spec."""
+        aligned = _aligned(w.shape, self.losses)
+        steps = w.strides + (0,) * (len(self.losses) - len(w.shape))
+        strides = tuple(0 if n == 1 else s for n, s in zip(aligned, steps, strict=False))
+        return w._replace(shape=self.losses, strides=strides)
 
-    def refuse(self, y: Int64) -> NoReturn:
-        """ValueError that names the first weight that is missing; `y` are all labels, lowered."""
-        assert self.sample is not None
-        index = tuple(int(i) for i in np.argwhere(missing(self.sample, y))[0])
-        value = self.sample[index]
+    def refuse(self, weights: Array, y: Int64) -> NoReturn:
+        """ValueError that names the first weight that is missing; `y` are all labels, decoded."""
+        sample = in_shape(weights, self.losses)
+        index = tuple(int(i) for i in np.argwhere(missing(sample, y))[0])
+        value = sample[index]
         raise ValueError(self.complaint(index, "nan" if value != value else f"{NA_INTEGER}"))
 
     def complaint(self, at: tuple[int, ...], shown: str = f"{NA_INTEGER} or nan") -> str:
@@ -64,6 +74,11 @@ class Weights:
         )
 
 
+def in_shape(w: Array, losses: tuple[int, ...]) -> Array:
+    """A view in the losses' shape of weights that fit them: repeats have stride 0."""
+    return np.broadcast_to(w.reshape(_aligned(w.shape, losses)), losses)
+
+
 def missing(sample: Array, y: Int64) -> npt.NDArray[np.bool_]:
     """Where a weight that counts is NaN or R's integer NA."""
     w = sample.astype(np.float64, copy=False)
@@ -71,52 +86,41 @@ def missing(sample: Array, y: Int64) -> npt.NDArray[np.bool_]:
     return found
 
 
-def read(sample_weight: object, layout: Layout, options: Options) -> Weights:
-    """The user's weights for a y_pred of this layout."""
-    by_class = _by_class(options, layout.classes)
+def array_of(sample_weight: object) -> Array | None:
+    """The user's sample weights as an array of numbers; what are none is refused."""
     if sample_weight is None:
-        return Weights(None, (), by_class)
+        return None
     w = as_array(sample_weight, "sample_weight")
-    if not (w.dtype.kind in "biu" or is_float(w.dtype)):
+    if not is_number(w.dtype):
         refuse_kind(sample_weight, w, "sample_weight", "numbers")
-    indexes = isinstance(sample_weight, np.ndarray) or foreign.library(sample_weight) == "torch"
-    return Weights(_aligned(w, layout.losses, indexes), w.shape, by_class)
+    return w
 
 
-def weighted(losses: Array, w: Float64) -> Float64:
-    """l * w in float64; exactly 0 where w is, even where l is inf or NaN."""
-    return np.where(w == 0, 0.0, losses.astype(np.float64, copy=False) * w)
+def read(w: ArraySpec | None, layout: Layout, sample_weight: object = None) -> Weights | None:
+    """How sample weights of this shape are aligned, for a y_pred of this layout.
 
+    Args:
+        w: the weights as they were sent, if they were.
+        layout: y_pred's.
+        sample_weight: what the user sent, for what a message says of it.
 
-def divisor(reduction: str | None, kept: int, weight: float) -> float:
-    """What sum(l * w) is divided by: V, the sum of the weights, or 1. 0 gives the value 0."""
-    match reduction:
-        case "sum" | None:
-            return 1.0
-        case "mean_with_sample_weight":
-            return weight
-        case _:  # the mean over the labels that count; their weights do not enter, as in Keras
-            return float(kept)
-
-
-def _aligned(w: Array, losses: tuple[int, ...], indexes: bool) -> Array:
-    """w broadcast to the losses' shape, its axes aligned with the leading ones: a view.
-
-    `indexes` says whether what was sent takes w[None, :].
+    Raises:
+        ValueError: they do not fit.
     """
-    if w.ndim == 0:
-        return np.broadcast_to(w, losses)
-    if w.ndim == len(losses) + 1 and w.shape[-1] == 1:
-        w = w[..., 0]
-    if w.ndim <= len(losses):
-        shape: tuple[int, ...] = w.shape + (1,) * (len(losses) - w.ndim)
-        if all(n in (1, m) for n, m in zip(shape, losses, strict=True)):
-            return np.broadcast_to(w.reshape(shape), losses)
+    if w is None:
+        return None
+    losses = layout.losses
+    aligned = _aligned(w.shape, losses)
+    if len(aligned) == len(losses) and all(
+        n in (1, m) for n, m in zip(aligned, losses, strict=True)
+    ):
+        return Weights(w.shape, losses)
     advice = ""
-    if w.ndim == 1 and len(losses) > 1 and w.shape[0] == losses[-1]:
+    if len(w.shape) == 1 and len(losses) > 1 and w.shape[0] == losses[-1]:
         ahead = ", ".join(["None"] * (len(losses) - 1))
         advice = f"; to weigh the last axis, pass w[{ahead}, :]"
-        if not indexes:
+        indexes = isinstance(sample_weight, np.ndarray)
+        if sample_weight is not None and not (indexes or foreign.library(sample_weight) == "torch"):
             advice += " of w = numpy.asarray(sample_weight)"
     raise ValueError(
         f"sample_weight must have the losses' shape {losses}, or fewer axes that match its leading "
@@ -124,20 +128,31 @@ def _aligned(w: Array, losses: tuple[int, ...], indexes: bool) -> Array:
     )
 
 
-def _by_class(options: Options, classes: int) -> Float64 | None:
-    """class_weight as a vector of C weights."""
+def _aligned(shape: tuple[int, ...], losses: tuple[int, ...]) -> tuple[int, ...]:
+    """The weights' shape with its axes aligned with the losses' leading ones."""
+    if len(shape) == len(losses) + 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape + (1,) * (len(losses) - len(shape))
+
+
+def by_class(options: Options, classes: int) -> Float64 | None:
+    """class_weight as a vector of C weights.
+
+    Raises:
+        ValueError: it names a class that there is not, or has another length.
+    """
     weights = options.class_weight
     if weights is None:
         return None
     if weights and isinstance(weights[0], tuple):
-        by_class = np.ones(classes)
+        vector = np.ones(classes)
         for c, weight in weights:
             if not 0 <= c < classes:
                 raise ValueError(
                     f"class_weight's keys must be classes from 0 to {classes - 1}, got {c}"
                 )
-            by_class[c] = weight
-        return by_class
+            vector[c] = weight
+        return vector
     if len(weights) != classes:
         raise ValueError(
             f"class_weight must have one weight a class: expected {classes}, got {len(weights)}"

@@ -10,8 +10,8 @@ from functools import cache
 from typing import Any
 
 import sparse_xent as sx
-from sparse_xent import carried, config, plain
-from sparse_xent.engines import numpy as numpy_engine
+from sparse_xent import config, execute, plan
+from sparse_xent.engines import cpu, numpy_formulas
 from sparse_xent.kernels import ScoreKind, loader
 from sparse_xent.kernels import cache as kernel_cache
 
@@ -37,7 +37,7 @@ def asked_for() -> str:
 
 def ranks(y: Any, x: Any, axis: int = -1, ignore_class: Any = None) -> Any:
     """How many classes stand above each label: no public function gives ranks yet."""
-    return carried.read(y, x, None, _options(axis, ignore_class)).ranks()
+    return execute.ranks(y, x, _options(axis, ignore_class))
 
 
 @cache
@@ -52,20 +52,21 @@ def cut_small(
     put: Callable[..., None] = setattr, chunk: int = 1 << 10, task: int = 1 << 11
 ) -> None:
     """Cut calls so small that arrays which an oracle can follow have many chunks and threads."""
-    put(carried, "SERIAL_BYTES", 0)
-    put(carried, "CHUNK_BYTES", chunk)
-    put(carried, "TASK_BYTES", task)
+    put(cpu, "SERIAL_BYTES", 0)
+    put(cpu, "CHUNK_BYTES", chunk)
+    put(cpu, "TASK_BYTES", task)
     forget_plans(put)
 
 
 def forget_plans(put: Callable[..., None] = setattr) -> None:
     """Prepare every kind of call anew: plans remember sizes, and kernels that could not be had."""
-    put(plain, "_plans", {})
+    put(plan, "_plans", {})
+    put(plan, "_found", {})
 
 
 def workspace(classes: int) -> int:
     """Bytes that the NumPy engine takes beside its operands, as it says itself."""
-    return int(numpy_engine.workspace(classes))
+    return int(numpy_formulas.workspace(classes))
 
 
 # Kernels ------------------------------------------------------------------------------------------
@@ -73,17 +74,17 @@ def workspace(classes: int) -> int:
 # Which of them a call takes, and what happens where they cannot be had, no result shows.
 
 #: The kernels whose stack frames are largest, of which one call takes one, and what calls them.
-CALLERS = [("small",), ("carry",)]
+CALLERS = [("run_one_chunk",), ("run_chunks",)]
 DEEPEST = [
-    ("picked", "float32", ScoreKind.CLIP.name, False, True),
+    ("gather", "float32", ScoreKind.CLIP.name, False, True),
     *[
         (name, dtype, ScoreKind.LOGITS.name, False, True)
-        for name in ("tile", "medium", "rows", "strided")
+        for name in ("tile", "row_batches", "rows", "strided")
         for dtype in ("float32", "float64")
     ],
 ]
 #: One that is quick to compile.
-QUICK = ("lowering", "uint8")
+QUICK = ("decode_labels", "uint8")
 
 
 def loaded() -> set[tuple[Any, ...]]:

@@ -10,7 +10,7 @@ import inspect
 import numpy as np
 import pytest
 
-from sparse_xent.engines import numpy as numpy_engine
+from sparse_xent.engines import numpy_formulas
 from sparse_xent.kernels import ScoreKind
 from sparse_xent.kernels.cpu import verbs as cpu_verbs
 
@@ -86,14 +86,14 @@ def formula(scores, smoothing):
 def due(x, y, g, scores, smoothing, monkeypatch):
     """Losses and gradient in float64, the clip's bounds as the dtype's arithmetic has them."""
     own = np.float64 if x.dtype == np.float64 else np.float32
-    begin = numpy_engine._Probabilities.__init__
+    begin = numpy_formulas._Probabilities.__init__
 
     def rounded(self, p, t, eps):
         begin(self, p, t, eps)
         self.lo, self.hi = float(own(eps)), float(own(1 - eps))
 
-    monkeypatch.setattr(numpy_engine._Probabilities, "__init__", rounded)
-    return numpy_engine.nll_and_grad(x.astype(np.float64), y, g, **formula(scores, smoothing))
+    monkeypatch.setattr(numpy_formulas._Probabilities, "__init__", rounded)
+    return numpy_formulas.nll_and_grad(x.astype(np.float64), y, g, **formula(scores, smoothing))
 
 
 def assert_losses(made, right):
@@ -152,7 +152,7 @@ def assert_shares(made, right):
 
 @pytest.mark.parametrize("verb", ["nll", "nll_grad", "nll_and_grad", "rank"])
 def test_the_verbs_are_portable_s_in_name_and_parameters(verb):
-    ours, plain = getattr(cpu_verbs, verb), getattr(numpy_engine, verb)
+    ours, plain = getattr(cpu_verbs, verb), getattr(numpy_formulas, verb)
     assert parameters(ours) == parameters(plain)
     assert ours.__doc__.splitlines()[0] == plain.__doc__.splitlines()[0]
 
@@ -266,7 +266,7 @@ def test_ranks_are_the_plain_engine_s(shape, dtype):
     y = r.integers(-1, shape[1], (shape[0], shape[2]))
     y[0, 0] = 0
     made = cpu_verbs.rank(x, y)
-    np.testing.assert_array_equal(made, numpy_engine.rank(x, y))
+    np.testing.assert_array_equal(made, numpy_formulas.rank(x, y))
     assert made[0, 0] == shape[1]
     out = np.zeros(y.shape, np.int64)
     assert cpu_verbs.rank(x, y, out=out) is out

@@ -18,8 +18,10 @@ import pytest
 
 from sparse_xent import config_epsilon, loss_sparse_categorical_crossentropy
 from sparse_xent import evaluation as package
-from sparse_xent.evaluation import FileError, Report, as_json, as_text, evaluate, readers, tables
+from sparse_xent.evaluation import FileError, Report, as_json, as_text, evaluate, inputs, readers
+from sparse_xent.evaluation.readers import lines, source, tables
 
+HOME = str(Path(package.__file__).parents[2])
 NA = -(2**31)
 
 
@@ -31,7 +33,7 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 @pytest.fixture
 def small_boxes(monkeypatch):
     """Five positions at a time, so that small files take many boxes."""
-    monkeypatch.setattr(package, "_POSITIONS", 5)
+    monkeypatch.setattr(inputs, "_POSITIONS", 5)
 
 
 def logits(*shape, dtype=np.float64, seed=0):
@@ -231,11 +233,21 @@ def test_every_format_gives_the_same_bits(small_boxes):
         assert numbers(got) == expected, (y_file, x_file, w_file)
 
 
+def test_a_format_is_added_by_its_opener(monkeypatch):
+    def open_source(file, key, choice):
+        return readers.npy.Stored(file, file)
+
+    monkeypatch.setitem(readers.FORMATS, ".array", open_source)
+    save(y=labels(9, classes=4), x=logits(9, 4))
+    os.rename("x.npy", "x.array")
+    assert evaluate("y.npy", "x.array", from_logits=True).scored == 9
+
+
 @pytest.mark.parametrize("positions", [1, 3, 7, 1000])
 def test_any_cut_gives_the_same_bits(positions, monkeypatch):
     save(y=labels(101, classes=6), x=logits(101, 6, dtype=np.float32), w=logits(101))
     expected = evaluate("y.npy", "x.npy", from_logits=True, sample_weight="w.npy")
-    monkeypatch.setattr(package, "_POSITIONS", positions)
+    monkeypatch.setattr(inputs, "_POSITIONS", positions)
     assert evaluate("y.npy", "x.npy", from_logits=True, sample_weight="w.npy") == expected
 
 
@@ -312,7 +324,7 @@ def test_boxes_cover_an_array_once_in_the_order_of_memory(shape, fortran, positi
     order = "F" if fortran else "C"
     number = np.arange(24).reshape(shape, order=order)
     walked = [
-        number[box].ravel(order=order) for box in readers.boxes(shape, positions, fortran=fortran)
+        number[box].ravel(order=order) for box in source.boxes(shape, positions, fortran=fortran)
     ]
     assert np.concatenate(walked).tolist() == list(range(24))
     assert all(len(part) <= positions for part in walked)
@@ -323,8 +335,29 @@ def test_a_box_of_many_short_runs_gives_the_same_bits(monkeypatch):
     x, y = np.asfortranarray(logits(64, 50)), labels(64, classes=50)
     save(x=x, y=y)
     expected = evaluate("y.npy", "x.npy", from_logits=True)
-    monkeypatch.setattr(package, "_POSITIONS", 8)
+    monkeypatch.setattr(inputs, "_POSITIONS", 8)
     assert evaluate("y.npy", "x.npy", from_logits=True) == expected
+
+
+RANKED = """
+import sys
+from sparse_xent.evaluation import evaluate
+from sparse_xent.kernels import loader
+evaluate("y.npy", sys.argv[1], from_logits=True)
+print([name for name in loader._addresses if name[0] == "rank"])
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_ranks_are_those_of_the_compiled_kernel(dtype):
+    save(y=labels(9, classes=4), x=logits(9, 4, dtype=dtype))
+    done = subprocess.run(
+        [sys.executable, "-c", RANKED, "x.npy"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": HOME, "SPARSE_XENT_ENGINE": "compiled"},
+    )
+    assert (done.stdout, done.stderr) == (f"[('rank', '{dtype}')]\n", "")
 
 
 # --- what the clip decides ------------------------------------------------------------------------
@@ -373,6 +406,14 @@ def test_clipped_losses_are_counted_with_their_share(
         assert notes[0].startswith(words)
         assert f"{got.clipped_share:.3%} of the total" in notes[0]
     assert re.search(rf"^  clipped at {bound:g} +{clipped.sum()}( |$)", as_text(got), re.MULTILINE)
+
+
+def test_epsilon_is_that_of_one_evaluation_alone(small_boxes):
+    y, p = with_wrong_rows()
+    save(y=y, p=p)
+    seen = []
+    evaluate("y.npy", "p.npy", epsilon=1e-3, on_progress=lambda *_: seen.append(config_epsilon()))
+    assert set(seen) == {1e-7}
 
 
 def test_epsilon_decides_the_mean():
@@ -703,7 +744,7 @@ def test_only_regular_files_are_opened(role):
 
 
 def test_what_must_be_held_whole_is_capped(monkeypatch):
-    monkeypatch.setattr(readers, "HELD", 1000)
+    monkeypatch.setattr(source, "HELD", 1000)
     np.savez_compressed("x.npz", f=np.asfortranarray(logits(50, 4)), c=logits(50, 4))
     np.savetxt("x.csv", logits(4, 50), delimiter=",")
     save(y=labels(50, classes=4))
@@ -714,7 +755,7 @@ def test_what_must_be_held_whole_is_capped(monkeypatch):
 
 
 def test_a_line_without_end_is_refused(monkeypatch):
-    monkeypatch.setattr(tables, "_LINE", 1 << 20)
+    monkeypatch.setattr(lines, "_LINE", 1 << 20)
     Path("x.csv").write_bytes(b"1,2,3\n" + b"1," * (1 << 20))
     save(y=labels(6, classes=3))
     with pytest.raises(FileError, match="x.csv, line 2 must be a row of numbers, got 1.0 MiB"):
@@ -936,7 +977,7 @@ def test_losses_of_any_size_are_shown_to_eight_digits(loss, shown):
 
 GROWTH = """
 import resource, sys
-from sparse_xent.evaluate import evaluate
+from sparse_xent.evaluation import evaluate
 evaluate("warm_y.npy", "warm_x.npy", from_logits=True)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 y, x, axis = sys.argv[1:]
@@ -992,7 +1033,7 @@ def test_memory_does_not_grow_with_the_file(kind, shape, axis, most):
         [sys.executable, "-c", GROWTH, y, file, str(axis)],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[2])},
+        env=os.environ | {"PYTHONPATH": HOME},
     )
     assert done.returncode == 0, done.stderr
     scored, grown = map(int, done.stdout.split())

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sparse_xent import evaluation as package
-from sparse_xent.evaluation import FileError, evaluate, readers
+from sparse_xent.evaluation import FileError, evaluate, inputs, readers
 
 HOME = str(Path(package.__file__).parents[2])
 
@@ -22,7 +22,7 @@ HOME = str(Path(package.__file__).parents[2])
 def _files(tmp_path, monkeypatch):
     """Sixty rows of six classes in a folder of their own, read five rows at a time."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(package, "_POSITIONS", 5)
+    monkeypatch.setattr(inputs, "_POSITIONS", 5)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 6))
     np.save("x.npy", x)
@@ -210,8 +210,8 @@ def test_a_file_that_changes_while_it_is_read_is_not_scored(changed, change):
 
 SHRINKING = """
 import os, sys
-from sparse_xent import evaluate as package
-package._BYTES = 1 << 16
+from sparse_xent import evaluation as package
+package.inputs._BYTES = 1 << 16
 file, axis = sys.argv[1:]
 try:
     package.evaluate("large_y.npy", file, from_logits=True, axis=int(axis),

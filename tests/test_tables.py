@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from sparse_xent import loss_sparse_categorical_crossentropy
 from sparse_xent.__main__ import main
-from sparse_xent.evaluation import FileError, evaluate, tables
+from sparse_xent.evaluation import FileError, evaluate
+from sparse_xent.evaluation.readers import lines, tables
 
 P = "0.7,0.3\n0.4,0.6\n0.9,0.1\n"
 Y = "0\n1\n0\n"
@@ -137,7 +138,7 @@ def test_what_is_plain_is_read(name):
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 1 << 20])
 def test_lines_are_counted_whatever_ends_them(end, chunk, monkeypatch):
-    monkeypatch.setattr(tables, "_CHUNK", chunk)
+    monkeypatch.setattr(lines, "_CHUNK", chunk)
     write(y=Y.replace("\n", end) + end * 3, p=("a,b\n" + P).replace("\n", end))
     assert evaluate("y.csv", "p.csv").scored == 3
 

@@ -9,7 +9,9 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from sparse_xent import dtypes
 from sparse_xent.arrays import foreign
+from sparse_xent.arrays.base import ArraySpec
 from sparse_xent.arrays.refusals import refuse_kind
 
 Array = npt.NDArray[Any]
@@ -28,25 +30,16 @@ def scores(y_pred: object) -> Array:
     if library in _TENSORS and hasattr(y_pred, "shape"):
         foreign.refuse_tensor(y_pred, "y_pred")
     x = complete(y_pred, "y_pred")
-    if is_float(x.dtype) or x.dtype.kind in "biu":
+    if dtypes.is_number(x.dtype):
         return x
     refuse_kind(y_pred, x, "y_pred", "numbers (probabilities or logits)")
 
 
-def effective(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype that y_pred counts as: integers and bools are float32, long double float64."""
-    if dtype.kind in "biu":
-        return np.dtype(np.float32)
-    if dtype.kind == "f" and dtype.itemsize > 8:
-        return np.dtype(np.float64)
-    return dtype.newbyteorder("=")
-
-
-def is_float(dtype: np.dtype[Any]) -> bool:
-    """Whether dtype is a real float, ml_dtypes' bfloat16 (kind "V") among them."""
-    return dtype.kind in "fV" and (
-        issubclass(dtype.type, np.floating) or dtype.name == "bfloat16"  # not ml_dtypes' float8
-    )
+def spec_of(array: Array) -> ArraySpec:
+    """How an array lies in memory."""
+    flags = array.flags
+    shape, strides = array.shape, array.strides
+    return ArraySpec(shape, strides, array.dtype, None, flags.writeable, flags.aligned)
 
 
 def complete(value: object, argument: str) -> Array:
@@ -137,7 +130,7 @@ def output(out: object, x: Array, inputs: dict[str, Array | None]) -> Array:
         ValueError: it has another shape, dtype or byte order, is read-only, repeats elements, or
             overlaps y_pred (without being it) or another input.
     """
-    dtype = effective(x.dtype)
+    dtype = dtypes.counts_as(x.dtype)
     if out is None:
         return np.empty_like(x, dtype=dtype)
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
@@ -184,14 +177,14 @@ def op_array(x: Any, dtype: Any = None) -> Any:
     Source: R keras3, `op_array`.
     """
     array = complete(x, "x")
-    if not (is_float(array.dtype) or array.dtype.kind in "biu"):
+    if not dtypes.is_number(array.dtype):
         refuse_kind(x, array, "x", "numbers")
     try:
         wanted = array.dtype if dtype is None else np.dtype(dtype)
     except (TypeError, ValueError):
         shown = repr(dtype) if isinstance(dtype, str) else f"a {type(dtype).__name__}"
         raise TypeError(f"dtype must be a dtype or its name, got {shown}") from None
-    if not (is_float(wanted) or wanted.kind in "biu"):
+    if not dtypes.is_number(wanted):
         raise TypeError(f"dtype must be a dtype of numbers, got {wanted}")
     with np.errstate(all="ignore"):
         return scalar(np.array(array, wanted))

@@ -1,4 +1,4 @@
-"""Decides what a first-time user is shown: published figures, a fitted model, a scored file.
+"""The demonstration for a first-time user: published figures, a fitted model, a scored file.
 
 Three parts, each of which uses the package as a user would:
 
@@ -44,7 +44,7 @@ _INDENT = "   "
 
 
 class Figure(NamedTuple):
-    """A published figure, as it was printed, and what this machine makes of it."""
+    """A published figure, as it was printed, and what this machine computes."""
 
     what: str
     printed: str
@@ -68,7 +68,7 @@ class Figure(NamedTuple):
 
 
 class Model(NamedTuple):
-    """Logits over the next character: the sum of what each of the last three says to it."""
+    """Logits of the next character: a sum of three vectors, one for each of the last three."""
 
     characters: str
     weights: NDArray[np.float64]  # [3 * C, C]
@@ -98,12 +98,12 @@ def run(stream: TextIO | None = None, folder: str | Path | None = None) -> int:
         >>> report = io.StringIO()
         >>> run(report)
         0
-        >>> report.getvalue().count("   ok")  # the published figures, each met
+        >>> report.getvalue().count("   ok")  # the published figures agree
         12
     """
     stream = sys.stdout if stream is None else stream
     held_out, *learnt = _sonnets()
-    with _kept_or_temporary(folder) as where:  # first, so that a bad folder is told at once
+    with _kept_or_temporary(folder) as where:  # first, so that a bad folder is refused at once
         print(f"sparse_xent {__version__}: a demonstration", file=stream)
         status = _show_figures(stream)
         model = _show_model("".join(learnt), held_out, stream)
@@ -146,8 +146,8 @@ def _show_figures(stream: TextIO) -> int:
     figures = list(published_figures())
     _lines([f"{'':<34}{'expected':>12}{'got':>14}", *map(str, figures)], stream)
     differing = sum(not figure.agrees for figure in figures)
-    met = "All are met, but for float32's rounding: log(1 + 1/e) is 0.3132616875."
-    _lines(["", f"{differing} of {len(figures)} figures differ." if differing else met], stream)
+    all_met = "All are met, but for float32's rounding: log(1 + 1/e) is 0.3132616875."
+    _lines(["", f"{differing} of {len(figures)} figures differ." if differing else all_met], stream)
     return 1 if differing else 0
 
 
@@ -172,7 +172,7 @@ def _observe(text: str, characters: str) -> tuple[NDArray[np.int64], csr_array]:
 
 
 def fit(text: str, characters: str) -> Model:
-    """The weights of least mean loss on `text` plus decay: convex, so there is but one answer."""
+    """The weights of least mean loss on `text` plus decay: convex, so there is one minimum."""
     C = len(characters)
     y, features = _observe(text, characters)
     loss = SparseCategoricalCrossentropy(from_logits=True, dtype="float64")
@@ -184,10 +184,10 @@ def fit(text: str, characters: str) -> Model:
         return value + _DECAY / 2 * (w @ w), (features.T @ dx + _DECAY * weights).ravel()
 
     start = np.zeros(features.shape[1] * C)
-    # Followed to a small gradient, past SciPy's default stop, so that the decimals shown no longer
-    # hang on the order in which a machine's BLAS sums.
-    settled = {"gtol": 1e-6, "ftol": 0.0}
-    best = minimize(objective, start, jac=True, method="L-BFGS-B", options=settled)
+    # Down to a smaller gradient than SciPy's default, so that the decimals shown do not depend on
+    # the order in which a machine's BLAS sums.
+    converged = {"gtol": 1e-6, "ftol": 0.0}
+    best = minimize(objective, start, jac=True, method="L-BFGS-B", options=converged)
     return Model(characters, best.x.reshape(-1, C))
 
 
@@ -228,7 +228,7 @@ def _show_model(learnt: str, held_out: str, stream: TextIO) -> Model:
 
 
 def _entropy(text: str) -> float:
-    """The loss of whoever knows how often each character comes, and nothing else."""
+    """The mean loss where each character's frequency is its probability."""
     _, counts = np.unique(list(text), return_counts=True)
     share = counts / len(text)
     return -float(share @ np.log(share))

@@ -1,9 +1,8 @@
 """Writes one loss a label to a `.npy` file, whole or not at all.
 
-The losses go to a temporary file in the same folder, which takes the place of the named one when
-all of it has reached the disk: until then a file of that name stays as it was. Where the disk is
-full or the folder gone, the losses are given up and the score is not: the error is kept, to be told
-with the score.
+The losses go to a temporary file in the same folder, which replaces the named one when all of it is
+on the disk: until then a file of that name stays as it was. Where the disk is full or the folder is
+gone, scoring goes on without writing, and the error is kept for the end.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ class LossesFile:
         self._dtype, self._fortran = np.dtype(dtype), fortran
         self._path = os.path.realpath(self.name)
         self._folder, name = os.path.split(self._path)
-        # Short, for what is added must not make a long name too long.
+        # Cut short, so that a long name does not become too long.
         self._temporary = os.path.join(self._folder, f".{name[:40]}.{secrets.token_hex(4)}.tmp")
         try:
             opened = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -101,7 +100,7 @@ class LossesFile:
         except OSError as error:
             self.error = error
             return
-        if hasattr(os, "O_DIRECTORY"):  # the name, too, is to survive a power failure
+        if hasattr(os, "O_DIRECTORY"):  # so that the new name, too, survives a power failure
             with suppress(OSError):
                 folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
                 try:
@@ -126,7 +125,7 @@ class LossesFile:
                 data = data[self._file.write(data) :]
         except OSError as error:
             self.error = error
-            self._give_up()  # a full disk is not to stay full
+            self._give_up()  # so that a full disk does not stay full
 
     def _give_up(self) -> None:
         """Remove the temporary file, if it is there still."""

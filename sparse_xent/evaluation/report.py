@@ -1,6 +1,6 @@
-"""Decides how a score is told: one frozen record of plain numbers, as JSON and as a table.
+"""The result of an evaluation: a frozen record of plain numbers, as JSON and as a table.
 
-Another form of report (a figure, a page) is another function of a `Report`.
+Another form of it (a figure, a page) is another function of a `Report`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Report:
     Attributes:
         labels: The labels' file.
         predictions: The predictions' file.
-        scores: What they were taken for: "probabilities", "logits" or "log-probabilities".
+        scores: What they were scored as: "probabilities", "logits" or "log-probabilities".
         dtype: Their dtype.
         shape: Their shape.
         normalize: How probabilities were made to sum to 1; None where they are logits.
@@ -42,8 +42,8 @@ class Report:
         infinite: How many losses are infinite.
         nan: How many losses are NaN.
         epsilon: Probabilities were clipped to [epsilon, 1 - epsilon]; None for logits.
-        clipped: How many losses are what they are because the label's probability (with "before"
-            its share of the row's sum) is below epsilon; None for logits.
+        clipped: How many losses the clip decides, for the label's probability (with "before" its
+            share of the row's sum) is below epsilon; None for logits.
         clipped_share: What these are of the sum of all losses, by weight, from 0 to 1; None where
             that sum is 0 or not finite.
         notes: What was odd, a sentence each.
@@ -83,7 +83,7 @@ class Report:
 def as_json(report: Report) -> str:
     """One JSON object, in ASCII; numbers in full, "NaN" and "Infinity", which it lacks, as strings.
 
-    A file's name that is no Unicode has lone surrogates, which only an escape can carry.
+    The name of a file may have lone surrogates, which JSON can hold as escapes only.
     """
     fields = {
         name: _named(value) if isinstance(value, float) and not math.isfinite(value) else value
@@ -97,7 +97,7 @@ def as_text(report: Report, *, colour: bool = False, blocks: bool = True) -> str
     """A table for people.
 
     Args:
-        report: What to tell.
+        report: The result.
         colour: Whether bold and dim may be marked, by ANSI's escape sequences.
         blocks: Whether bars may be drawn of Unicode's blocks; else of "#".
     """
@@ -147,7 +147,7 @@ def _error(report: Report) -> str:
 
 
 def _bars(report: Report, blocks: bool, dim: str, plain: str) -> list[str]:
-    """The mean loss beside what needs no model, each with a bar as long as it is."""
+    """The mean loss and those of predictions without a model, each with a bar of that length."""
     losses = {
         "these predictions": report.mean_loss if report.scored else None,
         "labels' frequencies": report.frequency_baseline,

@@ -1,8 +1,8 @@
 """Says what rows of scores look like, where that is not what they are given as.
 
-Nothing is switched on a guess: a note says what was seen, how the rows are scored all the same, and
-which option would have them scored otherwise. Rows that cannot be probabilities are found while
-they are scored, all of them; for the rest a sample of rows of every block is looked at.
+A guess never changes how rows are scored: a note says what they look like, and which option to use
+if they are that. All rows that cannot be probabilities are found while they are scored; for the
+rest a sample of rows of every block is examined.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_xent.implausible import LEAST, MOST, Found, likely
-
 Array = NDArray[Any]
 
-_SAMPLE = 64  # rows of a block that are looked at,
+_SAMPLE = 64  # rows of a block that are examined,
 _SAMPLE_SIZE = 1 << 16  # and numbers, or two rows
 _TOLERANCE = 0.01  # of a sum: 1000 float16 probabilities may sum to 1.002
 
 
-def note(x: Array, axis: int, kept: NDArray[np.bool_], scores: str) -> str | None:
+def note(
+    x: Array,
+    axis: int,
+    kept: NDArray[np.bool_],
+    scores: str,
+    bounds: tuple[float, float],
+) -> str | None:
     """What is odd about a block of scores.
 
     Args:
@@ -29,25 +33,26 @@ def note(x: Array, axis: int, kept: NDArray[np.bool_], scores: str) -> str | Non
         axis: The class axis.
         kept: The rows that count; the losses' shape.
         scores: What they are given as: "probabilities", "logits" or "log-probabilities".
+        bounds: The least and the greatest score that can be a probability, but for rounding.
 
     Returns:
-        What the rows do, to follow "rows"; None if nothing is odd.
+        What is odd, to follow the word "rows"; None if nothing is.
     """
     rows = _sampled(x, axis, kept)
     rows = rows[~np.isnan(rows).any(axis=1) & ~np.isposinf(rows).any(axis=1)]
     if not rows.size or rows.shape[1] == 1:
         return None
     if scores == "probabilities":
-        return _of_probabilities(rows)
+        return _of_probabilities(rows, *bounds)
     return _of_logits(rows, scores == "log-probabilities")
 
 
-def cause(row: Array, found: Found) -> str:
-    """What the first row that cannot be probabilities looks like, and the way out.
+def cause(row: Array, likely: str) -> str:
+    """What the first row that cannot be probabilities looks like, and what to do.
 
     Args:
         row: All its scores.
-        found: What was found in it.
+        likely: What it looks like, log-probabilities aside: "logits", "percentages" or "counts".
     """
     if row.max() <= 0 and np.abs(_log_sum(row[None])).max() <= _TOLERANCE:
         return "they look like log-probabilities (none is above 0): say --log-probs if they are"
@@ -55,7 +60,7 @@ def cause(row: Array, found: Found) -> str:
         "logits": "say --logits if they are logits",
         "percentages": "they look like percentages: divide them by 100",
         "counts": "they look like counts: divide each row by its sum",
-    }[likely(found)]
+    }[likely]
 
 
 def _of_logits(rows: Array, log_probs: bool) -> str | None:
@@ -72,8 +77,8 @@ def _of_logits(rows: Array, log_probs: bool) -> str | None:
     return None
 
 
-def _of_probabilities(rows: Array) -> str | None:
-    if rows.min() < LEAST or rows.max() > MOST:  # `cause` says more
+def _of_probabilities(rows: Array, least: float, most: float) -> str | None:
+    if rows.min() < least or rows.max() > most:  # `cause` says more
         return None
     sums = rows.sum(axis=1)
     worst = sums[np.abs(sums - 1).argmax()]

@@ -1,13 +1,12 @@
 """What the compiled kernels serve, and which of them serves what; this module needs no Numba.
 
-A kernel is a C function in an object file of its own: a walk for one format of scores, one kind of
-scores, with or without smoothing and gradient; a lowering for one dtype of labels; `rank` for one
-format; one `carry` and one `small` for all. `code` finds them on disk or has them compiled, and
-they are known by their addresses.
+A kernel is a C function in an object file of its own: losses for one layout, one format of scores
+and one kind of them, with or without smoothing and gradient; `decode_labels` for one dtype of
+labels; `rank` for one format; one `run_chunks` and one `run_one_chunk` for all. `loader` finds them
+on disk or has them compiled, and they are known by their addresses.
 """
 
 import ctypes
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from sparse_xent.kernels import ScoreKind, loader
 
 LINE = 64  # bytes of a cache line, and of every vector of lanes
 
-# The lines between the walks.
-TILE = 24  # classes at most; above, turning the rows costs more than walking along them
+# Class counts at which another kernel takes over.
+TILE = 24  # classes at most; above, turning the rows costs more than reading along them
 MEDIUM = 512
 
 # Positions of a chunk at most: its scratch of 36 bytes each (labels, losses, weights, factors) is
@@ -35,9 +34,9 @@ CHUNK_LIMIT = 32 << 20
 
 # A caller's thread may have a stack of 128 KiB (musl's default), so that the kernels of one call
 # together take less than half of that; what they need beyond is handed to them.
-LOWERED = 36 * POSITIONS  # bytes: a chunk's positions, in `carry`
-TERMS = 144 << 10  # bytes: of a walk that makes gradients
-SCRATCH = LOWERED + TERMS
+POSITION_BYTES = 36 * POSITIONS  # of a chunk, in `run_chunks`
+TERMS = 144 << 10  # bytes: of a kernel that makes gradients
+SCRATCH = POSITION_BYTES + TERMS
 
 
 class _Scratch(threading.local):
@@ -58,21 +57,32 @@ FORMATS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 LABELS = {np.dtype(name): name for name in ("int64", "int32", "uint8", "float64")}
 LABELS[np.dtype(np.bool_)] = "uint8"
 
-TOTAL, KEPT, WEIGHT, BAD, MISSING, ODD_ROWS = range(6)
+TOTAL, KEPT, WEIGHT, BAD, MISSING, LARGEST_WEIGHT, LEAST_WEIGHT, ODD_ROWS = range(8)
 FOUND = 8
 SUMS = ODD_ROWS + FOUND
-"""What a chunk leaves behind, float64 each: sum(l * w), labels kept, sum(w), labels that are no
-class, weights that are NA; and FOUND numbers of rows that cannot be probabilities: how many there
-are, and of the first its place, the class of its first such score, that score, its least and its
-greatest score, their sum, and whether all are whole."""
+"""What a chunk leaves behind, float64 each: sum(w * l), labels kept, sum(w), labels that are no
+class, weights that are NA, the largest |w| and the least that is not 0; and FOUND numbers of rows
+that cannot be probabilities: how many there are, and of the first its place, the class of its first
+such score, that score, its least and its greatest score, their sum, and whether all are whole."""
+
+BEYOND = -1.0
+"""In the place of ODD_ROWS where a call that is one chunk was left alone: see FACTORS."""
+
+FACTORS = {4: (1e-30, 1e30), 8: (0.0, float(np.finfo(np.float64).max))}
+"""By the bytes of the arithmetic's dtype: between which bounds w / divisor must lie for a kernel to
+write gradients. Beyond, a factor is no normal float32, or infinite."""
+
+DIVIDED_BY = 1
+"""What `divided_by` is where a call is one chunk, plus a `Divisor`: 1 for one, 2 for the number of
+labels kept, 3 for the sum of their weights. It is 0 where the divisor is known beforehand."""
 
 LEAST, MOST = -1e-3, 1 + 1e-3  # what a probability may be, rounding and all
 
 
 class ChunkParams(NamedTuple):
-    """What `carry` is told: integers of 64 bits in this order, addresses and steps in bytes."""
+    """What `run_chunks` takes: integers of 64 bits in this order, addresses and steps in bytes."""
 
-    walk: int  # the kernel; 0 to check and count labels and weights only
+    kernel: int  # 0 to check and count labels and weights only
     wide: int  # whether losses are float64, else float32
     classes: int
     inner: int
@@ -84,8 +94,7 @@ class ChunkParams(NamedTuple):
     do: int
     dc: int
     di: int
-    past: int  # whether the gradient is written past the caches
-    lowering: int
+    decoder: int  # of labels
     y: int
     y_step: int
     ignored: int  # int64, `many` of them
@@ -94,11 +103,14 @@ class ChunkParams(NamedTuple):
     w_step: int
     by_class: int  # float64, one a class; 0 for none
     size: int  # positions of a chunk
-    sums: int  # SUMS float64 a chunk, from position 0 on
-    losses: int  # where all losses go, times their weights; 0 for none
-    mean: int  # whether the divisor is the number of labels kept (of a call that is one chunk)
     formula: int  # a ScalarParams
-    carry: int = 0  # what `small` calls
+    sums: int = 0  # SUMS float64 a chunk, from position 0 on
+    losses: int = 0  # where all losses go, times their weights; 0 for none
+    divided_by: int = 0  # what the gradient is divided by where a call is one chunk; see DIVIDED_BY
+    nontemporal: int = 0  # whether the gradient is written past the caches
+    run_chunks: int = 0  # what `run_one_chunk` calls
+    row: int = 0  # positions of each entry of the scores' first axis; 0 where `positions` has all
+    positions: int = 0
     order: int = 0  # of positions among the losses (`implausible`); 0 where it is C order
 
     def laid(self) -> Any:
@@ -107,11 +119,11 @@ class ChunkParams(NamedTuple):
 
 
 class ScalarParams(NamedTuple):
-    """The rest of what `carry` is told: float64 in this order."""
+    """The rest of what `run_chunks` takes: float64 in this order."""
 
-    share: float  # label smoothing
-    lo: float  # the clip's bounds
-    hi: float
+    smoothing: float
+    low: float  # the clip's bounds
+    high: float
     divisor: float  # of the gradient; 0 makes it 0
 
     def laid(self) -> Any:
@@ -119,14 +131,8 @@ class ScalarParams(NamedTuple):
         return np.array(self, np.float64)
 
 
-# Where CPython's tuples have their items, and NumPy's array objects the address of their data and
-# that of their sizes, in bytes. `small` reads them there: to ask NumPy for an address takes 2 us,
-# to hand another integer through ctypes 0.2 us, and all the rest of a small call 2 us.
-ITEMS, DATA = tuple.__basicsize__, object.__basicsize__
-SIZES = DATA + 16  # behind the data's address and the number of dimensions
-
 INTEGERS, DOUBLES = 16, 3
-"""A walk takes C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes; share, lo,
+"""A kernel takes C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes; share, lo,
 hi; and whether the gradient is written past the caches; scratch of TERMS bytes."""
 
 
@@ -139,7 +145,7 @@ class KernelChoice:
     scores: ScoreKind
     smooth: bool
     chunk: int
-    past: bool  # whether gradients that are not in place go past the caches
+    nontemporal: bool  # whether gradients that are not in place go past the caches
     reads: int  # bytes that the loss of one position takes from memory
 
     def forward(self) -> int:
@@ -160,14 +166,14 @@ def choose_kernel(
     steps: tuple[int, ...],
     chunk_bytes: int,
 ) -> KernelChoice:
-    """The walk for scores with these steps in bytes along classes and inner."""
+    """The kernel for scores with these steps in bytes along classes and inner."""
     size = FORMATS[format]
     positions = min(POSITIONS, max(16, CHUNK_LIMIT // (size * classes) // 16 * 16))
     if scores == ScoreKind.CLIP and not smooth:
-        return KernelChoice("picked", format, scores, smooth, positions, classes >= 4096, LINE)
+        return KernelChoice("gather", format, scores, smooth, positions, classes >= 4096, LINE)
     if classes > 1 and steps[0] != size:
         return KernelChoice("strided", format, scores, smooth, positions, False, size * classes)
-    name = "tile" if classes <= TILE else "medium" if classes < MEDIUM else "rows"
+    name = "tile" if classes <= TILE else "row_batches" if classes < MEDIUM else "rows"
     rows_of_a_chunk = max(1, min(POSITIONS, chunk_bytes // (size * classes)))
     return KernelChoice(
         name, format, scores, smooth, rows_of_a_chunk, classes >= 4096, size * classes
@@ -180,45 +186,30 @@ def format_of(dtype: np.dtype[Any]) -> str:
     return dtype.name
 
 
-def lowering(dtype: np.dtype[Any]) -> int:
-    """Address of the C function that lowers labels of a dtype in LABELS."""
-    return loader.address("lowering", LABELS[dtype])
+def decoder(dtype: np.dtype[Any]) -> int:
+    """Address of the C function that decodes labels of a dtype in LABELS."""
+    return loader.address("decode_labels", LABELS[dtype])
 
 
 @cache
-def carry() -> Callable[[int, int, int, int], None]:
-    """`carry.carry`: address of a ChunkParams, first position, the one after the last, scratch.
+def run_chunks() -> Callable[[int, int, int, int], None]:
+    """`chunks.run_chunks`: address of a ChunkParams, first position, end, scratch.
 
     Holds no GIL.
     """
-    return _function(loader.address("carry"), None, *[ctypes.c_int64] * 4)
+    return _function(loader.address("run_chunks"), None, *[ctypes.c_int64] * 4)
 
 
 @cache
-def small() -> Callable[..., int]:
-    """`carry.small`: address of a ChunkParams, and of a tuple of array objects."""
-    return _function(loader.address("small"), ctypes.c_int64, *[ctypes.c_int64] * 2)
+def run_one_chunk() -> Callable[..., int]:
+    """`chunks.run_one_chunk`: address of a ChunkParams, and of a tuple of array objects."""
+    return _function(loader.address("run_one_chunk"), ctypes.c_int64, *[ctypes.c_int64] * 2)
 
 
 @cache
-def arrays_are_as_expected() -> bool:
-    """Whether tuples and array objects hold what `small` reads where it reads it."""
-    if sys.implementation.name != "cpython":
-        return False
-    array = np.zeros((2, 3))
-    both = (array, None)
-    if (ctypes.c_int64 * 2).from_address(id(both) + ITEMS)[:] != [id(array), id(None)]:
-        return False
-    data, sizes = (ctypes.c_int64.from_address(id(array) + at).value for at in (DATA, SIZES))
-    if data != array.ctypes.data:
-        return False
-    return (ctypes.c_int64 * 2).from_address(sizes)[:] == [2, 3]
-
-
-@cache
-def lower(dtype: np.dtype[Any]) -> Callable[..., int]:
-    """A lowering that Python can call."""
-    return _function(lowering(dtype), ctypes.c_int64, *[ctypes.c_int64] * 7)
+def decode_labels(dtype: np.dtype[Any]) -> Callable[..., int]:
+    """A decoder that Python can call."""
+    return _function(decoder(dtype), ctypes.c_int64, *[ctypes.c_int64] * 7)
 
 
 @cache
@@ -229,7 +220,7 @@ def rank(format: str) -> Callable[..., None]:
 
 @cache
 def kernel(address: int) -> Callable[..., None]:
-    """A walk that Python can call."""
+    """A kernel that Python can call."""
     takes = [ctypes.c_int64] * INTEGERS + [ctypes.c_double] * DOUBLES + [ctypes.c_int64] * 2
     return _function(address, None, *takes)
 

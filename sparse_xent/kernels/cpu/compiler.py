@@ -162,10 +162,10 @@ def _pipeline(lowering: type[_Lowering]) -> type[CompilerBase]:
 
 _parts = _pipeline(_PartLowering)
 
-part = njit(**_OPTIONS, forceinline=True, pipeline_class=_parts)
+inlined = njit(**_OPTIONS, forceinline=True, pipeline_class=_parts)
 """Decorator: a function that becomes a part of every kernel that calls it."""
 
-aside = njit(**_OPTIONS, pipeline_class=_parts)
+outlined = njit(**_OPTIONS, pipeline_class=_parts)
 """Decorator: the same for what is long and seldom called: it is not copied to every call."""
 
 

@@ -1,4 +1,4 @@
-"""What every kernel does with a position beside its row: label, weight, loss, and the sums.
+"""What every kernel does with a position besides its row: label, weight, loss, and the sums.
 
 A position is (o, i) of [outer, inner], p its number. Labels, weights and factors are read as they
 lie, whatever their dtype: a branch that a whole warp takes the same way costs less than a kernel
@@ -11,19 +11,19 @@ from numba import cuda
 
 from sparse_xent.kernels.cuda.geometry import SCRATCH_BLOCK, SCRATCH_HEAD
 from sparse_xent.kernels.cuda.intrinsics import (
+    WHOLE_WARP,
     Type,
-    Width,
+    atomic_increment,
+    atomic_min,
     block,
-    count_on,
+    divide,
     get,
-    least,
-    over,
     put,
     read,
     sum_over,
+    sync_block,
     thread,
     threads,
-    together,
     write,
 )
 from sparse_xent.kernels.cuda.params import (
@@ -33,21 +33,23 @@ from sparse_xent.kernels.cuda.params import (
     BELOW,
     CODES,
     KEPT,
+    LABEL_BITS,
+    LABEL_ZERO,
     LARGEST,
-    MIDDLE,
     NAN,
     NEGATIVE,
-    PART,
+    NOT_WHOLE,
     SMALLEST,
-    TOLD,
     WEIGHT,
+    ErrorSlot,
 )
-from sparse_xent.kernels.cuda.params import NA as NA_TOLD
+from sparse_xent.kernels.cuda.params import NA as NA_CODE
 
-part = cuda.jit(device=True, forceinline=True)
+inlined = cuda.jit(device=True, forceinline=True)
 """Decorator: a function that becomes a part of every kernel that calls it."""
 
 IGNORED, BAD = -1, -2
+_WEIGHT_SLOT = 8 * ErrorSlot._fields.index("weight")
 NA = float(-(2**31))  # R's integer NA
 
 _BOOL, _U8, _I8, _I16, _U16, _I32, _U32, _I64, _U64, _F16, _BF16, _F32, _F64 = CODES.values()
@@ -55,11 +57,10 @@ U8, I8, I16, U16, I32, U32, I64 = (
     Type(name) for name in ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64")
 )
 F16, BF16, F32, F64 = (Type(name) for name in ("float16", "bfloat16", "float32", "float64"))
-WARP = Width(32)
 
 
-@part
-def whole_at(address, code):  # type: ignore[no-untyped-def]
+@inlined
+def whole_at(address, code):
     """The integer there; of booleans 0 or 1."""
     if code in (_I64, _U64):
         return read(I64, address)
@@ -76,8 +77,8 @@ def whole_at(address, code):  # type: ignore[no-untyped-def]
     return read(U16, address)
 
 
-@part
-def float_at(address, code):  # type: ignore[no-untyped-def]
+@inlined
+def float_at(address, code):
     """The float there."""
     if code == _F32:
         return read(F32, address)
@@ -88,8 +89,8 @@ def float_at(address, code):  # type: ignore[no-untyped-def]
     return read(BF16, address)
 
 
-@part
-def number_at(address, code):  # type: ignore[no-untyped-def]
+@inlined
+def number_at(address, code):
     """The number there, as float64."""
     if code >= _F16:
         return float_at(address, code)
@@ -99,8 +100,8 @@ def number_at(address, code):  # type: ignore[no-untyped-def]
     return float(value)
 
 
-@part
-def write_float(address, code, value):  # type: ignore[no-untyped-def]
+@inlined
+def write_float(address, code, value):
     """A float into memory, rounded to its dtype."""
     if code == _F32:
         write(F32, address, value)
@@ -112,19 +113,19 @@ def write_float(address, code, value):  # type: ignore[no-untyped-def]
         write(BF16, address, value)
 
 
-@part
-def place(a, p):  # type: ignore[no-untyped-def]
+@inlined
+def place(a, p):
     """(o, i) of position p."""
     o, i = p, 0
     if a.inner > 1:
-        o = over(p, a.inner) if a.count < 1 << 32 else p // a.inner
+        o = divide(p, a.inner) if a.count < 1 << 32 else p // a.inner
         i = p - o * a.inner
     return o, i
 
 
-@part
-def label(a, o, i, p, tells):  # type: ignore[no-untyped-def]
-    """The class of a position, IGNORED or BAD; whoever `tells` names the bad."""
+@inlined
+def label(a, o, i, p, reports):
+    """The class of a position, IGNORED or BAD; a thread that `reports` records what is bad."""
     address = a.y + o * a.yo + i * a.yi
     code = a.y_code
     t, whole = 0, True
@@ -151,14 +152,14 @@ def label(a, o, i, p, tells):  # type: ignore[no-untyped-def]
         return IGNORED
     if whole and t >= 0 and t < a.classes:
         return t
-    if tells:
-        least(a.error, ((a.first + p) << TOLD) | told(address, code, t, whole))
+    if reports:
+        atomic_min(a.error, ((a.first + p) << LABEL_BITS) | error_code(address, code, t, whole))
     return BAD
 
 
-@part
-def told(address, code, t, whole):  # type: ignore[no-untyped-def]
-    """What an error word says of a bad label."""
+@inlined
+def error_code(address, code, t, whole):
+    """What an ErrorSlot says of a bad label."""
     if code >= _F16 and not whole:
         v = float_at(address, code)
         if v != v:
@@ -167,16 +168,16 @@ def told(address, code, t, whole):  # type: ignore[no-untyped-def]
             return ALL_ABOVE if v > 0 else ALL_BELOW
         if v == math.floor(v):
             return ABOVE if v > 0 else BELOW
-        return PART
+        return NOT_WHOLE
     if not whole or t > LARGEST:  # not whole: beyond int64
         return ABOVE
     if t == -(2**31):
-        return NA_TOLD
-    return MIDDLE + t if t >= SMALLEST else BELOW
+        return NA_CODE
+    return LABEL_ZERO + t if t >= SMALLEST else BELOW
 
 
-@part
-def weight(a, o, i, p, t, tells):  # type: ignore[no-untyped-def]
+@inlined
+def weight(a, o, i, p, t, reports):
     """The weight of a position, 0 where it is ignored, whose weight is not read."""
     w = 1.0
     if t == IGNORED:
@@ -184,26 +185,26 @@ def weight(a, o, i, p, t, tells):  # type: ignore[no-untyped-def]
     else:
         if a.w != 0:
             w = number_at(a.w + o * a.wo + i * a.wi, a.w_code)
-            if (w == NA or w != w) and tells:
-                least(a.error + 8, a.first + p)
+            if (w == NA or w != w) and reports:
+                atomic_min(a.error + _WEIGHT_SLOT, a.first + p)
         if a.by_class != 0 and t >= 0:
             w *= read(F64, a.by_class + 8 * t)
     return w
 
 
-@part
-def scale(a):  # type: ignore[no-untyped-def]
+@inlined
+def scale(a):
     """1 / divisor; 0 where there is nothing to divide by."""
     divisor = a.divisor
     if a.by == KEPT:
-        divisor = read(F64, a.surveyed + 8)
+        divisor = read(F64, a.counted + 8)
     elif a.by == WEIGHT:
-        divisor = read(F64, a.surveyed + 16)
+        divisor = read(F64, a.counted + 16)
     return 1.0 / divisor if divisor != 0.0 else 0.0
 
 
-@part
-def factor(a, o, i, w, each):  # type: ignore[no-untyped-def]
+@inlined
+def factor(a, o, i, w, each):
     """What a position's gradient is multiplied by; `each` is `scale`'s."""
     g = w * each
     if a.up != 0 and g != 0.0:
@@ -211,8 +212,8 @@ def factor(a, o, i, w, each):  # type: ignore[no-untyped-def]
     return g
 
 
-@part
-def weighted(loss, t, w):  # type: ignore[no-untyped-def]
+@inlined
+def weighted(loss, t, w):
     """l * w in float64: exactly 0 where w is, NaN where the label is bad."""
     value = 0.0
     if t == BAD:
@@ -222,26 +223,26 @@ def weighted(loss, t, w):  # type: ignore[no-untyped-def]
     return value
 
 
-@part
-def write_loss(a, o, i, value):  # type: ignore[no-untyped-def]
+@inlined
+def write_loss(a, o, i, value):
     """A position's weighted loss, if losses are wanted."""
     if a.out != 0:
         write_float(a.out + o * a.oo + i * a.oi, a.out_code, value)
 
 
-@part
-def _joined(place, total, kept, weights):  # type: ignore[no-untyped-def]
+@inlined
+def _joined(place, total, kept, weights):
     """Sums of all threads of a block, for the first: lanes by halves, then warps in order."""
-    total = sum_over(WARP, total)
-    kept = sum_over(WARP, kept)
-    weights = sum_over(WARP, weights)
+    total = sum_over(WHOLE_WARP, total)
+    kept = sum_over(WHOLE_WARP, kept)
+    weights = sum_over(WHOLE_WARP, weights)
     me = thread()
     at = place + SCRATCH_BLOCK * (me // 32)
     if me % 32 == 0:
         put(at, total)
         put(at + 8, kept)
         put(at + 16, weights)
-    together()
+    sync_block()
     if me == 0:
         total, kept, weights = 0.0, 0.0, 0.0
         k = 0
@@ -251,12 +252,12 @@ def _joined(place, total, kept, weights):  # type: ignore[no-untyped-def]
             kept += get(kept, at + 8)
             weights += get(weights, at + 16)
             k += 1
-    together()
+    sync_block()
     return total, kept, weights
 
 
-@part
-def bring_together(a, place, total, kept, weights):  # type: ignore[no-untyped-def]
+@inlined
+def reduce_sums(a, place, total, kept, weights):
     """Sums of all blocks: the last to come adds them up in order and leaves the result.
 
     Args:
@@ -276,11 +277,11 @@ def bring_together(a, place, total, kept, weights):  # type: ignore[no-untyped-d
         write(F64, at, total)
         write(F64, at + 8, kept)
         write(F64, at + 16, weights)
-        before = count_on(a.scratch)
+        before = atomic_increment(a.scratch)
         put(place, before)
-    together()
+    sync_block()
     before = get(before, place)
-    together()
+    sync_block()
     if before != a.blocks - 1:
         return
     total, kept, weights = 0.0, 0.0, 0.0

@@ -1,7 +1,7 @@
-"""Decides which columns of a table are scores, and which only number its rows.
+"""Which columns of a table are read, and which look as if they only number its rows.
 
 A column is known by its name, or by its position counted from 0. What looks like an identifier is
-refused, never left out unasked: by its name at once, by its numbers when all rows have been read.
+refused, and not left out silently: by its name at once, by its numbers after the last row.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TRUTH = {"label", "labels", "target", "truth", "true", "class", "y", "ytrue"}
 
 @dataclass(frozen=True)
 class Choice:
-    """What was said about the lines and the columns of a table.
+    """Which lines and columns of a table are read, as the options say.
 
     Attributes:
         header: Whether its first line names the columns.
@@ -80,7 +80,7 @@ class Columns:
         self, names: list[str] | None, width: int, row_names: bool, choice: Choice
     ) -> None:
         self.names, self.width, self.choice = names, width, choice
-        self.chosen = choice.columns is not None  # what was named is not doubted
+        self.chosen = choice.columns is not None  # then no column is examined
         if choice.columns is not None:
             self.kept = self._positions(choice.columns, choice.option)
         else:
@@ -105,16 +105,15 @@ class Columns:
         return f" must {what}, got {self.described(column)} {seen}: {self.way_out(column)}"
 
     def way_out(self, column: int) -> str:
-        """How to read the table without a column, or with it all the same."""
+        """What to do: leave a column out, or name those to read."""
         others = [k for k in self.kept if k != column]
         if self.choice.role != "predictions":
-            return (
-                f"say which column holds the {self.choice.role}, {self._said(self._best(others))}"
-            )
+            option = self._option_for(self._best(others))
+            return f"say which column holds the {self.choice.role}, {option}"
         drop = f"leave it out with --drop {self._argument([column])}"
         if len(self.kept) > _LISTED or not others:
             return f"{drop}, or name the classes' columns with --columns"
-        return f"{drop}, or name the columns of the classes, {self._said(others)}"
+        return f"{drop}, or name the columns of the classes, {self._option_for(others)}"
 
     def described(self, column: int) -> str:
         """A column in words."""
@@ -127,7 +126,7 @@ class Columns:
         """What to say where one column was expected and there are more."""
         return (
             f"; of the columns {self._listed(self.kept)} say which holds the {self.choice.role}: "
-            f"{self._said(self._best(self.kept))}"
+            f"{self._option_for(self._best(self.kept))}"
         )
 
     def _best(self, columns: list[int]) -> list[int]:
@@ -155,7 +154,7 @@ class Columns:
         return None if self.names is None else self.names[column]
 
     def _positions(self, wanted: Sequence[Column], option: str) -> list[int]:
-        """Where the columns stand: all are names, or all are positions."""
+        """The positions of columns that are all given by name, or all by position."""
         names = self.names or []
         by_name = any(isinstance(w, str) and w.strip() in names for w in wanted)
         found: list[int] = []
@@ -179,10 +178,10 @@ class Columns:
         return found
 
     def _listed(self, columns: Sequence[int]) -> str:
-        said = [repr(self.names[k]) if self.names else str(k) for k in columns[:_LISTED]]
-        return ", ".join(said) + (", ..." if len(columns) > _LISTED else "")
+        listed = [repr(self.names[k]) if self.names else str(k) for k in columns[:_LISTED]]
+        return ", ".join(listed) + (", ..." if len(columns) > _LISTED else "")
 
-    def _said(self, columns: list[int]) -> str:
+    def _option_for(self, columns: list[int]) -> str:
         return f"{self.choice.option} {self._argument(columns)}"
 
     def _argument(self, columns: list[int]) -> str:
@@ -199,8 +198,8 @@ class Columns:
 
 
 def _is_identifier(name: str, *, strict: bool = False) -> bool:
-    """Whether a column of this name numbers the rows; strictly, by the whole name alone."""
-    if _plain(name) in _NAMES or _plain(name).startswith("unnamed:"):  # pandas reads "" so
+    """Whether a column of this name numbers the rows; `strict` leaves names like user_id out."""
+    if _bare(name) in _NAMES or _bare(name).startswith("unnamed:"):  # pandas reads "" so
         return True
     if strict:
         return False
@@ -209,18 +208,18 @@ def _is_identifier(name: str, *, strict: bool = False) -> bool:
 
 def _is_truth(name: str | None) -> bool:
     """Whether a column of this name holds labels."""
-    return name is not None and _plain(name) in _TRUTH
+    return name is not None and _bare(name) in _TRUTH
 
 
-def _plain(name: str) -> str:
+def _bare(name: str) -> str:
     return re.sub(r"[ _.\-]", "", name.lower())
 
 
-# ---- what the numbers tell ----------------------------------------------------------------------
+# ---- columns by their numbers -------------------------------------------------------------------
 
 
-class Watch:
-    """What the columns of a table hold, looked at as its rows go by.
+class ColumnScan:
+    """What kinds of numbers the columns of a table hold, found while its rows are read.
 
     Only columns without a fraction so far are looked at again, so that it costs next to nothing.
 

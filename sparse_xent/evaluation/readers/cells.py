@@ -1,4 +1,4 @@
-"""Decides what the characters of a line of a table mean: cells, numbers, and a line of names.
+"""The cells of a line of text, the numbers in them, and whether a line names the columns.
 
 Nothing is guessed. A number is written with the digits 0 to 9, a point, an exponent, or as inf or
 nan; where something other than a comma stands between the columns, its decimal mark may be a comma.
@@ -43,8 +43,8 @@ class BadQuote(ValueError):
 def cells_of(line: str, separator: str | None) -> list[Cell]:
     """The cells of a line; None separates by blanks.
 
-    The `csv` module does not tell whether a cell was quoted, which tells names from numbers, and
-    its limit on the length of a cell is one for the whole process.
+    The `csv` module does not say whether a cell was quoted, which distinguishes names from numbers,
+    and its limit on the length of a cell is one for the whole process.
     """
     line = line.strip(_BLANKS) if separator is None else line.rstrip("\r\n")
     if '"' not in line:
@@ -126,7 +126,7 @@ class FirstLine(NamedTuple):
     """Whether a first line names the columns.
 
     Attributes:
-        names: True or False where the line itself tells; None where it may be either.
+        names: True or False where the line itself shows it; None where it may be either.
         likely: Whether it is more likely a line of names: different whole numbers over fractions.
     """
 
@@ -134,7 +134,7 @@ class FirstLine(NamedTuple):
     likely: bool = False
 
 
-def judge_first_line(
+def classify_first_line(
     first: list[Cell], second: list[Cell], *, comma: bool, probabilities: bool
 ) -> FirstLine:
     """Whether the first line of a table names its columns.
@@ -148,7 +148,7 @@ def judge_first_line(
     values = [number(cell.text, comma=comma) for cell in first]
     found = [v for v in values if v is not None]
     if len(found) == len(first):
-        return _judge_numbers(first, second, found, comma, probabilities)
+        return _classify_numbers(first, second, found, comma, probabilities)
     texts = [cell.text.strip() for cell, v in zip(first, values, strict=True) if v is None]
     words = [text for text in texts if text not in MISSING]
     if any(map(foreign_number, words)):
@@ -163,7 +163,7 @@ def judge_first_line(
     return FirstLine(None if alike else True)  # text over text: a1,0 may be a row as well
 
 
-def _judge_numbers(
+def _classify_numbers(
     first: list[Cell],
     second: list[Cell],
     values: list[float],

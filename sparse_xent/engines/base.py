@@ -1,0 +1,175 @@
+"""What a plan asks of an engine, and what an engine answers.
+
+An engine's `prepare(problem)` gives a `Program`, or None where it does not serve such a call. It
+sees specs, numbers and packed constants; it imports neither `arrays` nor `labels`, words no
+message, and says only which kind of thing is wrong with the values that it read.
+"""
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sparse_xent.arrays.base import ArraySpec
+from sparse_xent.kernels import ScoreKind
+from sparse_xent.layout import Layout
+
+Array = npt.NDArray[Any]
+
+
+class Task(enum.IntEnum):
+    """What a call is for."""
+
+    LOSSES = 0
+    VALUE = 1
+    VALUE_AND_GRADIENT = 2
+    LOSSES_AND_GRADIENT = 3
+    RANKS = 4
+    GRADIENT = 5  # of losses that were computed before, times factors that come from above
+    GRADIENT_OF_VALUE = 6
+
+    @property
+    def reduces(self) -> bool:
+        """Whether a value is wanted, not losses."""
+        return self in (Task.VALUE, Task.VALUE_AND_GRADIENT)
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether a gradient is written."""
+        return self not in (Task.LOSSES, Task.VALUE, Task.RANKS)
+
+
+class Divisor(enum.IntEnum):
+    """What sum(w * l) is divided by."""
+
+    ONE = 0
+    KEPT = 1  # the number of labels that are not ignored; their weights do not enter, as in Keras
+    WEIGHT = 2  # the sum of w
+
+    def of(self, kept: int, weight: float) -> float:
+        """The divisor of a call with so many labels that count, and this sum of their weights."""
+        return (1.0, float(kept), weight)[self]
+
+
+class Found(NamedTuple):
+    """How many rows cannot be probabilities, and what the first of them holds.
+
+    All engines give the same numbers for the same scores, whatever the layout.
+    """
+
+    rows: int = 0
+    first: int = -1  # the row's place among the losses, flat in C order
+    column: int = 0  # the class of its first score that cannot be a probability
+    score: float = 0.0  # that score
+    least: float = 0.0  # of the row, NaN left out
+    most: float = 0.0
+    total: float = 0.0  # the sum of the row
+    whole: bool = False  # whether the row holds nothing but finite whole numbers
+
+    def joined(self, other: "Found") -> "Found":
+        """What is found in both of two parts of a call."""
+        if not self.rows or not other.rows:
+            return self if self.rows else other
+        first = self if self.first < other.first else other
+        return first._replace(rows=self.rows + other.rows)
+
+
+NOTHING = Found()
+
+
+class Sums(NamedTuple):
+    """What is known of a call when it is done."""
+
+    total: float  # sum(w * l); 0 where only a gradient or losses were wanted
+    kept: int  # labels that are not ignored
+    weight: float  # sum(w)
+    found: Found
+
+
+DONE = Sums(0.0, 0, 0.0, NOTHING)
+"""The answer where nothing but losses or ranks was wanted, and nothing is to be said."""
+
+
+class BadValue(Exception):
+    """Something is wrong with the values that an engine read."""
+
+
+class BadLabel(BadValue):
+    """A label is neither a class nor ignored."""
+
+
+class BadTarget(BadValue):
+    """A one-hot or soft target is negative or NaN."""
+
+
+class Misaligned(BadValue):
+    """An array's address is no multiple of its elements' size, as that of the plan's arrays was."""
+
+
+class MissingWeight(BadValue):
+    """A sample weight that counts is NaN or R's integer NA."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A call of one kind, as an engine sees it.
+
+    `layout` is that of the scores (and of soft targets), `layout_with_dx` that of the scores and
+    their gradient together. Specs of labels and weights have the losses' shape.
+    """
+
+    task: Task
+    layout: Layout
+    layout_with_dx: Layout
+    x: ArraySpec
+    y: ArraySpec
+    w: ArraySpec | None
+    dx: ArraySpec | None
+    targets: ArraySpec | None  # soft targets, of the scores' shape; `y` is then all 0
+    scores: ScoreKind
+    smoothing: float
+    epsilon: float  # probabilities are clipped to [epsilon, 1 - epsilon]
+    ignored: tuple[int, ...]
+    by_class: npt.NDArray[np.float64] | None
+    divisor: Divisor
+    counts_as: np.dtype[Any]  # what the scores' dtype counts as
+    arithmetic: np.dtype[Any]
+    result: np.dtype[Any]
+    decode: Callable[[Array], tuple[Array, Array]]
+    """Labels -> int64 (-1 where ignored), and where they are neither class nor ignored."""
+
+    def without_gradient(self) -> "Problem":
+        """The same without the gradient: its losses or its value alone."""
+        task = Task.VALUE if self.task.reduces else Task.LOSSES
+        return replace(self, task=task, dx=None, layout_with_dx=self.layout)
+
+
+class Operands(NamedTuple):
+    """The arrays of one call: labels and weights in the losses' shape."""
+
+    y: Any
+    x: Any
+    w: Any = None
+    losses: Any = None  # where they (or ranks) go, in the losses' shape
+    dx: Any = None
+    targets: Any = None
+
+
+class Program(Protocol):
+    """What runs the calls of one kind."""
+
+    as_sent: bool
+    """Whether it reads labels and weights as they were sent, in whatever shape."""
+
+    def run(self, *at: Any) -> Sums:
+        """Do what the task says.
+
+        Args:
+            at: the fields of `Operands`.
+
+        Raises:
+            BadLabel, BadTarget, MissingWeight: nothing is written then, but for losses.
+        """

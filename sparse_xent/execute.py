@@ -1,0 +1,239 @@
+"""The order of things in a call, whatever serves it: read, plan, run, reduce, warn.
+
+A gradient is written only after every label and weight has been checked, for it may go into the
+caller's own array. Where something is wrong with the values, the engine says what kind of thing,
+and the message is made here from what the user sent.
+"""
+
+from typing import Any, NoReturn
+
+import numpy as np
+
+from sparse_xent import implausible, labels, soft_targets, weights
+from sparse_xent import plan as plans
+from sparse_xent.arrays import numpy as arrays
+from sparse_xent.arrays.numpy import spec_of
+from sparse_xent.engines.base import (
+    DONE,
+    NOTHING,
+    Array,
+    BadTarget,
+    BadValue,
+    Divisor,
+    Found,
+    Misaligned,
+    MissingWeight,
+    Sums,
+    Task,
+)
+from sparse_xent.layout import layout_of
+from sparse_xent.options import Options, Reduction
+from sparse_xent.plan import Plan, Sent
+
+_LARGEST, _LEAST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
+
+# Labels in a list are made an array here while that costs no more than the rest of the call.
+_LISTED = 64
+
+_empty, _empty_like, _find = np.empty, np.empty_like, plans.find
+_LOSSES, _VALUE, _VALUE_AND_GRADIENT = Task.LOSSES, Task.VALUE, Task.VALUE_AND_GRADIENT
+_KEPT = Divisor.KEPT
+
+
+def losses(y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> Any:
+    """One loss a label, times its weights; the losses' shape."""
+    plan = _find(_LOSSES, options, y_true, y_pred, sample_weight)
+    if plan is None:
+        if y_true.__class__ is list and (y := _listed(y_true)) is not None:
+            return losses(y, y_pred, sample_weight, options)
+        call = _Call(_LOSSES, options, y_true, y_pred, sample_weight)
+        made, sums = call.losses()
+        call.warn(sums.found)
+        return made
+    made = _empty(y_true.shape, plan.result)
+    try:
+        sums = plan.run(y_true, y_pred, sample_weight, made)
+    except BadValue as error:
+        sums = _again(error, plan, y_true, y_pred, sample_weight, made, None)
+    if sums is not DONE:
+        implausible.warn(sums[3], y_pred.shape, plan.axis)
+    return made
+
+
+def value(y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> Any:
+    """The reduced value, a NumPy scalar; with reduction None every loss times its weight."""
+    if options.reduction is Reduction.NONE:
+        return losses(y_true, y_pred, sample_weight, options)
+    plan = _find(_VALUE, options, y_true, y_pred, sample_weight)
+    if plan is None:
+        if y_true.__class__ is list and (y := _listed(y_true)) is not None:
+            return value(y, y_pred, sample_weight, options)
+        call = _Call(_VALUE, options, y_true, y_pred, sample_weight)
+        sums = call.run(None)
+        call.warn(sums.found)
+        return _divided(sums, call.plan)
+    try:
+        sums = plan.run(y_true, y_pred, sample_weight)
+    except BadValue as error:
+        sums = _again(error, plan, y_true, y_pred, sample_weight, None, None)
+    if sums[3] is not NOTHING:
+        implausible.warn(sums[3], y_pred.shape, plan.axis)
+    return _divided(sums, plan)
+
+
+def value_and_grad(
+    y_true: Any, y_pred: Any, sample_weight: Any, out: Any, options: Options
+) -> tuple[Any, Any]:
+    """The value, and its derivative with respect to y_pred: `out` where it was given."""
+    if options.reduction is Reduction.NONE:
+        call = _Call(Task.LOSSES_AND_GRADIENT, options, y_true, y_pred, sample_weight, out)
+        made, sums = call.losses()
+        call.warn(sums.found)
+        return made, call.sent.dx if out is None else out
+    plan = _find(_VALUE_AND_GRADIENT, options, y_true, y_pred, sample_weight, out)
+    if plan is None or not (out is None or _may_take(out, y_true, y_pred, sample_weight)):
+        if y_true.__class__ is list and (y := _listed(y_true)) is not None:
+            return value_and_grad(y, y_pred, sample_weight, out, options)
+        call = _Call(_VALUE_AND_GRADIENT, options, y_true, y_pred, sample_weight, out)
+        sums = call.run(None)
+        call.warn(sums.found)
+        return _divided(sums, call.plan), call.sent.dx if out is None else out
+    dx = _empty_like(y_pred, plan.counts_as) if out is None else out
+    try:
+        sums = plan.run(y_true, y_pred, sample_weight, None, dx)
+    except BadValue as error:
+        sums = _again(error, plan, y_true, y_pred, sample_weight, None, dx)
+    if sums[3] is not NOTHING:
+        implausible.warn(sums[3], y_pred.shape, plan.axis)
+    return _divided(sums, plan), dx
+
+
+def ranks(y_true: Any, y_pred: Any, options: Options) -> Any:
+    """How many classes stand above each label: a greater score, or an equal one of a lower class.
+
+    Returns:
+        int64, the losses' shape: 0 where the label is predicted, the number of classes where the
+        scores hold a NaN, -1 where the label is ignored.
+    """
+    return _Call(Task.RANKS, options, y_true, y_pred, None).losses()[0]
+
+
+def losses_and_found(y_true: object, y_pred: object, options: Options) -> tuple[Any, Found]:
+    """One loss a label, and the rows that cannot be probabilities, of which nobody is told."""
+    made, sums = _Call(_LOSSES, options, y_true, y_pred, None).losses()
+    return made, sums.found
+
+
+class _Call:
+    """A call whose arrays may be anything: converted, planned and run."""
+
+    def __init__(
+        self,
+        task: Task,
+        options: Options,
+        y_true: Any,
+        y_pred: Any,
+        sample_weight: Any,
+        out: Any = None,
+    ) -> None:
+        x = arrays.scores(y_pred)
+        labels.class_axis(x, y_true, options.axis)
+        y = soft_targets.array_of(y_true, x) if options.soft else labels.array_of(y_true)
+        w = weights.array_of(sample_weight)
+        sent = Sent(y, x, w, None, y_true, sample_weight)
+        self.options = options
+        if task.differentiates:
+            dx = arrays.output(out, x, {"y_true": y, "sample_weight": w})
+            sent = Sent(y, x, w, dx, y_true, sample_weight)
+        self.sent, self.plan = sent, plans.of(task, options, sent)
+        if (y is y_true) and (x is y_pred) and (w is sample_weight):
+            plans.remember(task, options, y, x, w, out, self.plan)
+
+    def run(self, losses: Array | None) -> Sums:
+        """Let the program do it."""
+        sent, axis = self.sent, self.plan.axis
+        x = sent.x
+        shape = x.shape[:axis] + x.shape[axis + 1 :]
+        y, targets = sent.y, None
+        if self.options.soft:
+            y, targets = np.broadcast_to(np.int64(0), shape), y
+        else:
+            y = labels.in_shape(y, shape, axis)
+        w = None if sent.w is None else weights.in_shape(sent.w, shape)
+        try:
+            return self.plan.run(y, x, w, losses, sent.dx, targets)
+        except BadValue as error:
+            wrong = error
+        _refuse(wrong, sent, self.options)
+
+    def losses(self) -> tuple[Any, Sums]:
+        """The losses, or ranks, in their shape, and the sums."""
+        found, x = self.plan, self.sent.x
+        shape = found.ordered
+        if found.open_rows:
+            shape = x.shape[: found.axis] + x.shape[found.axis + 1 :]
+        flat = np.empty(shape, found.result)
+        sums = self.run(flat)
+        return arrays.scalar(flat.transpose(found.to_losses)), sums
+
+    def warn(self, found: Found) -> None:
+        """Tell the user of scores that cannot be probabilities, once for the whole call."""
+        implausible.warn(found, self.sent.x.shape, self.plan.axis)
+
+
+def _divided(sums: Sums, found: Plan) -> Any:
+    """The value, rounded once to the result's dtype."""
+    total, kept, weight, _ = sums
+    divisor = kept if found.divisor is _KEPT else found.divisor.of(kept, weight)
+    quotient = weights.divided(total, divisor)
+    dtype = found.result
+    if _LEAST <= quotient <= _LARGEST and dtype.itemsize >= 4:
+        return dtype.type(quotient)
+    with np.errstate(all="ignore"):  # of what rounds to inf or to 0 NumPy would warn
+        return dtype.type(quotient)
+
+
+def _listed(given: list[Any]) -> Array | None:
+    """A short list of plain numbers as an array; None for any other."""
+    if len(given) > _LISTED or not all(n.__class__ in (int, float) for n in given):
+        return None
+    made = np.array(given)
+    return None if made.dtype.kind == "O" else made  # beyond every integer
+
+
+def _may_take(out: Any, y_true: Any, y_pred: Any, sample_weight: Any) -> bool:
+    """Whether a gradient may go there: y_pred itself, or memory that is surely no input's."""
+    flags = out.flags
+    if not (flags.writeable and flags.aligned) or np.may_share_memory(out, y_true):
+        return False
+    if sample_weight is not None and np.may_share_memory(out, sample_weight):
+        return False
+    return out is y_pred or not np.may_share_memory(out, y_pred)
+
+
+def _again(
+    error: BadValue, plan: Plan, y: Any, x: Any, w: Any, losses: Array | None, dx: Any
+) -> Sums:
+    """What comes of a call whose values were not as expected, or the refusal in words."""
+    if isinstance(error, Misaligned):
+        return _Call(plan.task, plan.options, y, x, w, dx).run(losses)
+    try:
+        _refuse(error, Sent(y, x, w, dx, y, w), plan.options)
+    except ValueError as refusal:
+        raise refusal from None
+
+
+def _refuse(error: BadValue, sent: Sent, options: Options) -> NoReturn:
+    """The error in words for the user: what is wrong, where first, and the likely cause."""
+    x = sent.x
+    if isinstance(error, BadTarget):
+        soft_targets.refuse(sent.y, x)
+    layout = layout_of(x.shape, options.axis, x.strides)
+    y = np.broadcast_to(np.int64(0), layout.losses) if options.soft else sent.y
+    reader = labels.read(spec_of(y), layout, options.ignore_class, sent.y_true, x)
+    if isinstance(error, MissingWeight):
+        assert sent.w is not None
+        aligned = weights.read(spec_of(sent.w), layout)
+        assert aligned is not None
+        aligned.refuse(sent.w, reader.decode(reader.shaped(y))[0])
+    reader.refuse(y)

@@ -1,0 +1,254 @@
+"""The kind of a call -> its plan: everything that specs and options decide, decided once.
+
+A plan is found by task, options, epsilon, and how the arrays lie. Where all of them are in C order
+and the first axis is not the classes', its length is left open: calls that differ in nothing else
+share a plan. What depends on values or addresses (labels in range, `out` apart from the scores) is
+looked at in every call.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sparse_xent import config, dtypes, labels, weights
+from sparse_xent.arrays.base import ArraySpec, dense_strides
+from sparse_xent.arrays.numpy import spec_of
+from sparse_xent.engines import cpu
+from sparse_xent.engines import numpy as numpy_engine
+from sparse_xent.engines.base import Array, Divisor, Problem, Program, Sums, Task
+from sparse_xent.kernels import loader
+from sparse_xent.layout import layout_of
+from sparse_xent.options import Options
+
+_ndarray = np.ndarray
+_LIMIT = 1000  # plans; beyond, they are of shapes that never come again
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What serves the calls of one kind."""
+
+    task: Task
+    run: Callable[..., Sums]  # the program's
+    options: Options  # held, so that no other options get their id
+    axis: int  # of the classes
+    result: np.dtype[Any]
+    counts_as: np.dtype[Any]  # what the scores' dtype counts as: the gradient's dtype
+    divisor: Divisor
+    one_class: bool
+    as_sent: bool  # whether the program takes the arrays as they were sent
+    as_losses: bool  # whether labels were sent in the losses' shape
+    open_rows: bool  # whether the first axis may have any length: losses lie in C order then
+    ordered: tuple[int, ...]  # else: lengths of the losses' axes in the order of positions,
+    to_losses: tuple[int, ...]  # and the order of those axes that gives the losses' shape
+
+
+_plans: dict[tuple[Any, ...], Plan] = {}
+_found: dict[tuple[Any, ...] | None, Plan] = {}  # the same, by keys that are quickly made
+
+
+def find(
+    task: Task, options: Options, y: Any, x: Any, w: Any = None, out: Any = None
+) -> Plan | None:
+    """The plan of arrays that are taken as they were sent, if there was a call like it before.
+
+    Args:
+        task: what is wanted.
+        options: of the loss.
+        y: labels (or soft targets), as they were sent.
+        x: scores.
+        w: sample weights, if any.
+        out: where the gradient goes; None for nowhere, and for a new array.
+    """
+    if x.__class__ is not _ndarray or y.__class__ is not _ndarray:
+        return None
+    key = (
+        task, id(options), config._epsilon, config._compiled,
+        x.shape, x.strides, x.dtype, y.shape, y.strides, y.dtype,
+    )  # fmt: skip
+    if w is not None or out is not None:
+        key = _with_others(key, x, w, out)
+    return _found.get(key)
+
+
+def _with_others(key: tuple[Any, ...], x: Array, w: Any, out: Any) -> tuple[Any, ...] | None:
+    """The key of a call with weights or a place for its gradient; None where they are others'."""
+    if w is not None:
+        if w.__class__ is not _ndarray:
+            return None
+        key = (*key, w.shape, w.strides, w.dtype)
+    if out is None or out is x:
+        return (*key, out is x)
+    return (*key, out.shape, out.strides, out.dtype) if out.__class__ is _ndarray else None
+
+
+def remember(task: Task, options: Options, y: Any, x: Any, w: Any, out: Any, plan: Plan) -> None:
+    """Let `find` find the plan for calls like this one, if it takes arrays as they were sent."""
+    arrays = [a for a in (y, x, w) if a is not None]
+    direct = plan.as_sent and not plan.one_class and (task != Task.LOSSES or plan.as_losses)
+    if not direct or any(a.__class__ is not _ndarray for a in arrays):
+        return
+    key: tuple[Any, ...] | None = (
+        task, id(options), config._epsilon, config._compiled,
+        x.shape, x.strides, x.dtype, y.shape, y.strides, y.dtype,
+    )  # fmt: skip
+    if key and (w is not None or out is not None):
+        key = _with_others(key, x, w, out)
+    if key is None or not all(a.flags.aligned for a in arrays):
+        return
+    if len(_found) >= _LIMIT:
+        _found.clear()
+    _found[key] = plan
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The arrays of a call, converted but for their dtypes and shapes, and what they were."""
+
+    y: Array  # labels, or soft targets
+    x: Array
+    w: Array | None
+    dx: Array | None
+    y_true: object
+    sample_weight: object
+
+
+def of(task: Task, options: Options, sent: Sent) -> Plan:
+    """The plan of a call, made where it is the first of its kind.
+
+    Raises:
+        TypeError, ValueError: shapes and dtypes do not fit, in the words for the user.
+    """
+    given = (sent.y, sent.x, sent.w, sent.dx)
+    specs = [None if a is None else spec_of(a) for a in given]
+    key = task, id(options), config._epsilon, config._compiled, *specs
+    open_key = _open_key(key, specs)
+    found = _plans.get(open_key) or _plans.get(key)
+    if found is not None:
+        return found
+    plan, lasting = _made(task, options, sent, specs, open_key is not None)
+    if len(_plans) >= _LIMIT:
+        _plans.clear()
+    if lasting:
+        _plans[open_key if plan.open_rows and open_key is not None else key] = plan
+    return plan
+
+
+def _open_key(key: tuple[Any, ...], specs: list[ArraySpec | None]) -> tuple[Any, ...] | None:
+    """The key without the number of rows; None where not all arrays are in C order with as many."""
+    given = [spec for spec in specs if spec is not None]
+    rows = given[0].shape[:1]
+    if any(spec.shape[:1] != rows or not spec.is_c_order for spec in given) or not rows:
+        return None
+    return *key[:4], *(None if s is None else (s.shape[1:], s.dtype, s.aligned) for s in specs)
+
+
+def _made(
+    task: Task,
+    options: Options,
+    sent: Sent,
+    specs: list[ArraySpec | None],
+    may_be_open: bool,
+) -> tuple[Plan, bool]:
+    """A plan, and whether it holds for later calls of its kind."""
+    problem = _problem(task, options, sent, *specs)
+    program, open_rows, lasting = None, False, True
+    if config._compiled:
+        try:
+            # One class would not keep the first axis apart from those behind it.
+            if may_be_open and problem.layout.axis and problem.layout.classes > 1:
+                rows = [_with_rows(spec, 2) for spec in specs]  # of 1 row the steps say nothing
+                program = cpu.prepare(_problem(task, options, None, *rows), open_rows=True)
+                open_rows = program is not None
+            program = program or cpu.prepare(problem, open_rows=False)
+        except loader.EngineUnavailable as error:
+            config.fall_back(error)
+            lasting = False
+    program = program or numpy_engine.prepare(problem)
+    return _plan(program, options, problem, specs, open_rows), lasting
+
+
+def _plan(
+    program: Program,
+    options: Options,
+    problem: Problem,
+    specs: list[Any],
+    open_rows: bool,
+) -> Plan:
+    layout = problem.layout
+    if problem.task == Task.LOSSES_AND_GRADIENT:
+        layout = problem.layout_with_dx
+    order = layout.order
+    y, _, w, _ = specs
+    shaped = y.shape == layout.losses and (w is None or w.shape == layout.losses)
+    return Plan(
+        task=problem.task,
+        run=program.run,
+        options=options,
+        axis=layout.axis,
+        result=problem.result,
+        counts_as=problem.counts_as,
+        divisor=problem.divisor,
+        one_class=layout.classes == 1,
+        as_sent=program.as_sent or shaped,
+        as_losses=y.shape == layout.losses,
+        open_rows=open_rows,
+        ordered=layout.ordered_losses,
+        to_losses=tuple(range(len(order)) if open_rows else np.argsort(order).tolist()),
+    )
+
+
+def _with_rows(spec: ArraySpec | None, rows: int) -> ArraySpec | None:
+    """The spec of a C-order array with another number of rows."""
+    if spec is None:
+        return None
+    shape = (rows, *spec.shape[1:])
+    return spec._replace(shape=shape, strides=dense_strides(shape, spec.dtype.itemsize))
+
+
+def _problem(
+    task: Task,
+    options: Options,
+    sent: Sent | None,
+    y: Any,
+    x: Any,
+    w: Any,
+    dx: Any,
+) -> Problem:
+    """The call as engines see it; `sent` is there for what a message says, where one can come."""
+    targets = y if options.soft else None
+    beside = () if targets is None else (targets.strides,)
+    layout = layout_of(x.shape, options.axis, x.strides, *beside)
+    with_dx = layout
+    if dx is not None:
+        with_dx = layout_of(x.shape, options.axis, x.strides, *beside, dx.strides)
+    if targets is not None:  # no position is ignored
+        y = ArraySpec(layout.losses, (0,) * len(layout.losses), np.dtype(np.int64))
+    y_true, x_sent, weights_sent = None, None, None
+    if sent is not None:
+        y_true, x_sent, weights_sent = sent.y_true, sent.x, sent.sample_weight
+    reader = labels.read(y, layout, options.ignore_class, y_true, x_sent)
+    aligned = weights.read(w, layout, weights_sent)
+    counts_as = dtypes.counts_as(x.dtype)
+    return Problem(
+        task=task,
+        layout=layout,
+        layout_with_dx=with_dx,
+        x=x,
+        y=reader.spec(y),
+        w=None if aligned is None or w is None else aligned.spec(w),
+        dx=dx,
+        targets=targets,
+        scores=options.scores,
+        smoothing=options.label_smoothing,
+        epsilon=config.epsilon_of(options),
+        ignored=options.ignore_class,
+        by_class=None if task == Task.RANKS else weights.by_class(options, layout.classes),
+        divisor=weights.divisor(options.reduction),
+        counts_as=counts_as,
+        arithmetic=dtypes.arithmetic(counts_as, None if task == Task.RANKS else options.dtype),
+        result=np.dtype(np.int64) if task == Task.RANKS else options.dtype or counts_as,
+        decode=reader.decode,
+    )
