@@ -36,7 +36,8 @@ _LARGEST, _LEAST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).t
 _LISTED = 64
 
 _empty, _empty_like, _find = np.empty, np.empty_like, plans.find
-_LOSSES, _VALUE, _VALUE_AND_GRADIENT = Task.LOSSES, Task.VALUE, Task.VALUE_AND_GRADIENT
+_LOSSES, _RANKS = Task.LOSSES, Task.RANKS
+_VALUE, _VALUE_AND_GRADIENT = Task.VALUE, Task.VALUE_AND_GRADIENT
 _KEPT = Divisor.KEPT
 
 
@@ -115,7 +116,15 @@ def ranks(y_true: Any, y_pred: Any, options: Options) -> Any:
         int64, the losses' shape: 0 where the label is predicted, the number of classes where the
         scores hold a NaN, -1 where the label is ignored.
     """
-    return _Call(Task.RANKS, options, y_true, y_pred, None).losses()[0]
+    plan = _find(_RANKS, options, y_true, y_pred)
+    if plan is None:
+        return _Call(_RANKS, options, y_true, y_pred, None).losses()[0]
+    made = _empty(y_true.shape, plan.result)
+    try:
+        plan.run(y_true, y_pred, None, made)
+    except BadValue as error:
+        _again(error, plan, y_true, y_pred, None, made, None)
+    return made
 
 
 def losses_and_found(y_true: object, y_pred: object, options: Options) -> tuple[Any, Found]:

@@ -59,7 +59,9 @@ class _Loss:
         given = {key: given[key] for key in self._keys}
         if given["dtype"] is None:
             given["dtype"] = config_floatx()
-        options = read(**given, default_name=self._default("name"), soft=self._soft)
+        options = read(
+            **cast(dict[str, Any], given), default_name=self._default("name"), soft=self._soft
+        )
         object.__setattr__(self, "_options", options)
 
     @property

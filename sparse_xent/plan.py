@@ -45,8 +45,8 @@ class Plan:
     to_losses: tuple[int, ...]  # and the order of those axes that gives the losses' shape
 
 
-_plans: dict[tuple[Any, ...], Plan] = {}
-_found: dict[tuple[Any, ...] | None, Plan] = {}  # the same, by keys that are quickly made
+_plans: dict[tuple[Any, ...] | None, Plan] = {}
+_found: dict[tuple[Any, ...], Plan] = {}  # the same, by keys that are quickly made
 
 
 def find(
@@ -64,39 +64,42 @@ def find(
     """
     if x.__class__ is not _ndarray or y.__class__ is not _ndarray:
         return None
-    key = (
+    key: tuple[Any, ...] = (
         task, id(options), config._epsilon, config._compiled,
         x.shape, x.strides, x.dtype, y.shape, y.strides, y.dtype,
     )  # fmt: skip
-    if w is not None or out is not None:
-        key = _with_others(key, x, w, out)
-    return _found.get(key)
-
-
-def _with_others(key: tuple[Any, ...], x: Array, w: Any, out: Any) -> tuple[Any, ...] | None:
-    """The key of a call with weights or a place for its gradient; None where they are others'."""
     if w is not None:
         if w.__class__ is not _ndarray:
             return None
         key = (*key, w.shape, w.strides, w.dtype)
-    if out is None or out is x:
+    if out is not None:
+        key = _with_out(key, x, out)
+    return _found.get(key)
+
+
+def _with_out(key: tuple[Any, ...], x: Array, out: Any) -> tuple[Any, ...]:
+    if out is x or out.__class__ is not _ndarray:
         return (*key, out is x)
-    return (*key, out.shape, out.strides, out.dtype) if out.__class__ is _ndarray else None
+    return (*key, out.shape, out.strides, out.dtype)
 
 
 def remember(task: Task, options: Options, y: Any, x: Any, w: Any, out: Any, plan: Plan) -> None:
     """Let `find` find the plan for calls like this one, if it takes arrays as they were sent."""
     arrays = [a for a in (y, x, w) if a is not None]
-    direct = plan.as_sent and not plan.one_class and (task != Task.LOSSES or plan.as_losses)
+    one_each = task in (Task.LOSSES, Task.RANKS)  # made in the labels' shape
+    direct = plan.as_sent and not plan.one_class and (plan.as_losses or not one_each)
     if not direct or any(a.__class__ is not _ndarray for a in arrays):
         return
-    key: tuple[Any, ...] | None = (
+    key: tuple[Any, ...] = (
         task, id(options), config._epsilon, config._compiled,
         x.shape, x.strides, x.dtype, y.shape, y.strides, y.dtype,
     )  # fmt: skip
-    if key and (w is not None or out is not None):
-        key = _with_others(key, x, w, out)
-    if key is None or not all(a.flags.aligned for a in arrays):
+    if w is not None:
+        key = (*key, w.shape, w.strides, w.dtype)
+    if out is not None:
+        arrays.append(out)
+        key = _with_out(key, x, out)
+    if any(a.__class__ is not _ndarray or not a.flags.aligned for a in arrays):
         return
     if len(_found) >= _LIMIT:
         _found.clear()
@@ -154,7 +157,8 @@ def _made(
 ) -> tuple[Plan, bool]:
     """A plan, and whether it holds for later calls of its kind."""
     problem = _problem(task, options, sent, *specs)
-    program, open_rows, lasting = None, False, True
+    program: Program | None = None
+    open_rows, lasting = False, True
     if config._compiled:
         try:
             # One class would not keep the first axis apart from those behind it.

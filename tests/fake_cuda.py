@@ -309,7 +309,7 @@ def told_code(value):
     if np.isinf(value):
         return params.ALL_ABOVE if value > 0 else params.ALL_BELOW
     if value != np.floor(value):
-        return params.PART
+        return params.NOT_WHOLE
     if value == -(2**31):
         return params.NA
     if not params.SMALLEST <= value <= params.LARGEST:

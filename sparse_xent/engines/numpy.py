@@ -81,10 +81,15 @@ def blocks(layout: Layout, positions: int) -> Iterator[Block]:
                 start = stop
 
 
-def in_order(array: Array, layout: Layout) -> Any:
-    """An array of the losses' shape as one run of positions: a view, or its .flat iterator."""
-    ordered = array.transpose(layout.order)
-    step = layout.line(array.strides)
+def in_order(array: Array, order: tuple[int, ...], step: int | None) -> Any:
+    """An array of the losses' shape as one run of positions: a view, or its .flat iterator.
+
+    Args:
+        array: labels or weights.
+        order: the layout's.
+        step: from position to position, if it is the same everywhere: the layout's `line`.
+    """
+    ordered = array.transpose(order)
     return ordered.flat if step is None else as_strided(ordered, (ordered.size,), (step,))
 
 
@@ -98,7 +103,7 @@ class NumpyProgram:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._formula = {
+        self._formula: dict[str, Any] = {
             "scores": problem.scores,
             "smoothing": problem.smoothing,
             "eps": problem.epsilon,
@@ -174,8 +179,10 @@ class NumpyProgram:
     def _blocks(self, at: Operands, layout: Layout) -> Iterator[tuple[Block, Int64, Float64]]:
         """Each block with its labels and weights, checked: flat, in the order of positions."""
         problem = self._problem
-        labels = in_order(at.y, layout)
-        weights = None if at.w is None else in_order(at.w, layout)
+        order, weights = layout.order, None
+        labels = in_order(at.y, order, layout.line(at.y.strides))
+        if at.w is not None:
+            weights = in_order(at.w, order, layout.line(at.w.strides))
         bytes_of_a_row = layout.classes * problem.arithmetic.itemsize
         for block in blocks(layout, max(1, formulas.BLOCK_BYTES // bytes_of_a_row)):
             here = slice(block.start, block.stop)

@@ -31,20 +31,7 @@ from typing import Any
 import numpy as np
 
 from sparse_xent.kernels import ScoreKind
-from sparse_xent.kernels.arithmetic import (
-    Format,
-    addend,
-    as_float,
-    bits,
-    fma,
-    from_bits,
-    like,
-    mad,
-    maximum,
-    minimum,
-    select,
-    whole_power,
-)
+from sparse_xent.kernels import arithmetic as ops
 from sparse_xent.kernels.staging import Value, primitive, static, static_bool
 
 ClipRange = tuple[Value, Value]
@@ -55,7 +42,7 @@ ClipRange = tuple[Value, Value]
 class KernelSpec:
     """What one kernel is compiled for."""
 
-    format: Format
+    format: ops.Format
     scores: ScoreKind
     smooth: bool  # whether labels are smoothed
 
@@ -134,13 +121,13 @@ def _polynomial(x: Value, coefficients: tuple[float, ...]) -> Value:
     remaining = coefficients[1:]
     if len(remaining) < 6:
         for c in remaining:
-            value = mad(value, x, addend(x, c))
+            value = ops.mad(value, x, ops.addend(x, c))
         return value
     square = x * x
     if len(remaining) % 2:
-        value, remaining = mad(x, value, addend(x, remaining[0])), remaining[1:]
+        value, remaining = ops.mad(x, value, ops.addend(x, remaining[0])), remaining[1:]
     for a, b in zip(remaining[::2], remaining[1::2], strict=True):
-        value = mad(value, square, mad(x, a, addend(x, b)))
+        value = ops.mad(value, square, ops.mad(x, a, ops.addend(x, b)))
     return value
 
 
@@ -166,11 +153,11 @@ def power_and_bits(x: Value, m: Any) -> tuple[Value, Value]:
         if x.wide
         else (LOG2E_32, MAGIC_32, LOWEST_32, 23, _POWER_32)
     )
-    bias = magic - like(x, m)
-    x = maximum((like(x, m) + lowest) * (1 / scale), x)
-    t = fma(x, scale, bias)
-    fraction = fma(x, scale, bias - t)
-    return _polynomial(fraction, coefficients) * from_bits(bits(t) << shift), bits(t)
+    bias = magic - ops.like(x, m)
+    x = ops.maximum((ops.like(x, m) + lowest) * (1 / scale), x)
+    t = ops.fma(x, scale, bias)
+    fraction = ops.fma(x, scale, bias - t)
+    return _polynomial(fraction, coefficients) * ops.from_bits(ops.bits(t) << shift), ops.bits(t)
 
 
 @primitive
@@ -179,14 +166,14 @@ def log(u: Value) -> Value:
     root_half, shift, coefficients, ln2 = (
         (0x3FE6A09E667F3BCD, 52, _LOG_64, _LN2_64) if u.wide else (0x3F3504F3, 23, _LOG_32, _LN2_32)
     )
-    whole = (bits(u) - root_half) >> shift
-    f = from_bits(bits(u) - (whole << shift)) - 1.0
-    k = as_float(whole)
+    whole = (ops.bits(u) - root_half) >> shift
+    f = ops.from_bits(ops.bits(u) - (whole << shift)) - 1.0
+    k = ops.as_float(whole)
     s = f / (f + 2.0)
     half = f * f * 0.5
-    tail = mad(k, ln2[1], s * mad(_polynomial(s * s, coefficients), s * s, half))
-    value = mad(k, ln2[0], f - (half - tail))
-    return select(u < math.inf, select(u > 0.0, value, -math.inf), u)
+    tail = ops.mad(k, ln2[1], s * ops.mad(_polynomial(s * s, coefficients), s * s, half))
+    value = ops.mad(k, ln2[0], f - (half - tail))
+    return ops.select(u < math.inf, ops.select(u > 0.0, value, -math.inf), u)
 
 
 @primitive
@@ -194,7 +181,7 @@ def log_of_any(u: Value) -> Value:
     """`log` of subnormal numbers, too: epsilon 0 lets them through."""
     least, up = (2.0**-1022, 60) if u.wide else (2.0**-126, 60)
     small = u < least
-    return log(select(small, u * 2.0**up, u)) - select(small, like(u, up * LN2), 0.0)
+    return log(ops.select(small, u * 2.0**up, u)) - ops.select(small, ops.like(u, up * LN2), 0.0)
 
 
 @primitive
@@ -210,13 +197,13 @@ def log_sum(a: Any, b: Any) -> Value:
 @primitive
 def clip(p: Value, clip_range: ClipRange) -> Value:
     """p moved into the range, NaN kept."""
-    return minimum(clip_range[1].to(p.typ), maximum(clip_range[0].to(p.typ), p))
+    return ops.minimum(clip_range[1].to(p.typ), ops.maximum(clip_range[0].to(p.typ), p))
 
 
 @primitive
 def clip_mask(p: Value, clip_range: ClipRange) -> Value:
     """1 where the clip leaves p as it is, else 0."""
-    return select((p >= clip_range[0]) & (p <= clip_range[1]), like(p, 1.0), 0.0)
+    return ops.select((p >= clip_range[0]) & (p <= clip_range[1]), ops.like(p, 1.0), 0.0)
 
 
 @primitive
@@ -229,7 +216,7 @@ def divisor(p: Value, clip_range: ClipRange) -> Value:
 def zero_where_clipped(value: Value, p: Value, clip_range: ClipRange) -> Value:
     """A gradient; 0 where the clip changes p, even where it is infinite. NaN stays NaN."""
     blocked = (p < clip_range[0]) | (p > clip_range[1])
-    return select(blocked & (value == value), 0.0, value)
+    return ops.select(blocked & (value == value), 0.0, value)
 
 
 @primitive
@@ -251,8 +238,8 @@ def renormalized(
     if spec.scores != ScoreKind.LOGITS:
         return others, target_term, m
     shift, bias = (52, 1023) if others.wide else (23, 127)
-    k = as_float((bits(others + target_term) >> shift) - bias)
-    scale = whole_power(0.0 - k)
+    k = ops.as_float((ops.bits(others + target_term) >> shift) - bias)
+    scale = ops.whole_power(0.0 - k)
     return others * scale, target_term * scale, m + k
 
 
@@ -261,7 +248,7 @@ def total_of_terms(spec: KernelSpec, others: Value, target_term: Value) -> Value
     """S; for "before" NaN where it is 0 or infinite, for p / S means nothing then."""
     s = others + target_term
     if spec.scores == ScoreKind.NORMALIZE_CLIP:
-        return select((s != 0.0) & (s < math.inf) & (s > -math.inf), s, math.nan)
+        return ops.select((s != 0.0) & (s < math.inf) & (s > -math.inf), s, math.nan)
     return s
 
 
@@ -276,11 +263,11 @@ def smoothing_terms(
     """
     if spec.scores == ScoreKind.LOGITS:
         deleted = x == -math.inf
-        y = fma(x, log2e(spec), like(x, 0.0) - m)
-        return select(deleted, 0.0, y), select(deleted, like(x, 0.0), 1.0)
+        y = ops.fma(x, log2e(spec), ops.like(x, 0.0) - m)
+        return ops.select(deleted, 0.0, y), ops.select(deleted, ops.like(x, 0.0), 1.0)
     if spec.scores == ScoreKind.NORMALIZE_CLIP:
         return log_of_any(clip(x / s, clip_range)), clip_mask(x / s, clip_range)
-    return log_of_any(clip(x, clip_range)), like(x, 0.0)
+    return log_of_any(clip(x, clip_range)), ops.like(x, 0.0)
 
 
 @primitive
@@ -292,8 +279,8 @@ def mean_term(
     Of the target alone it is y_t as the loss has it, so that their difference is exactly 0.
     """
     if spec.scores != ScoreKind.LOGITS:
-        return sum_ / like(sum_, classes)
-    return select((count == 1.0) & (target_score > -math.inf), target_score, sum_ / count)
+        return sum_ / ops.like(sum_, classes)
+    return ops.select((count == 1.0) & (target_score > -math.inf), target_score, sum_ / count)
 
 
 # A row's loss ----------------------------------------------------------------------------------
@@ -315,10 +302,10 @@ def loss(
     """
     if spec.scores == ScoreKind.LOGITS:
         near = target_term >= others
-        more = select(near, others / target_term, target_term)
+        more = ops.select(near, others / target_term, target_term)
         # log S; log S - y_t log 2 where near
-        base = log_sum(select(near, like(others, 1.0), others), more)
-        done = select(near, target_score, 0.0)
+        base = log_sum(ops.select(near, ops.like(others, 1.0), others), more)
+        done = ops.select(near, target_score, 0.0)
         sharp = base - (target_score - done) * LN2
         flat = base - (mean - done) * LN2
     elif spec.scores == ScoreKind.CLIP_NORMALIZE:
@@ -333,12 +320,12 @@ def loss(
     if not spec.smooth:
         return sharp
     smoothing = smoothing.to(others.typ)
-    sharp = select(smoothing < 1.0, sharp * (1.0 - smoothing), 0.0)  # 0 * inf would be NaN
+    sharp = ops.select(smoothing < 1.0, sharp * (1.0 - smoothing), 0.0)  # 0 * inf would be NaN
     value = sharp + flat * smoothing
     if spec.scores == ScoreKind.LOGITS:
         # All smoothed away from a deleted target: with one class left the loss is 0, which log S
         # misses by a rounding. NaN has the row computed exactly (`exact_row`).
-        value = select((target_score == -math.inf) & (smoothing >= 1.0), math.nan, value)
+        value = ops.select((target_score == -math.inf) & (smoothing >= 1.0), math.nan, value)
     return value
 
 
@@ -351,18 +338,24 @@ def _after(others: Value, target_term: Value) -> Value:
     target_term = target_term + 0.0  # -0 becomes 0
     least, up = (2.0**-512, 512) if others.wide else (2.0**-64, 64)
     small = (target_term < least) & (target_term < others * 0.5)
-    one, ratio = like(others, 1.0), others / select(small, target_term * 2.0**up, target_term)
+    one, ratio = (
+        ops.like(others, 1.0),
+        others / ops.select(small, target_term * 2.0**up, target_term),
+    )
     near = (ratio <= one) & (target_term >= others * 0.5)
     value = log_sum(
-        select(near, one, ratio), select(near, ratio, select(small, like(others, 2.0**-up), one))
+        ops.select(near, one, ratio),
+        ops.select(near, ratio, ops.select(small, ops.like(others, 2.0**-up), one)),
     )
-    return select(target_term == 0.0, ratio, value + select(small, like(others, up * LN2), 0.0))
+    return ops.select(
+        target_term == 0.0, ratio, value + ops.select(small, ops.like(others, up * LN2), 0.0)
+    )
 
 
 # A row's gradient ------------------------------------------------------------------------------
 #
 # Class j gets `class_gradient`: a e_j + b, a, or a + b / q_j with the row's own a and b. The target
-# gets `target_gradient`. All three hold the factor g.
+# gets `target_gradient`. All of them include the factor g.
 
 
 @primitive
@@ -378,16 +371,16 @@ def gradient_coefficients(
     clip_range: ClipRange,
 ) -> tuple[Value, Value, Value]:
     """a, b and target_gradient of a row."""
-    zero, g = like(others, 0.0), g.to(others.typ)
+    zero, g = ops.like(others, 0.0), g.to(others.typ)
     s = total_of_terms(spec, others, target_term)
     smoothing = smoothing.to(others.typ) if spec.smooth else zero
     if spec.scores == ScoreKind.LOGITS:
         if not spec.smooth:
             return g / s, zero, g * (0.0 - others / s)
         each = smoothing / count
-        target_gradient = smoothing - others / s - select(target_score == -math.inf, zero, each)
+        target_gradient = smoothing - others / s - ops.select(target_score == -math.inf, zero, each)
         return g / s, g * (0.0 - each), g * target_gradient
-    each = smoothing / like(others, classes)
+    each = smoothing / ops.like(others, classes)
     if spec.scores == ScoreKind.CLIP_NORMALIZE:
         if spec.smooth:
             target_gradient = smoothing / s - ((1.0 - smoothing) * (others / s) + each) / (
@@ -419,10 +412,10 @@ def class_gradient(
     """The gradient of a class that is not the target."""
     a = a.to(x.typ)
     if spec.scores == ScoreKind.LOGITS:
-        return select(x == -math.inf, e * a, e * a + b) if spec.smooth else e * a
+        return ops.select(x == -math.inf, e * a, e * a + b) if spec.smooth else e * a
     if spec.scores == ScoreKind.CLIP_NORMALIZE:
         return zero_where_clipped(
-            a + b / divisor(x, clip_range) if spec.smooth else like(x, a), x, clip_range
+            a + b / divisor(x, clip_range) if spec.smooth else ops.like(x, a), x, clip_range
         )
     if spec.scores == ScoreKind.NORMALIZE_CLIP and spec.smooth:
         return a + zero_where_clipped(b / divisor(x / s, clip_range), x / s, clip_range)

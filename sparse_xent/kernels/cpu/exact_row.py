@@ -43,7 +43,7 @@ def exact_row_sums(spec, p, step, C, t, smoothing, g):
     if smoothing == 0.0 and x_t < math.inf and x_t - top > decisive:
         return 0.0, x_t, 0.0, 1.0, 1.0
     m = max(top, x_t)
-    others, target_term, missed, count = 0.0, 0.0, 0.0, 0.0
+    others, target_term, smoothed, count = 0.0, 0.0, 0.0, 0.0
     for j in range(C):
         x = float(load_one(spec, p + j * step))
         e = math.exp(x - m)
@@ -53,7 +53,7 @@ def exact_row_sums(spec, p, step, C, t, smoothing, g):
             others += e
         if x != -math.inf:
             count += 1.0
-            missed += (m * 0.5 - x * 0.5) * (2.0 * smoothing / C)
+            smoothed += (m * 0.5 - x * 0.5) * (2.0 * smoothing / C)
     # Half the gap to the maximum: the gap may overflow where its product with the weight does not.
     if target_term >= others:
         value = math.log1p(others / target_term)
@@ -61,7 +61,7 @@ def exact_row_sums(spec, p, step, C, t, smoothing, g):
         value = math.log(others + target_term)
     if smoothing < 1.0:
         value += 2.0 * (1.0 - smoothing) * (m * 0.5 - x_t * 0.5)
-    return value + missed * (C / count), m, others, target_term, count
+    return value + smoothed * (C / count), m, others, target_term, count
 
 
 @outlined
@@ -73,13 +73,13 @@ def exact_gradient(spec, p, step, to, to_step, C, t, m, others, target_term, cou
     each = smoothing / count
     for j in range(C):
         x = float(load_one(spec, p + j * step))
-        kept = 0.0 if x == -math.inf else each
+        each_here = 0.0 if x == -math.inf else each
         if others == 0.0 and target_term > 0.0 and smoothing == 0.0:
             value = 0.0
         elif j == t:
-            value = smoothing - others / total - kept
+            value = smoothing - others / total - each_here
         else:
-            value = math.exp(x - m) / total - kept
+            value = math.exp(x - m) / total - each_here
         store_one(spec, to + j * to_step, g * value)
 
 

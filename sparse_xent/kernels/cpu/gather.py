@@ -3,69 +3,43 @@
 Serves every layout. What a gradient costs is the zeros around each target.
 """
 
-from sparse_xent.kernels.arithmetic import (
-    bits,
-    integers,
-    itemsize,
-    lane_size,
-    lanes,
-    maximum,
-    minimum,
-    rounded,
-    select,
-    splat,
-)
+from sparse_xent.kernels import arithmetic as ops
+from sparse_xent.kernels.cpu import vectors as vec
 from sparse_xent.kernels.cpu.abi import LINE
 from sparse_xent.kernels.cpu.compiler import inlined
 from sparse_xent.kernels.cpu.implausible import note
 from sparse_xent.kernels.cpu.memory import clear, run_of_positions, write
 from sparse_xent.kernels.cpu.references import suspicious
-from sparse_xent.kernels.cpu.vectors import (
-    StackBytes,
-    fence,
-    fetch,
-    fetch_factor,
-    fetch_factors,
-    fetch_label,
-    fetch_labels,
-    fetch_one,
-    keep,
-    keep_label,
-    load_one,
-    prefetch,
-    stack_alloc,
-    store_one,
-)
 from sparse_xent.kernels.formulas import gradient_coefficients, loss
 
 BLOCK = 256  # positions: their targets are prefetched together, then read
-_ZEROS = StackBytes(4096)
-_NUMBERS = StackBytes(BLOCK * 8)
+_ZEROS = vec.StackBytes(4096)
+_NUMBERS = vec.StackBytes(BLOCK * 8)
 
 
 @inlined
 def _read_targets(spec, dx, n, p, x_step, xc, y, g, labels, targets, factors):
     """Labels and factors of n positions, and the scores of their targets."""
     for r in range(n):
-        prefetch(p + r * x_step + maximum(fetch_label(y + 4 * r), 0) * xc)
+        vec.prefetch(p + r * x_step + ops.maximum(vec.fetch_label(y + 4 * r), 0) * xc)
     for r in range(n):
-        t = fetch_label(y + 4 * r)
-        x_t = load_one(spec, p + r * x_step + maximum(t, 0) * xc)
-        keep(targets + lane_size(spec) * r, rounded(spec, x_t))
-        keep_label(labels + 4 * r, t)
+        t = vec.fetch_label(y + 4 * r)
+        x_t = vec.load_one(spec, p + r * x_step + ops.maximum(t, 0) * xc)
+        vec.keep(targets + ops.lane_size(spec) * r, ops.rounded(spec, x_t))
+        vec.keep_label(labels + 4 * r, t)
         if dx is not None:
-            keep(factors + 8 * r, fetch_factor(g + 8 * r))
+            vec.keep(factors + 8 * r, vec.fetch_factor(g + 8 * r))
 
 
 @inlined
 def _write_zeros(spec, C, n, to, step, dc, zeros, nontemporal):
     """Gradients of n positions, all 0."""
-    size = itemsize(spec)
+    size = ops.itemsize(spec)
     if dc == size:
         for r in range(n):
             at, left = to + r * step, C * size
             while left > 0:
-                some = minimum(left, 4096)
+                some = ops.minimum(left, 4096)
                 write(at, zeros, some, nontemporal)
                 at, left = at + some, left - some
     elif step == size:
@@ -82,11 +56,15 @@ def gather(
     smoothing, clip_range, nontemporal, scratch,
 ):  # fmt: skip
     """ScoreKind.CLIP without smoothing."""
-    w, one, nothing = lanes(spec), lane_size(spec), splat(spec, 0.0)
-    zeros, labels, targets = stack_alloc(_ZEROS), stack_alloc(_NUMBERS), stack_alloc(_NUMBERS)
-    factors, target_gradients = stack_alloc(_NUMBERS), stack_alloc(_NUMBERS)
+    w, one, nothing = ops.lanes(spec), ops.lane_size(spec), ops.splat(spec, 0.0)
+    zeros, labels, targets = (
+        vec.stack_alloc(_ZEROS),
+        vec.stack_alloc(_NUMBERS),
+        vec.stack_alloc(_NUMBERS),
+    )
+    factors, target_gradients = vec.stack_alloc(_NUMBERS), vec.stack_alloc(_NUMBERS)
     for i in range(0, 4096, LINE):
-        keep(zeros + i, nothing)
+        vec.keep(zeros + i, nothing)
     done, end = 0, 0
     x_step, dx_step, p, to = 0, 0, x, dx
     while done < last - first:
@@ -94,35 +72,35 @@ def gather(
             end, p, x_step = run_of_positions(inner, first, last, done, x, xo, xi)
             if dx is not None:
                 end, to, dx_step = run_of_positions(inner, first, last, done, dx, do, di)
-        n = minimum(BLOCK, end - done)
+        n = ops.minimum(BLOCK, end - done)
         _read_targets(
             spec, dx, n, p, x_step, xc, y + 4 * done, g + 8 * done, labels, targets, factors
         )
         for v in range(0, n, w):
-            t, p_t = fetch_labels(spec, labels + 4 * v), fetch(spec, targets + one * v)
-            if suspicious(spec, bits(p_t)):
-                for r in range(v, minimum(v + w, n)):
-                    label, here = fetch_label(labels + 4 * r), first + done + r
+            t, p_t = vec.fetch_labels(spec, labels + 4 * v), vec.fetch(spec, targets + one * v)
+            if suspicious(spec, ops.bits(p_t)):
+                for r in range(v, ops.minimum(v + w, n)):
+                    label, here = vec.fetch_label(labels + 4 * r), first + done + r
                     note(spec, p + r * x_step, xc, C, label, label, here, notes)
             value = loss(spec, nothing, nothing, p_t, nothing, smoothing, clip_range)
-            keep(targets + one * v, select(t < integers(spec, 0), nothing, value))
+            vec.keep(targets + one * v, ops.select(t < ops.integers(spec, 0), nothing, value))
             if dx is not None:
-                factor = fetch_factors(spec, factors + 8 * v)
+                factor = vec.fetch_factors(spec, factors + 8 * v)
                 _, _, target_gradient = gradient_coefficients(
                     spec, nothing, nothing, p_t, nothing, C, smoothing, factor, clip_range
                 )
-                target_gradient = select(factor == nothing, nothing, target_gradient)
-                keep(target_gradients + one * v, target_gradient)
+                target_gradient = ops.select(factor == nothing, nothing, target_gradient)
+                vec.keep(target_gradients + one * v, target_gradient)
         write(out + one * done, targets, one * n, False)
         if dx is not None:
             _write_zeros(spec, C, n, to, dx_step, dc, zeros, nontemporal)
             if nontemporal:
-                fence()
+                vec.fence()
             for r in range(n):
-                t = fetch_label(labels + 4 * r)
+                t = vec.fetch_label(labels + 4 * r)
                 if t >= 0:
                     here = to + r * dx_step + t * dc
-                    store_one(spec, here, fetch_one(spec, target_gradients + one * r))
+                    vec.store_one(spec, here, vec.fetch_one(spec, target_gradients + one * r))
             to += n * dx_step
         p += n * x_step
         done += n

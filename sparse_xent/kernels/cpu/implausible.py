@@ -1,10 +1,10 @@
-"""Rows that are given as probabilities and cannot be any, found while they are walked.
+"""Rows that are given as probabilities and cannot be any, found while they are summed.
 
-A walk keeps the greatest bits that it reads, which takes one instruction a vector
-(`algebra.higher`). Where they are `suspicious`, `note` looks at the row again, before a gradient
-may go where it is; it counts the row if some score is odd, which is to say no probability, and
-keeps what the first such row holds. Scores a little below 0 are suspicious and not odd: where a
-whole row or many positions can be looked at by vectors, that is done first.
+A kernel keeps the greatest bits that it reads, which takes one instruction a vector
+(`references.join_exponents`). Where they are `suspicious`, `note` reads the row again, before a
+gradient may overwrite it. It counts the row if some score is odd, that is, no probability, and
+keeps the numbers of the first such row. Scores a little below 0 are suspicious and not odd: where a
+whole row or many positions can be read by vectors, that is done first.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ from sparse_xent.kernels.formulas import KernelSpec
 from sparse_xent.kernels.staging import Value, primitive
 
 FIRST, COLUMN, SCORE, LOWEST, HIGHEST, TOTAL, WHOLE = (8 * i for i in range(1, FOUND))
-ORDER = 8 * FOUND  # behind what is found: the address of the order, see `_place`
+ORDER = 8 * FOUND  # after what is found: the address of the order, see `_place`
 NOTES = StackBytes(8 * (FOUND + 1))
 
 
@@ -47,7 +47,7 @@ def _score(spec: KernelSpec, address: Value) -> Value:
 
 @inlined
 def no_notes(order):
-    """Where a chunk's rows are noted: none so far. Returns the address."""
+    """Address where a chunk's odd rows are noted: none so far."""
     notes = stack_alloc(NOTES)
     keep(notes, 0.0)
     keep(notes + ORDER, order)
@@ -56,10 +56,10 @@ def no_notes(order):
 
 @inlined
 def _place(position, order):
-    """Where a position of a slab stands among the losses, flat in C order.
+    """The index of a slab's position among the losses, flat in C order.
 
-    The order is int64: the place of the slab's first position, the number of axes, and of each,
-    from the innermost on, its length and how far its steps lead. Without one both orders agree.
+    The order is int64: the index of the slab's first position, the number of axes, and of each,
+    from the innermost on, its length and its step. Without one both orders agree.
     """
     if order == 0:
         return position
@@ -103,10 +103,10 @@ def some_are_odd(spec, p, xc, xi, count, C):
 
 @outlined
 def note(spec, p, step, C, t, only, position, notes):
-    """Count a row that counts and cannot be probabilities, and keep what the first one holds.
+    """Count a row that cannot be probabilities, and keep the numbers of the first one.
 
     Args:
-        kind: what the walk is compiled for.
+        spec: what the kernel is compiled for.
         p: address of the row's first score.
         step: bytes from class to class.
         C: classes.

@@ -1,4 +1,4 @@
-"""Memory on the CPU: runs of positions that are equally far apart, and finished rows on their way.
+"""Memory on the CPU: runs of positions that are equally far apart, and how rows are written.
 
 Position k of [outer, inner] lies at x + (k // inner) * xo + (k % inner) * xi. Kernels that finish
 several positions together take them from one run, where only k % inner moves.

@@ -1,4 +1,4 @@
-"""Ranks: how many classes stand above the label, which is all that accuracies ask of a row."""
+"""Ranks: how many classes score above the label, which is all that accuracies need of a row."""
 
 from sparse_xent.kernels.arithmetic import anywhere, integers, lanes, select, splat, total
 from sparse_xent.kernels.cpu.compiler import inlined
@@ -11,7 +11,7 @@ from sparse_xent.kernels.staging import Value, primitive
 def _above(
     spec: KernelSpec, x: Value, x_t: Value, c: Value, t: Value, live: Value, count: Value
 ) -> Value:
-    """One more where a class from c on stands above the target's score; many more for a NaN."""
+    """One more in lanes where a class from c on ranks above the target."""
     lane = indices(spec) + c.to(spec.format.integers)
     higher = (x > x_t) | ((x == x_t) & (lane < t.to(spec.format.integers)))
     count = count + select(higher & (indices(spec) < live), integers(spec, 1), 0)

@@ -63,15 +63,16 @@ def term_and_exponent(
 
 @primitive
 def join_exponents(spec: KernelSpec, a: Value, b: Value) -> Value:
-    """The exponents of two terms in one: what exceeds a range in either exceeds it in both."""
+    """The exponents of two terms in one, which shows what is out of range in either."""
     return a | b if spec.scores == ScoreKind.LOGITS else greater_halves(a, b)
 
 
 @primitive
 def suspicious(spec: KernelSpec, exponents: Value) -> Value:
-    """Whether a score may lie outside [LEAST, MOST]: one too many is seen, as is any below 0.
+    """Whether some score may lie outside [LEAST, MOST]; some a little below 0 are suspected, too.
 
-    As unsigned numbers the bits of floats have the floats' order, negative ones above all others.
+    Compared as unsigned numbers, the bits of floats have the floats' order, but for negative ones,
+    which are above all others.
     """
     if spec.scores == ScoreKind.LOGITS:
         return static_bool(False)

@@ -6,19 +6,8 @@ itself. Only the sums, one vector a row, are transposed: so the logarithms are s
 
 import math
 
-from sparse_xent.kernels.arithmetic import (
-    bits,
-    from_bits,
-    integers,
-    itemsize,
-    lane_size,
-    lanes,
-    maximum,
-    minimum,
-    rounded,
-    select,
-    splat,
-)
+from sparse_xent.kernels import arithmetic as ops
+from sparse_xent.kernels.cpu import vectors as vec
 from sparse_xent.kernels.cpu.abi import LINE, MEDIUM
 from sparse_xent.kernels.cpu.compiler import inlined
 from sparse_xent.kernels.cpu.epilogue import (
@@ -43,73 +32,56 @@ from sparse_xent.kernels.cpu.references import (
     suspicious,
     term_and_exponent,
 )
-from sparse_xent.kernels.cpu.rows import class_gradients, class_gradients_of_terms
-from sparse_xent.kernels.cpu.vectors import (
-    StackBytes,
-    fence,
-    fetch,
-    fetch_factor,
-    fetch_integers,
-    fetch_label,
-    fetch_labels,
-    fetch_one,
-    indices,
-    keep,
-    keep_label,
-    load,
-    load_one,
-    mask_of,
-    prefetch,
-    row_maxima,
-    row_totals,
-    stack_alloc,
-    store_one,
+from sparse_xent.kernels.cpu.rows import (
+    add_smoothing_terms,
+    class_gradients,
+    class_gradients_of_terms,
 )
-from sparse_xent.kernels.formulas import ClipRange, KernelSpec, is_smooth, smoothing_terms, term
+from sparse_xent.kernels.formulas import ClipRange, KernelSpec, is_smooth, term
 from sparse_xent.kernels.staging import Value, primitive
 
 # What is known of a batch's rows, row r in lane r: a vector each on the stack, two of factors.
 LABELS, FACTORS, SCORES, LOSSES, REFERENCES, TOTALS, A, B, TARGET_GRADIENTS = (
     LINE * line for line in (0, 1, 3, 4, 5, 6, 7, 8, 9)
 )
-_BATCH = StackBytes(10 * LINE)
-_SQUARE = StackBytes(LINE * 16)  # a vector for each row
+_BATCH = vec.StackBytes(10 * LINE)
+_SQUARE = vec.StackBytes(LINE * 16)  # a vector for each row
 _GRADIENTS = 16 * MEDIUM * 8 + 2 * LINE  # bytes of scratch: a number for each class of a batch
 
 _REACH = MEDIUM + 16  # columns on either side of the target
-_MASKS = StackBytes(8 * (2 * _REACH + 16))
+_MASKS = vec.StackBytes(8 * (2 * _REACH + 16))
 
 
 @inlined
 def _target_masks(spec):
     """Address of masks of lanes: all bits set, but none for the one that is just there."""
-    masks, size = stack_alloc(_MASKS), lane_size(spec)
+    masks, size = vec.stack_alloc(_MASKS), ops.lane_size(spec)
     for i in range(2 * _REACH + 16):
-        keep(masks + i * size, mask_of(spec, i != _REACH))
+        vec.keep(masks + i * size, vec.mask_of(spec, i != _REACH))
     return masks + _REACH * size
 
 
 @primitive
 def _lane(spec: KernelSpec, address: Value, r: Value) -> Value:
     """Number r of a kept vector, in every lane."""
-    return splat(spec, fetch_one(spec, address + r * lane_size(spec)))
+    return ops.splat(spec, vec.fetch_one(spec, address + r * ops.lane_size(spec)))
 
 
 @inlined
 def _read_targets(spec, dx, rows, p, step, y, g, batch):
     """Labels, factors, the targets' scores and first references; of no row, an ignored label's."""
-    for r in range(lanes(spec)):
+    for r in range(ops.lanes(spec)):
         label, score, begin = -1, 0.0, 0.0
         if r < rows:
-            q, label = p + r * step, fetch_label(y + 4 * r)
-            begin = float(load_one(spec, q))
-            score = float(load_one(spec, q + maximum(label, 0) * itemsize(spec)))
+            q, label = p + r * step, vec.fetch_label(y + 4 * r)
+            begin = float(vec.load_one(spec, q))
+            score = float(vec.load_one(spec, q + ops.maximum(label, 0) * ops.itemsize(spec)))
             if dx is not None:
-                keep(batch + FACTORS + 8 * r, fetch_factor(g + 8 * r))
-        keep_label(batch + LABELS + 4 * r, label)
-        keep(batch + SCORES + lane_size(spec) * r, rounded(spec, score))
-        keep(batch + REFERENCES + lane_size(spec) * r, rounded(spec, begin))
-    keep(batch + REFERENCES, first_reference(spec, fetch(spec, batch + REFERENCES)))
+                vec.keep(batch + FACTORS + 8 * r, vec.fetch_factor(g + 8 * r))
+        vec.keep_label(batch + LABELS + 4 * r, label)
+        vec.keep(batch + SCORES + ops.lane_size(spec) * r, ops.rounded(spec, score))
+        vec.keep(batch + REFERENCES + ops.lane_size(spec) * r, ops.rounded(spec, begin))
+    vec.keep(batch + REFERENCES, first_reference(spec, vec.fetch(spec, batch + REFERENCES)))
 
 
 # Sums ------------------------------------------------------------------------------------------
@@ -127,9 +99,9 @@ def _add_vector(
     exponents: Value,
 ) -> tuple[Value, Value, Value]:
     """A vector's terms but the target's onto a sum; the exponents; and all its terms."""
-    prefetch(p + ahead)
-    e, exponent = term_and_exponent(spec, load(spec, p), m, clip_range)
-    kept = from_bits(bits(e) & fetch_integers(spec, masks))
+    vec.prefetch(p + ahead)
+    e, exponent = term_and_exponent(spec, vec.load(spec, p), m, clip_range)
+    kept = ops.from_bits(ops.bits(e) & vec.fetch_integers(spec, masks))
     return others + kept, join_exponents(spec, exponents, exponent), e
 
 
@@ -145,9 +117,9 @@ def _add_last_vector(
     exponents: Value,
 ) -> tuple[Value, Value, Value]:
     """The same of a row's last vector, whose lanes before `begin` were counted before."""
-    e, exponent = term_and_exponent(spec, load(spec, p), m, clip_range)
-    lane = indices(spec)
-    others = others + select((lane >= begin) & (lane != t), e, 0.0)
+    e, exponent = term_and_exponent(spec, vec.load(spec, p), m, clip_range)
+    lane = vec.indices(spec)
+    others = others + ops.select((lane >= begin) & (lane != t), e, 0.0)
     return others, join_exponents(spec, exponents, exponent), e
 
 
@@ -157,61 +129,61 @@ def _sums(spec, C, p, step, rows, ahead, batch, masks, sums, row_exponents, term
 
     Returns all exponents.
     """
-    w, size, one = lanes(spec), itemsize(spec), lane_size(spec)
-    every = integers(spec, 0)
+    w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
+    every = ops.integers(spec, 0)
     for r in range(rows):
-        first, second = integers(spec, 0), integers(spec, 0)
+        first, second = ops.integers(spec, 0), ops.integers(spec, 0)
         q, t, m = (
             p + r * step,
-            fetch_label(batch + LABELS + 4 * r),
+            vec.fetch_label(batch + LABELS + 4 * r),
             _lane(spec, batch + REFERENCES, r),
         )
         to, mask = terms + r * C * one, masks - t * one
-        u, v = splat(spec, 0.0), splat(spec, 0.0)
+        u, v = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
         column = 0
         while column + 2 * w < C:
             u, first, e = _add_vector(spec, q + column * size, ahead, mask, m, clip_range, u, first)
             if terms:
-                keep(to + column * one, e)
+                vec.keep(to + column * one, e)
             column += w
             v, second, e = _add_vector(
                 spec, q + column * size, ahead, mask + LINE, m, clip_range, v, second
             )
             if terms:
-                keep(to + column * one, e)
+                vec.keep(to + column * one, e)
             column += w
             mask += 2 * LINE
         while column < C:
-            at = minimum(column, C - w)
+            at = ops.minimum(column, C - w)
             u, first, e = _add_last_vector(
                 spec, q + at * size, t - at, column - at, m, clip_range, u, first
             )
             if terms:
-                keep(to + at * one, e)
+                vec.keep(to + at * one, e)
             column = at + w
-        keep(sums + LINE * r, u + v)
+        vec.keep(sums + LINE * r, u + v)
         first = join_exponents(spec, first, second)
-        keep(row_exponents + LINE * r, first)
+        vec.keep(row_exponents + LINE * r, first)
         every = join_exponents(spec, every, first)
     return every
 
 
 @primitive
 def _greater(spec: KernelSpec, p: Value, top: Value) -> Value:
-    return maximum(load(spec, p), top)
+    return ops.maximum(vec.load(spec, p), top)
 
 
 @inlined
 def _greatest(spec, C, p, step, rows, square):
     """Each row's greatest score."""
-    w, size = lanes(spec), itemsize(spec)
+    w, size = ops.lanes(spec), ops.itemsize(spec)
     for r in range(rows):
         q = p + r * step
-        top = load(spec, q + (C - w) * size)
+        top = vec.load(spec, q + (C - w) * size)
         for column in range(0, C - w, w):
             top = _greater(spec, q + column * size, top)
-        keep(square + LINE * r, top)
-    return row_maxima(spec, square)
+        vec.keep(square + LINE * r, top)
+    return vec.row_maxima(spec, square)
 
 
 @inlined
@@ -220,71 +192,92 @@ def _raised_sums(spec, C, p, step, rows, batch, masks, sums, row_exponents, term
 
     Returns NaN in the lanes where a term overflows even so, else 0.
     """
-    one = lane_size(spec)
-    keep(batch + LOSSES, first_reference(spec, _greatest(spec, C, p, step, rows, sums)))
+    one = ops.lane_size(spec)
+    vec.keep(batch + LOSSES, first_reference(spec, _greatest(spec, C, p, step, rows, sums)))
     for r in range(rows):
-        if overflowed(spec, fetch_integers(spec, row_exponents + LINE * r)):
-            keep(batch + REFERENCES + one * r, fetch_one(spec, batch + LOSSES + one * r))
+        if overflowed(spec, vec.fetch_integers(spec, row_exponents + LINE * r)):
+            vec.keep(batch + REFERENCES + one * r, vec.fetch_one(spec, batch + LOSSES + one * r))
     _sums(spec, C, p, step, rows, 0, batch, masks, sums, row_exponents, terms, clip_range)
     for r in range(rows):
-        lost = overflowed(spec, fetch_integers(spec, row_exponents + LINE * r))
-        keep(batch + LOSSES + one * r, rounded(spec, math.nan if lost else 0.0))
-    return fetch(spec, batch + LOSSES)
-
-
-@primitive
-def _add_smoothing_terms(
-    spec: KernelSpec,
-    p: Value,
-    begin: Value,
-    m: Value,
-    s: Value,
-    clip_range: ClipRange,
-    sums: tuple[Value, Value],
-) -> tuple[Value, Value]:
-    live = indices(spec) >= begin
-    both = smoothing_terms(spec, load(spec, p), m, s, clip_range)
-    return tuple(a + select(live, v, 0.0) for a, v in zip(sums, both, strict=True))
+        lost = overflowed(spec, vec.fetch_integers(spec, row_exponents + LINE * r))
+        vec.keep(batch + LOSSES + one * r, ops.rounded(spec, math.nan if lost else 0.0))
+    return vec.fetch(spec, batch + LOSSES)
 
 
 @inlined
 def _smoothing_sums(spec, C, p, step, rows, batch, sums, counts, clip_range):
     """The sums of each row's smoothing terms."""
-    w, size = lanes(spec), itemsize(spec)
+    w, size = ops.lanes(spec), ops.itemsize(spec)
     for r in range(rows):
         q, m, s = p + r * step, _lane(spec, batch + REFERENCES, r), _lane(spec, batch + TOTALS, r)
-        both = splat(spec, 0.0), splat(spec, 0.0)
+        both = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
         column = 0
         while column < C:
-            at = minimum(column, C - w)
-            both = _add_smoothing_terms(spec, q + at * size, column - at, m, s, clip_range, both)
+            at = ops.minimum(column, C - w)
+            both = add_smoothing_terms(spec, q + at * size, column - at, m, s, clip_range, both)
             column = at + w
-        keep(sums + LINE * r, both[0])
-        keep(counts + LINE * r, both[1])
-    return row_totals(spec, sums), row_totals(spec, counts)
+        vec.keep(sums + LINE * r, both[0])
+        vec.keep(counts + LINE * r, both[1])
+    return vec.row_totals(spec, sums), vec.row_totals(spec, counts)
 
 
 # The kernel ------------------------------------------------------------------------------------
 
 
 @inlined
-def _note(spec, C, p, step, rows, batch, row_exponents, position, notes):
-    """Look again at rows that may not be probabilities."""
-    for r in range(rows):
-        if suspicious(spec, fetch_integers(spec, row_exponents + LINE * r)):
-            label = fetch_label(batch + LABELS + 4 * r)
-            note(spec, p + r * step, itemsize(spec), C, label, -1, position + r, notes)
+def _batch_sums(
+    spec, C, p, step, rows, batch, masks, sums, row_exponents, terms, clip_range, position, notes
+):
+    """Sum the rows, and look again at those that may not be probabilities.
+
+    Returns NaN in the lanes of rows beyond the `reach` of a reference, else 0.
+    """
+    exponents = _sums(
+        spec, C, p, step, rows, rows * step, batch, masks, sums, row_exponents, terms, clip_range
+    )
+    if suspicious(spec, exponents):
+        for r in range(rows):
+            if suspicious(spec, vec.fetch_integers(spec, row_exponents + LINE * r)):
+                label = vec.fetch_label(batch + LABELS + 4 * r)
+                note(spec, p + r * step, ops.itemsize(spec), C, label, -1, position + r, notes)
+    if overflowed(spec, exponents):
+        return _raised_sums(
+            spec, C, p, step, rows, batch, masks, sums, row_exponents, terms, clip_range
+        )
+    return ops.splat(spec, 0.0)
+
+
+@inlined
+def _keep_coefficients(
+    spec, C, p, step, rows, batch, masks, sums, row_exponents, terms, clip_range,
+    others, target_term, target_score, alive, smoothing, before, m,
+):  # fmt: skip
+    """What the gradients are made of, from terms under the references `before` if they are kept."""
+    a, b, target_gradient = row_coefficients(
+        spec, p, step, ops.itemsize(spec), rows, C, batch + LABELS, batch + FACTORS,
+        others, target_term, target_score, alive, smoothing, clip_range,
+    )  # fmt: skip
+    if terms:
+        if reference_is_far(spec, before, m):
+            before = nearer_reference(before, m)
+            vec.keep(batch + REFERENCES, before)
+            _sums(spec, C, p, step, rows, 0, batch, masks, sums, row_exponents, terms, clip_range)
+            vec.keep(batch + REFERENCES, m)
+        a = rescaled(spec, a, before, m)
+    vec.keep(batch + A, a)
+    vec.keep(batch + B, b)
+    vec.keep(batch + TARGET_GRADIENTS, target_gradient)
 
 
 @inlined
 def _gradient(spec, C, p, step, rows, batch, terms, clip_range, to, to_step):
     """Write the gradients of all rows but those that are WRITTEN."""
-    size, one = itemsize(spec), lane_size(spec)
+    size, one = ops.itemsize(spec), ops.lane_size(spec)
     for r in range(rows):
         q, t, factor = (
             p + r * step,
-            fetch_label(batch + LABELS + 4 * r),
-            fetch_factor(batch + FACTORS + 8 * r),
+            vec.fetch_label(batch + LABELS + 4 * r),
+            vec.fetch_factor(batch + FACTORS + 8 * r),
         )
         row = to + r * to_step
         if t == WRITTEN:
@@ -303,7 +296,7 @@ def _gradient(spec, C, p, step, rows, batch, terms, clip_range, to, to_step):
             class_gradients(
                 spec, q, row, C, _lane(spec, batch + REFERENCES, r), a, b, s, clip_range
             )
-        store_one(spec, row + t * size, fetch_one(spec, batch + TARGET_GRADIENTS + r * one))
+        vec.store_one(spec, row + t * size, vec.fetch_one(spec, batch + TARGET_GRADIENTS + r * one))
 
 
 @inlined
@@ -312,19 +305,23 @@ def row_batches(
     smoothing, clip_range, nontemporal, scratch,
 ):  # fmt: skip
     """TILE < C < MEDIUM."""
-    w, size, one = lanes(spec), itemsize(spec), lane_size(spec)
-    sums, row_exponents, masks = stack_alloc(_SQUARE), stack_alloc(_SQUARE), _target_masks(spec)
-    batch, counts = stack_alloc(_BATCH), row_exponents  # done with when classes are counted
+    w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
+    sums, row_exponents, masks = (
+        vec.stack_alloc(_SQUARE),
+        vec.stack_alloc(_SQUARE),
+        _target_masks(spec),
+    )
+    batch, counts = vec.stack_alloc(_BATCH), row_exponents  # done with when classes are counted
     labels, factors, values = batch + LABELS, batch + FACTORS, batch + LOSSES
     terms, direct = 0, False
     if dx is not None:
         direct = dc == size and not nontemporal
         if caches_terms(spec):
             terms = scratch + _GRADIENTS
-    keep(factors, splat(spec, 0.0))
-    keep(factors + LINE, splat(spec, 0.0))
+    vec.keep(factors, ops.splat(spec, 0.0))
+    vec.keep(factors + LINE, ops.splat(spec, 0.0))
     for r in range(w):
-        keep(sums + LINE * r, splat(spec, 0.0))
+        vec.keep(sums + LINE * r, ops.splat(spec, 0.0))
     done, end = 0, 0
     x_step, dx_step, p, to = 0, 0, x, dx
     while done < last - first:
@@ -332,79 +329,42 @@ def row_batches(
             end, p, x_step = run_of_positions(inner, first, last, done, x, xo, xi)
             if dx is not None:
                 end, to, dx_step = run_of_positions(inner, first, last, done, dx, do, di)
-        rows = minimum(w, end - done)
+        rows = ops.minimum(w, end - done)
         _read_targets(spec, dx, rows, p, x_step, y + 4 * done, g + 8 * done, batch)
-        ahead, lost = rows * x_step, splat(spec, 0.0)
-        exponents = _sums(
-            spec, C, p, x_step, rows, ahead, batch, masks, sums, row_exponents, terms, clip_range
-        )
-        if suspicious(spec, exponents):
-            _note(spec, C, p, x_step, rows, batch, row_exponents, first + done, notes)
-        if overflowed(spec, exponents):
-            lost = _raised_sums(
-                spec, C, p, x_step, rows, batch, masks, sums, row_exponents, terms, clip_range
-            )
-        before, x_t = fetch(spec, batch + REFERENCES), fetch(spec, batch + SCORES)
-        t = fetch_labels(spec, labels)
+        lost = _batch_sums(
+            spec, C, p, x_step, rows, batch, masks, sums, row_exponents, terms, clip_range,
+            first + done, notes,
+        )  # fmt: skip
+        before, x_t = vec.fetch(spec, batch + REFERENCES), vec.fetch(spec, batch + SCORES)
+        t = vec.fetch_labels(spec, labels)
         others, target_term, m, target_score, s = finish_sums(
-            spec, row_totals(spec, sums) + lost, term(spec, x_t, before, clip_range), before, x_t
+            spec,
+            vec.row_totals(spec, sums) + lost,
+            term(spec, x_t, before, clip_range),
+            before,
+            x_t,
         )
-        keep(batch + REFERENCES, m)
-        keep(batch + TOTALS, s)
-        sum_, alive = splat(spec, 0.0), splat(spec, 0.0)
+        vec.keep(batch + REFERENCES, m)
+        vec.keep(batch + TOTALS, s)
+        sum_, alive = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
         if is_smooth(spec):
             sum_, alive = _smoothing_sums(spec, C, p, x_step, rows, batch, sums, counts, clip_range)
         value = finish_loss(
             spec, others, target_term, target_score, sum_, alive, C, smoothing, clip_range
         )
         value, inaccurate = without_ignored(spec, t, value)
-        keep(values, value)
+        vec.keep(values, value)
         if dx is None:
             if inaccurate:
                 exact_rows(
-                    spec,
-                    values,
-                    labels,
-                    factors,
-                    p,
-                    x_step,
-                    size,
+                    spec, values, labels, factors, p, x_step, size, None, 0, 0, rows, C, smoothing,
                     None,
-                    0,
-                    0,
-                    rows,
-                    C,
-                    smoothing,
-                    None,
-                )
+                )  # fmt: skip
         else:
-            a, b, target_gradient = row_coefficients(
-                spec, p, x_step, size, rows, C, labels, factors,
-                others, target_term, target_score, alive, smoothing, clip_range,
+            _keep_coefficients(
+                spec, C, p, x_step, rows, batch, masks, sums, row_exponents, terms, clip_range,
+                others, target_term, target_score, alive, smoothing, before, m,
             )  # fmt: skip
-            if terms:
-                if reference_is_far(spec, before, m):
-                    before = nearer_reference(before, m)
-                    keep(batch + REFERENCES, before)
-                    _sums(
-                        spec,
-                        C,
-                        p,
-                        x_step,
-                        rows,
-                        0,
-                        batch,
-                        masks,
-                        sums,
-                        row_exponents,
-                        terms,
-                        clip_range,
-                    )
-                    keep(batch + REFERENCES, m)
-                a = rescaled(spec, a, before, m)
-            keep(batch + A, a)
-            keep(batch + B, b)
-            keep(batch + TARGET_GRADIENTS, target_gradient)
             row, row_step = scratch, C * size
             if direct:
                 row, row_step = to, dx_step
@@ -421,4 +381,4 @@ def row_batches(
         p += rows * x_step
         done += rows
     if dx is not None and nontemporal:
-        fence()
+        vec.fence()

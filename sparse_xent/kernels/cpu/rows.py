@@ -10,20 +10,8 @@ before it are multiplied by an exact power of two.
 import math
 
 from sparse_xent.kernels import ScoreKind
-from sparse_xent.kernels.arithmetic import (
-    highest,
-    integers,
-    itemsize,
-    lane_size,
-    lanes,
-    maximum,
-    minimum,
-    rounded,
-    select,
-    splat,
-    total,
-    widen,
-)
+from sparse_xent.kernels import arithmetic as ops
+from sparse_xent.kernels.cpu import vectors as vec
 from sparse_xent.kernels.cpu.abi import LINE
 from sparse_xent.kernels.cpu.compiler import inlined
 from sparse_xent.kernels.cpu.epilogue import (
@@ -47,21 +35,6 @@ from sparse_xent.kernels.cpu.references import (
     suspicious,
     term_and_exponent,
 )
-from sparse_xent.kernels.cpu.vectors import (
-    StackBytes,
-    fence,
-    fetch,
-    fetch_factor,
-    fetch_label,
-    indices,
-    keep,
-    load,
-    load_one,
-    prefetch,
-    stack_alloc,
-    store,
-    store_one,
-)
 from sparse_xent.kernels.formulas import (
     ClipRange,
     KernelSpec,
@@ -75,7 +48,7 @@ from sparse_xent.kernels.formulas import (
 from sparse_xent.kernels.staging import Value, primitive
 
 CHUNK = 1024  # columns: 32 float32 additions a lane before float64 takes over
-_BUFFER = StackBytes(8 * (CHUNK + 128))
+_BUFFER = vec.StackBytes(8 * (CHUNK + 128))
 
 # Terms of a row that are kept, so that its gradient takes no second exponential: 128 KiB, a quarter
 # of a second-level cache (of 512 KiB: AMD's; most have more).
@@ -89,8 +62,8 @@ Sums = tuple[Value, Value]
 
 @primitive
 def _zero_sums(spec: KernelSpec) -> tuple[Sums, Value, Value]:
-    zero = splat(spec, 0.0)
-    return (zero, zero), zero, integers(spec, 0)
+    zero = ops.splat(spec, 0.0)
+    return (zero, zero), zero, ops.integers(spec, 0)
 
 
 @primitive
@@ -106,14 +79,14 @@ def _add_group(
     """Two vectors' terms onto two sums, and to where terms are cached, if they are."""
     step = spec.format.lanes * spec.format.itemsize
     for line in range(0, 2 * step, LINE):
-        prefetch(p + (AHEAD + line))
+        vec.prefetch(p + (AHEAD + line))
     made = []
     for i, s in enumerate(sums):
-        e, exponent = term_and_exponent(spec, load(spec, p + i * step), m, clip_range)
+        e, exponent = term_and_exponent(spec, vec.load(spec, p + i * step), m, clip_range)
         exponents = join_exponents(spec, exponents, exponent)
         made.append(s + e)
         if cached_terms is not None and spec.scores == ScoreKind.LOGITS:
-            keep(cached_terms + LINE * i, e)
+            vec.keep(cached_terms + LINE * i, e)
     return tuple(made), exponents
 
 
@@ -131,14 +104,14 @@ def _add_vector(
     cached_terms: Value | None,
 ) -> tuple[Value, Value, Value]:
     """One vector's terms from lane `begin` on, the target's (lane t) to `target_term`."""
-    e, exponent = term_and_exponent(spec, load(spec, p), m, clip_range)
+    e, exponent = term_and_exponent(spec, vec.load(spec, p), m, clip_range)
     if cached_terms is not None and spec.scores == ScoreKind.LOGITS:
-        keep(cached_terms, e)
-    e = select(indices(spec) >= begin, e, 0.0)
-    here = indices(spec) == t
+        vec.keep(cached_terms, e)
+    e = ops.select(vec.indices(spec) >= begin, e, 0.0)
+    here = vec.indices(spec) == t
     return (
-        others + select(here, 0.0, e),
-        target_term + select(here, e, 0.0),
+        others + ops.select(here, 0.0, e),
+        target_term + ops.select(here, e, 0.0),
         join_exponents(spec, exponents, exponent),
     )
 
@@ -150,13 +123,13 @@ def _chunk_sums(spec, p, n, t, m, clip_range, cached_terms):
     The target is column t of them, or none of them. Its group of vectors is taken one by one, as
     the last few are, so that leaving it out costs the other groups nothing.
     """
-    w, size = lanes(spec), itemsize(spec)
-    m = splat(spec, m)
+    w, size = ops.lanes(spec), ops.itemsize(spec)
+    m = ops.splat(spec, m)
     sums, target_term, exponents = _zero_sums(spec)
     groups = n // (2 * w)
     i, stop = 0, groups
     if t >= 0:
-        stop = minimum(t // (2 * w), groups)
+        stop = ops.minimum(t // (2 * w), groups)
     while True:
         while i < stop:
             here = p + i * 2 * w * size
@@ -168,8 +141,8 @@ def _chunk_sums(spec, p, n, t, m, clip_range, cached_terms):
             end = column + 2 * w
         a, b = sums
         while column < end:
-            at = minimum(column, n - w)  # the last begins early
-            to = shifted(cached_terms, at * lane_size(spec))
+            at = ops.minimum(column, n - w)  # the last begins early
+            to = shifted(cached_terms, at * ops.lane_size(spec))
             a, target_term, exponents = _add_vector(
                 spec,
                 p + at * size,
@@ -192,10 +165,10 @@ def _chunk_sums(spec, p, n, t, m, clip_range, cached_terms):
 @inlined
 def _greatest(spec, p, n):
     """The greatest of the n scores from p on."""
-    w, size = lanes(spec), itemsize(spec)
-    top = load(spec, p)
+    w, size = ops.lanes(spec), ops.itemsize(spec)
+    top = vec.load(spec, p)
     for column in range(w, n, w):
-        top = maximum(load(spec, p + minimum(column, n - w) * size), top)
+        top = ops.maximum(vec.load(spec, p + ops.minimum(column, n - w) * size), top)
     return top
 
 
@@ -205,13 +178,13 @@ def _greatest(spec, p, n):
 @primitive
 def _chunk_columns(left: Value) -> Value:
     """Columns of the next chunk. The last is never short, so that it has a whole vector."""
-    return select(left < CHUNK + 64, left, CHUNK)
+    return ops.select(left < CHUNK + 64, left, CHUNK)
 
 
 @primitive
 def _reference(spec: KernelSpec, top: Value) -> Value:
     """A reference below the scores of a vector; 0 where there is none."""
-    return first_reference(spec, highest(widen(top)))
+    return first_reference(spec, ops.highest(ops.widen(top)))
 
 
 @inlined
@@ -220,14 +193,14 @@ def _row_sums(spec, p, C, t, clip_range, cached_terms):
 
     And whether all terms are cached under m, and whether a score is suspicious.
     """
-    m = _reference(spec, load(spec, p))
-    others = widen(splat(spec, 0.0))
+    m = _reference(spec, vec.load(spec, p))
+    others = ops.widen(ops.splat(spec, 0.0))
     target_term = others
-    column, whole, odd = 0, C * lane_size(spec) <= CACHED, False
+    column, whole, odd = 0, C * ops.lane_size(spec) <= CACHED, False
     while column < C:
         n = _chunk_columns(C - column)
-        at = p + column * itemsize(spec)
-        to = shifted(cached_terms, column * lane_size(spec) if whole else 0)
+        at = p + column * ops.itemsize(spec)
+        to = shifted(cached_terms, column * ops.lane_size(spec) if whole else 0)
         more, here, exponents = _chunk_sums(spec, at, n, t - column, m, clip_range, to)
         if overflowed(spec, exponents):
             raised = _reference(spec, _greatest(spec, at, n))
@@ -239,14 +212,14 @@ def _row_sums(spec, p, C, t, clip_range, cached_terms):
             m = raised
             continue
         odd = odd or suspicious(spec, exponents)
-        others += widen(more)
-        target_term += widen(here)
+        others += ops.widen(more)
+        target_term += ops.widen(here)
         column += n
-    return total(others), total(target_term), m, whole, odd
+    return ops.total(others), ops.total(target_term), m, whole, odd
 
 
 @primitive
-def _add_smoothing_terms(
+def add_smoothing_terms(
     spec: KernelSpec,
     p: Value,
     begin: Value,
@@ -255,24 +228,26 @@ def _add_smoothing_terms(
     clip_range: ClipRange,
     sums: tuple[Value, Value],
 ) -> tuple[Value, Value]:
-    live = indices(spec) >= begin
-    both = smoothing_terms(spec, load(spec, p), m, s, clip_range)
-    return tuple(a + widen(select(live, v, 0.0)) for a, v in zip(sums, both, strict=True))
+    """A vector's smoothing terms from lane `begin` on onto two sums, which may be float64."""
+    live = vec.indices(spec) >= begin
+    both = smoothing_terms(spec, vec.load(spec, p), m, s, clip_range)
+    more = [ops.select(live, v, 0.0) for v in both]
+    return tuple(a + (ops.widen(v) if a.wide else v) for a, v in zip(sums, more, strict=True))
 
 
 @inlined
 def _smoothing_sums(spec, p, C, m, s, clip_range):
     """The sums of the row's smoothing terms."""
-    zero = widen(splat(spec, 0.0))
+    zero = ops.widen(ops.splat(spec, 0.0))
     sums = zero, zero
-    m, s = splat(spec, m), splat(spec, s)
+    m, s = ops.splat(spec, m), ops.splat(spec, s)
     column = 0
     while column < C:
-        at = minimum(column, C - lanes(spec))
-        here = p + at * itemsize(spec)
-        sums = _add_smoothing_terms(spec, here, column - at, m, s, clip_range, sums)
-        column = at + lanes(spec)
-    return total(sums[0]), total(sums[1])
+        at = ops.minimum(column, C - ops.lanes(spec))
+        here = p + at * ops.itemsize(spec)
+        sums = add_smoothing_terms(spec, here, column - at, m, s, clip_range, sums)
+        column = at + ops.lanes(spec)
+    return ops.total(sums[0]), ops.total(sums[1])
 
 
 # Gradients -------------------------------------------------------------------------------------
@@ -282,7 +257,7 @@ def _smoothing_sums(spec, p, C, m, s, clip_range):
 def _vector_gradient(
     spec: KernelSpec, p: Value, m: Value, a: Value, b: Value, s: Value, clip_range: ClipRange
 ) -> Value:
-    x = load(spec, p)
+    x = vec.load(spec, p)
     e = term(spec, x, m, clip_range)
     return class_gradient(spec, x, e, a, b, s, clip_range).to(spec.format.vector)
 
@@ -292,7 +267,7 @@ def _gradient_of_terms(
     spec: KernelSpec, p: Value, terms: Value, a: Value, b: Value, s: Value, clip_range: ClipRange
 ) -> Value:
     """The same from cached terms; a score is looked at only where labels are smoothed."""
-    x, e = load(spec, p), fetch(spec, terms)
+    x, e = vec.load(spec, p), vec.fetch(spec, terms)
     return class_gradient(spec, x, e, a, b, s, clip_range).to(spec.format.vector)
 
 
@@ -309,17 +284,17 @@ def _write_four_vectors(
 ) -> None:
     step = spec.format.lanes * spec.format.itemsize
     for line in range(0, 4 * step, LINE):
-        prefetch(p + (AHEAD + line))
+        vec.prefetch(p + (AHEAD + line))
     made = [_vector_gradient(spec, p + i * step, m, a, b, s, clip_range) for i in range(4)]
     for i, v in enumerate(made):
-        store(spec, to + i * step, v)
+        vec.store(spec, to + i * step, v)
 
 
 @inlined
 def class_gradients(spec, p, to, n, m, a, b, s, clip_range):
     """Write the gradients of the n classes from p on, none of them the target; `to` may be p."""
-    w, size = lanes(spec), itemsize(spec)
-    m, a, b, s = splat(spec, m), splat(spec, a), splat(spec, b), splat(spec, s)
+    w, size = ops.lanes(spec), ops.itemsize(spec)
+    m, a, b, s = ops.splat(spec, m), ops.splat(spec, a), ops.splat(spec, b), ops.splat(spec, s)
     # The last vector, which may begin early, is made first: in place, its scores vanish.
     last = _vector_gradient(spec, p + (n - w) * size, m, a, b, s, clip_range)
     column = 0
@@ -328,23 +303,23 @@ def class_gradients(spec, p, to, n, m, a, b, s, clip_range):
         column += 4 * w
     while column + w < n:
         d = _vector_gradient(spec, p + column * size, m, a, b, s, clip_range)
-        store(spec, to + column * size, d)
+        vec.store(spec, to + column * size, d)
         column += w
-    store(spec, to + (n - w) * size, last)
+    vec.store(spec, to + (n - w) * size, last)
 
 
 @inlined
 def class_gradients_of_terms(spec, p, terms, to, n, a, b, s, clip_range):
     """The same from the cached terms of these classes."""
-    w, size, one = lanes(spec), itemsize(spec), lane_size(spec)
-    a, b, s = splat(spec, a), splat(spec, b), splat(spec, s)
+    w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
+    a, b, s = ops.splat(spec, a), ops.splat(spec, b), ops.splat(spec, s)
     end = n - w
     last = _gradient_of_terms(spec, p + end * size, terms + end * one, a, b, s, clip_range)
     for column in range(0, end, w):
         here = terms + column * one
         d = _gradient_of_terms(spec, p + column * size, here, a, b, s, clip_range)
-        store(spec, to + column * size, d)
-    store(spec, to + end * size, last)
+        vec.store(spec, to + column * size, d)
+    vec.store(spec, to + end * size, last)
 
 
 @inlined
@@ -352,15 +327,15 @@ def _row_gradient(
     spec, p, dx, dc, C, t, m, a, b, target_gradient, s, clip_range, nontemporal, cached_terms
 ):
     """Write a row's gradient to dx; `cached_terms` has its terms, or is 0."""
-    size = itemsize(spec)
+    size = ops.itemsize(spec)
     if not nontemporal and dc == size:
         if cached_terms:
             class_gradients_of_terms(spec, p, cached_terms, dx, C, a, b, s, clip_range)
         else:
             class_gradients(spec, p, dx, C, m, a, b, s, clip_range)
-        store_one(spec, dx + t * size, target_gradient)
+        vec.store_one(spec, dx + t * size, target_gradient)
         return
-    buffer = stack_alloc(_BUFFER)
+    buffer = vec.stack_alloc(_BUFFER)
     column = 0
     while column < C:
         n = C - column
@@ -368,12 +343,12 @@ def _row_gradient(
             n = CHUNK - ((dx + column * dc) & 63) // size
         here = p + column * size
         if cached_terms:
-            terms = cached_terms + column * lane_size(spec)
+            terms = cached_terms + column * ops.lane_size(spec)
             class_gradients_of_terms(spec, here, terms, buffer, n, a, b, s, clip_range)
         else:
             class_gradients(spec, here, buffer, n, m, a, b, s, clip_range)
         if 0 <= t - column < n:
-            store_one(spec, buffer + (t - column) * size, target_gradient)
+            vec.store_one(spec, buffer + (t - column) * size, target_gradient)
         if dc == size:
             stream_store(dx + column * size, buffer, n * size)
         else:
@@ -390,11 +365,11 @@ def rows(
     cached_terms = only_with(dx, scratch)
     o, i = first // inner, first % inner
     for k in range(last - first):
-        t = fetch_label(y + 4 * k)
+        t = vec.fetch_label(y + 4 * k)
         p = x + o * xo + i * xi
         value, factor = 0.0, 1.0
         if dx is not None:
-            factor = fetch_factor(g + 8 * k)
+            factor = vec.fetch_factor(g + 8 * k)
         if t >= 0:
             others, target_term, before, whole = 0.0, 0.0, 0.0, False
             if reads_rows(spec):
@@ -404,7 +379,7 @@ def rows(
                 if odd:
                     note(spec, p, xc, C, t, -1, first + k, notes)
             others, target_term, m, target_score, s = finish_sums(
-                spec, others, target_term, before, load_one(spec, p + t * itemsize(spec))
+                spec, others, target_term, before, vec.load_one(spec, p + t * ops.itemsize(spec))
             )
             sum_, count = 0.0, 0.0
             if is_smooth(spec):
@@ -417,7 +392,7 @@ def rows(
                 value, m, others, target_term, count = exact_row_sums(
                     spec, p, xc, C, t, smoothing, factor
                 )
-        keep(out + k * lane_size(spec), rounded(spec, value))
+        vec.keep(out + k * ops.lane_size(spec), ops.rounded(spec, value))
         if dx is not None:
             to = dx + o * do + i * di
             if t < 0 or factor == 0.0:
@@ -456,4 +431,4 @@ def rows(
             i = 0
             o += 1
     if dx is not None and nontemporal:
-        fence()
+        vec.fence()

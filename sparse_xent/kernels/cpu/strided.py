@@ -10,18 +10,8 @@ kernel takes any strides: where positions do not lie together either, lanes are 
 import math
 
 from sparse_xent.kernels import ScoreKind
-from sparse_xent.kernels.arithmetic import (
-    bits,
-    from_bits,
-    integers,
-    itemsize,
-    lane_size,
-    lanes,
-    maximum,
-    minimum,
-    select,
-    splat,
-)
+from sparse_xent.kernels import arithmetic as ops
+from sparse_xent.kernels.cpu import vectors as vec
 from sparse_xent.kernels.cpu.abi import LINE
 from sparse_xent.kernels.cpu.compiler import inlined, outlined
 from sparse_xent.kernels.cpu.epilogue import (
@@ -47,21 +37,6 @@ from sparse_xent.kernels.cpu.references import (
     term_and_exponent,
     where_overflowed,
 )
-from sparse_xent.kernels.cpu.vectors import (
-    StackBytes,
-    fetch,
-    fetch_factor,
-    fetch_label,
-    fetch_labels,
-    keep,
-    keep_label,
-    load,
-    load_some,
-    prefetch,
-    stack_alloc,
-    store,
-    store_some,
-)
 from sparse_xent.kernels.formulas import (
     ClipRange,
     KernelSpec,
@@ -73,8 +48,8 @@ from sparse_xent.kernels.formulas import (
 from sparse_xent.kernels.staging import Value, primitive, static_bool
 
 BLOCK = 512  # positions: their sums are 8 KiB, beside four classes of 2 KiB each
-_STATE = StackBytes(BLOCK * 8 + 5 * LINE)
-_VALUES = StackBytes(LINE)
+_STATE = vec.StackBytes(BLOCK * 8 + 5 * LINE)
+_VALUES = vec.StackBytes(LINE)
 CACHED = 96 * 1024  # bytes: terms of a block, so that a gradient takes no second exponential
 
 
@@ -87,14 +62,14 @@ State = tuple[Value, Value, Value]
 def _prefetch_four(spec: KernelSpec, q: Value, apart: Value) -> None:
     """Prefetch the next four classes of the positions at q."""
     for i in range(4, 8):
-        prefetch(q + apart * i)
+        vec.prefetch(q + apart * i)
 
 
 @primitive
 def _load_four(
     spec: KernelSpec, q: Value, apart: Value, step: Value, count: Value
 ) -> tuple[Value, Value, Value, Value]:
-    return tuple(load_some(spec, q + apart * i, step, count) for i in range(4))
+    return tuple(vec.load_some(spec, q + apart * i, step, count) for i in range(4))
 
 
 @primitive
@@ -121,14 +96,14 @@ def _add_classes(
     on most processors that leaves the multipliers free, which a blend does not.
     """
     others, lost, x_t = state
-    terms, kept, exponents = [], [], bits(splat(spec, 0.0))
+    terms, kept, exponents = [], [], ops.bits(ops.splat(spec, 0.0))
     for i, v in enumerate(x):
         here = t == (c + i).to(t.typ)
         e, exponent = term_and_exponent(spec, v, m, clip_range)
         exponents = join_exponents(spec, exponents, exponent)
         terms.append(e)
-        kept.append(select(here, 0.0, e))
-        x_t = from_bits(bits(x_t) | bits(select(here, v, 0.0)))
+        kept.append(ops.select(here, 0.0, e))
+        x_t = ops.from_bits(ops.bits(x_t) | ops.bits(ops.select(here, v, 0.0)))
     while len(kept) > 1:
         kept = [a + b for a, b in zip(kept[::2], kept[1::2], strict=True)]
     return (*_add(kept[0], others, lost), x_t), tuple(terms), exponents
@@ -137,7 +112,7 @@ def _add_classes(
 @primitive
 def _store_terms(spec: KernelSpec, to: Value, apart: Value, terms: tuple[Value, ...]) -> None:
     for i, e in enumerate(terms):
-        store(spec, to + apart * i, e)
+        vec.store(spec, to + apart * i, e)
 
 
 @primitive
@@ -151,16 +126,16 @@ def _may_cache(spec: KernelSpec) -> Value:
 @outlined
 def _raise(spec, q, xc, xi, count, classes, m_at, sum_at, lost_at, clip_range):
     """Give lanes where a term of these classes overflows a new reference."""
-    m, top = fetch(spec, m_at), load_some(spec, q, xi, count)
+    m, top = vec.fetch(spec, m_at), vec.load_some(spec, q, xi, count)
     exponents = term_and_exponent(spec, top, m, clip_range)[1]
     for c in range(1, classes):
-        x = load_some(spec, q + c * xc, xi, count)
+        x = vec.load_some(spec, q + c * xc, xi, count)
         exponents = exponents | term_and_exponent(spec, x, m, clip_range)[1]
-        top = maximum(x, top)
-    raised = where_overflowed(spec, exponents, maximum(m, first_reference(spec, top)), m)
-    keep(m_at, raised)
-    keep(sum_at, scaled_down(fetch(spec, sum_at), m - raised))
-    keep(lost_at, scaled_down(fetch(spec, lost_at), m - raised))
+        top = ops.maximum(x, top)
+    raised = where_overflowed(spec, exponents, ops.maximum(m, first_reference(spec, top)), m)
+    vec.keep(m_at, raised)
+    vec.keep(sum_at, scaled_down(vec.fetch(spec, sum_at), m - raised))
+    vec.keep(lost_at, scaled_down(vec.fetch(spec, lost_at), m - raised))
 
 
 @inlined
@@ -170,20 +145,24 @@ def _sums(spec, C, n, p, xc, xi, ms, sums, losts, targets, labels, clip_range, c
     Returns whether some cached terms are under other references than the sums are, and all
     exponents.
     """
-    w, size, one = lanes(spec), itemsize(spec), lane_size(spec)
-    zero, cache_invalid, every = splat(spec, 0.0), False, integers(spec, 0)
+    w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
+    zero, cache_invalid, every = ops.splat(spec, 0.0), False, ops.integers(spec, 0)
     for v in range(0, n, w):
-        keep(ms + v * one, first_reference(spec, load_some(spec, p + v * xi, xi, n - v)))
-        keep(sums + v * one, zero)
-        keep(losts + v * one, zero)
-        keep(targets + v * one, zero)
+        vec.keep(ms + v * one, first_reference(spec, vec.load_some(spec, p + v * xi, xi, n - v)))
+        vec.keep(sums + v * one, zero)
+        vec.keep(losts + v * one, zero)
+        vec.keep(targets + v * one, zero)
     c, again = 0, False
     while c < C:
         four, v = c + 4 <= C, 0
         while v < n:
             q, at = p + c * xc + v * xi, v * one
-            t, m = fetch_labels(spec, labels + 4 * v), fetch(spec, ms + at)
-            state = fetch(spec, sums + at), fetch(spec, losts + at), fetch(spec, targets + at)
+            t, m = vec.fetch_labels(spec, labels + 4 * v), vec.fetch(spec, ms + at)
+            state = (
+                vec.fetch(spec, sums + at),
+                vec.fetch(spec, losts + at),
+                vec.fetch(spec, targets + at),
+            )
             to = cached_terms + c * step + v * size
             high = False
             if four:
@@ -194,7 +173,7 @@ def _sums(spec, C, n, p, xc, xi, ms, sums, losts, targets, labels, clip_range, c
                 if cached_terms:
                     _store_terms(spec, to, step, terms)
             else:
-                x1 = (load_some(spec, q, xi, n - v),)
+                x1 = (vec.load_some(spec, q, xi, n - v),)
                 state, term1, exponents = _add_classes(spec, x1, c, t, m, clip_range, state)
                 high = overflowed(spec, exponents)
                 if cached_terms:
@@ -209,9 +188,9 @@ def _sums(spec, C, n, p, xc, xi, ms, sums, losts, targets, labels, clip_range, c
                 )  # fmt: skip
                 cache_invalid, again = cache_invalid or c > 0, True
                 continue
-            keep(sums + at, state[0])
-            keep(losts + at, state[1])
-            keep(targets + at, state[2])
+            vec.keep(sums + at, state[0])
+            vec.keep(losts + at, state[1])
+            vec.keep(targets + at, state[2])
             v, again = v + w, False
         c += 4 if four else 1
     return cache_invalid, every
@@ -220,13 +199,13 @@ def _sums(spec, C, n, p, xc, xi, ms, sums, losts, targets, labels, clip_range, c
 @inlined
 def _smoothing_sums(spec, C, p, xc, xi, count, m, s, clip_range):
     """The sums of the smoothing terms of as many positions as there are lanes."""
-    zero = splat(spec, 0.0)
+    zero = ops.splat(spec, 0.0)
     sum_, lost, alive = zero, zero, zero
     for c in range(C):
-        x = load_some(spec, p + c * xc, xi, count)
+        x = vec.load_some(spec, p + c * xc, xi, count)
         both = smoothing_terms(spec, x, m, s, clip_range)
         sum_, lost = _add(both[0], sum_, lost)
-        lost = select(sum_ > -math.inf, lost, zero)  # the log of a probability of 0: inf - inf
+        lost = ops.select(sum_ > -math.inf, lost, zero)  # the log of a probability of 0: inf - inf
         alive += both[1]
     return sum_, alive
 
@@ -248,7 +227,7 @@ def _class_gradient(
     clip_range: ClipRange,
 ) -> Value:
     d = class_gradient(spec, x, e, a, b, s, clip_range)
-    return select(t < 0, 0.0, select(t == c.to(t.typ), target_gradient, d))
+    return ops.select(t < 0, 0.0, ops.select(t == c.to(t.typ), target_gradient, d))
 
 
 @inlined
@@ -257,23 +236,23 @@ def _gradient(
     cached_terms, step, some_written,
 ):  # fmt: skip
     """Write a block's gradient, class by class, but for positions that are WRITTEN."""
-    w, size, one = lanes(spec), itemsize(spec), lane_size(spec)
+    w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
     for c in range(C):
         for v in range(0, n, w):
             at, place = v * one, to + c * dc + v * di
-            t, b = fetch_labels(spec, labels + 4 * v), fetch(spec, bb + at)
+            t, b = vec.fetch_labels(spec, labels + 4 * v), vec.fetch(spec, bb + at)
             a, s, x = b, b, b
             if cached_terms:
-                e = load(spec, cached_terms + c * step + v * size)
+                e = vec.load(spec, cached_terms + c * step + v * size)
             else:
-                a, s = fetch(spec, aa + at), fetch(spec, ss + at)
-                x = load_some(spec, p + c * xc + v * xi, xi, n - v)
-                e = term(spec, x, fetch(spec, ms + at), clip_range)
-            target_gradient = fetch(spec, target_gradients + at)
+                a, s = vec.fetch(spec, aa + at), vec.fetch(spec, ss + at)
+                x = vec.load_some(spec, p + c * xc + v * xi, xi, n - v)
+                e = term(spec, x, vec.fetch(spec, ms + at), clip_range)
+            target_gradient = vec.fetch(spec, target_gradients + at)
             d = _class_gradient(spec, x, e, c, t, a, b, target_gradient, s, clip_range)
             if some_written:
-                d = select(t == WRITTEN, load_some(spec, place, di, n - v), d)
-            store_some(spec, place, di, n - v, d)
+                d = ops.select(t == WRITTEN, vec.load_some(spec, place, di, n - v), d)
+            vec.store_some(spec, place, di, n - v, d)
 
 
 # The kernel ------------------------------------------------------------------------------------
@@ -283,19 +262,19 @@ def _gradient(
 def _read_labels(spec, n, y, labels):
     """Labels of a block; -1 in the lanes behind its last position."""
     for r in range(n):
-        keep_label(labels + 4 * r, fetch_label(y + 4 * r))
-    for r in range(n, (n + lanes(spec) - 1) // lanes(spec) * lanes(spec)):
-        keep_label(labels + 4 * r, -1)
+        vec.keep_label(labels + 4 * r, vec.fetch_label(y + 4 * r))
+    for r in range(n, (n + ops.lanes(spec) - 1) // ops.lanes(spec) * ops.lanes(spec)):
+        vec.keep_label(labels + 4 * r, -1)
 
 
 @inlined
 def _note(spec, C, n, p, xc, xi, labels, position, notes):
     """Look again at a block some of whose positions may not be probabilities."""
-    w = lanes(spec)
+    w = ops.lanes(spec)
     for v in range(0, n, w):
         if some_are_odd(spec, p + v * xi, xc, xi, n - v, C):
-            for r in range(v, minimum(v + w, n)):
-                label = fetch_label(labels + 4 * r)
+            for r in range(v, ops.minimum(v + w, n)):
+                label = vec.fetch_label(labels + 4 * r)
                 note(spec, p + r * xi, xc, C, label, -1, position + r, notes)
 
 
@@ -303,9 +282,9 @@ def _note(spec, C, n, p, xc, xi, labels, position, notes):
 def _read_factors(count, g, factors, labels):
     """Factors of a vector of positions; where one is 0, the position counts as ignored."""
     for r in range(count):
-        keep(factors + 8 * r, fetch_factor(g + 8 * r))
-        if fetch_factor(factors + 8 * r) == 0.0:
-            keep_label(labels + 4 * r, -1)
+        vec.keep(factors + 8 * r, vec.fetch_factor(g + 8 * r))
+        if vec.fetch_factor(factors + 8 * r) == 0.0:
+            vec.keep_label(labels + 4 * r, -1)
 
 
 @inlined
@@ -314,13 +293,12 @@ def strided(
     smoothing, clip_range, nontemporal, scratch,
 ):  # fmt: skip
     """Any strides: classes apart, or rows whose positions are not one step apart."""
-    w, size, one = lanes(spec), itemsize(spec), lane_size(spec)
-    ms, sums, losts, targets = (
-        stack_alloc(_STATE), stack_alloc(_STATE), stack_alloc(_STATE), stack_alloc(_STATE)
-    )  # fmt: skip
-    labels, values, factors = stack_alloc(_STATE), stack_alloc(_VALUES), stack_alloc(_STATE)
-    # These take the places of what is no longer needed then.
-    aa, bb, target_gradients, ss = sums, losts, targets, stack_alloc(_STATE)
+    w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
+    ms, ss, sums = vec.stack_alloc(_STATE), vec.stack_alloc(_STATE), vec.stack_alloc(_STATE)
+    losts, targets = vec.stack_alloc(_STATE), vec.stack_alloc(_STATE)
+    labels, factors = vec.stack_alloc(_STATE), vec.stack_alloc(_STATE)
+    values = vec.stack_alloc(_VALUES)
+    aa, bb, target_gradients = sums, losts, targets  # what is no longer needed then
     # Cached classes are a line more than a block apart: a power of two would let them fall into
     # the same sets of the first-level cache (21 classes: 32 cycles for 32 bytes, now 28).
     cached_terms, step = 0, (BLOCK + w) * size
@@ -329,7 +307,7 @@ def strided(
     k = 0
     while k < last - first:
         o, i = (first + k) // inner, (first + k) % inner
-        n = minimum(BLOCK, minimum(inner - i, last - first - k))
+        n = ops.minimum(BLOCK, ops.minimum(inner - i, last - first - k))
         p, to = x + o * xo + i * xi, shifted(dx, o * do + i * di)
         _read_labels(spec, n, y + 4 * k, labels)
         cache_invalid, exponents = _sums(
@@ -339,20 +317,20 @@ def strided(
             _note(spec, C, n, p, xc, xi, labels, first + k, notes)
         some_written = False
         for v in range(0, n, w):
-            count, at, q, t_at = minimum(w, n - v), v * one, p + v * xi, labels + 4 * v
-            t, x_t = fetch_labels(spec, t_at), fetch(spec, targets + at)
-            before = fetch(spec, ms + at)
+            count, at, q, t_at = ops.minimum(w, n - v), v * one, p + v * xi, labels + 4 * v
+            t, x_t = vec.fetch_labels(spec, t_at), vec.fetch(spec, targets + at)
+            before = vec.fetch(spec, ms + at)
             others, target_term, m, target_score, s = finish_sums(
-                spec, fetch(spec, sums + at), term(spec, x_t, before, clip_range), before, x_t
+                spec, vec.fetch(spec, sums + at), term(spec, x_t, before, clip_range), before, x_t
             )
-            sum_, alive = splat(spec, 0.0), splat(spec, 0.0)
+            sum_, alive = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
             if is_smooth(spec):
                 sum_, alive = _smoothing_sums(spec, C, q, xc, xi, count, m, s, clip_range)
             value = finish_loss(
                 spec, others, target_term, target_score, sum_, alive, C, smoothing, clip_range
             )
             value, inaccurate = without_ignored(spec, t, value)
-            keep(values, value)
+            vec.keep(values, value)
             if dx is not None:
                 _read_factors(count, g + 8 * (k + v), factors, t_at)
                 a, b, target_gradient = row_coefficients(
@@ -362,11 +340,11 @@ def strided(
                 if cached_terms:  # the factor of the terms as cached, in the place of b, which is 0
                     cache_invalid = cache_invalid or reference_is_far(spec, before, m)
                     b = rescaled(spec, a, before, m)
-                keep(aa + at, a)
-                keep(bb + at, b)
-                keep(target_gradients + at, target_gradient)
-                keep(ss + at, s)
-                keep(ms + at, m)
+                vec.keep(aa + at, a)
+                vec.keep(bb + at, b)
+                vec.keep(target_gradients + at, target_gradient)
+                vec.keep(ss + at, s)
+                vec.keep(ms + at, m)
             if inaccurate:
                 some_written = exact_rows(
                     spec, values, y + 4 * (k + v), factors, q, xi, xc, shifted(to, v * di), di, dc,

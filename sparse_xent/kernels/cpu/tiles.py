@@ -4,18 +4,8 @@ The scores are transposed in registers, so that each vector holds one class of a
 logarithms, which would cost a short row more than its exponentials, are then taken by lanes, too.
 """
 
-from sparse_xent.kernels.arithmetic import (
-    bits,
-    from_bits,
-    integers,
-    itemsize,
-    lane_size,
-    lanes,
-    maximum,
-    minimum,
-    select,
-    splat,
-)
+from sparse_xent.kernels import arithmetic as ops
+from sparse_xent.kernels.cpu import vectors as vec
 from sparse_xent.kernels.cpu.abi import LINE, TILE
 from sparse_xent.kernels.cpu.compiler import inlined
 from sparse_xent.kernels.cpu.epilogue import (
@@ -46,22 +36,6 @@ from sparse_xent.kernels.cpu.references import (
     term_and_exponent,
     where_overflowed,
 )
-from sparse_xent.kernels.cpu.vectors import (
-    StackBytes,
-    fence,
-    fetch,
-    fetch_factor,
-    fetch_factors,
-    fetch_label,
-    fetch_labels,
-    gather_panel,
-    keep,
-    keep_label,
-    load_some,
-    prefetch,
-    scatter_panel,
-    stack_alloc,
-)
 from sparse_xent.kernels.formulas import (
     ClipRange,
     KernelSpec,
@@ -72,10 +46,10 @@ from sparse_xent.kernels.formulas import (
 )
 from sparse_xent.kernels.staging import Value, primitive
 
-_COLUMNS = StackBytes(LINE * (TILE + 8))  # a vector for each class
-_ROWS = StackBytes(16 * (TILE + 4) * 8 + 2 * LINE)
-_VECTOR = StackBytes(LINE)
-_FACTORS = StackBytes(2 * LINE)  # float64, as many as there are lanes
+_COLUMNS = vec.StackBytes(LINE * (TILE + 8))  # a vector for each class
+_ROWS = vec.StackBytes(16 * (TILE + 4) * 8 + 2 * LINE)
+_VECTOR = vec.StackBytes(LINE)
+_FACTORS = vec.StackBytes(2 * LINE)  # float64, as many as there are lanes
 
 
 @primitive
@@ -90,14 +64,14 @@ def _copy_rows(spec, dx, p, step, labels, factors, count, row, rows, row_labels,
 
     The others count as ignored; what their scores are does not matter.
     """
-    for r in range(lanes(spec)):
+    for r in range(ops.lanes(spec)):
         if r < count:
             copy_bytes(rows + r * row, p + r * step, row)
-            keep_label(row_labels + 4 * r, fetch_label(labels + 4 * r))
+            vec.keep_label(row_labels + 4 * r, vec.fetch_label(labels + 4 * r))
             if dx is not None:
-                keep(row_factors + 8 * r, fetch_factor(factors + 8 * r))
+                vec.keep(row_factors + 8 * r, vec.fetch_factor(factors + 8 * r))
         else:
-            keep_label(row_labels + 4 * r, -1)
+            vec.keep_label(row_labels + 4 * r, -1)
 
 
 @inlined
@@ -106,14 +80,14 @@ def _transpose(spec, C, p, step, within, columns):
 
     Where panels would not stay `within` the rows, numbers are read one by one.
     """
-    size, panel = itemsize(spec), _panel(spec)
+    size, panel = ops.itemsize(spec), _panel(spec)
     if within:
         for c in range(0, C, panel):
-            at = minimum(c, maximum(C - panel, 0))
-            gather_panel(spec, p + at * size, step, columns + LINE * at)
+            at = ops.minimum(c, ops.maximum(C - panel, 0))
+            vec.gather_panel(spec, p + at * size, step, columns + LINE * at)
     else:
         for c in range(C):
-            keep(columns + LINE * c, load_some(spec, p + c * size, step, lanes(spec)))
+            vec.keep(columns + LINE * c, vec.load_some(spec, p + c * size, step, ops.lanes(spec)))
 
 
 @primitive
@@ -133,42 +107,42 @@ def _add_class(
     The target's score is or-ed in among zeros: on most processors that leaves the multipliers
     free, which a blend does not.
     """
-    x = fetch(spec, columns + c * LINE)
+    x = vec.fetch(spec, columns + c * LINE)
     e, exponent = term_and_exponent(spec, x, m, clip_range)
     here = t == c.to(t.typ)
-    x_t = from_bits(bits(x_t) | bits(select(here, x, 0.0)))
-    others = others + select(here, 0.0, e)
+    x_t = ops.from_bits(ops.bits(x_t) | ops.bits(ops.select(here, x, 0.0)))
+    others = others + ops.select(here, 0.0, e)
     return others, x_t, join_exponents(spec, exponents, exponent), e
 
 
 @inlined
 def _sums(spec, C, columns, terms, t, m, clip_range, caches):
     """The sums of all rows' terms but the targets', the targets' scores, and all exponents."""
-    others, x_t, exponents = splat(spec, 0.0), splat(spec, 0.0), integers(spec, 0)
+    others, x_t, exponents = ops.splat(spec, 0.0), ops.splat(spec, 0.0), ops.integers(spec, 0)
     for c in range(C):
         others, x_t, exponents, e = _add_class(
             spec, columns, t, c, m, clip_range, others, x_t, exponents
         )
         if caches:
-            keep(terms + LINE * c, e)
+            vec.keep(terms + LINE * c, e)
     return others, x_t, exponents
 
 
 @inlined
 def _greatest(spec, C, columns):
     """Each row's greatest score."""
-    top = fetch(spec, columns)
+    top = vec.fetch(spec, columns)
     for c in range(1, C):
-        top = maximum(fetch(spec, columns + LINE * c), top)
+        top = ops.maximum(vec.fetch(spec, columns + LINE * c), top)
     return top
 
 
 @inlined
 def _smoothing_sums(spec, C, columns, m, s, clip_range):
     """The sums of the rows' smoothing terms."""
-    sum_, count = splat(spec, 0.0), splat(spec, 0.0)
+    sum_, count = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
     for c in range(C):
-        more = smoothing_terms(spec, fetch(spec, columns + LINE * c), m, s, clip_range)
+        more = smoothing_terms(spec, vec.fetch(spec, columns + LINE * c), m, s, clip_range)
         sum_ += more[0]
         count += more[1]
     return sum_, count
@@ -188,10 +162,10 @@ def _class_gradient(
     s: Value,
     clip_range: ClipRange,
 ) -> None:
-    x = fetch(spec, columns + c * LINE)
-    d = class_gradient(spec, x, fetch(spec, terms + c * LINE), a, b, s, clip_range)
-    d = select(t == c.to(t.typ), target_gradient, d)
-    keep(columns + c * LINE, select(off, 0.0, d))
+    x = vec.fetch(spec, columns + c * LINE)
+    d = class_gradient(spec, x, vec.fetch(spec, terms + c * LINE), a, b, s, clip_range)
+    d = ops.select(t == c.to(t.typ), target_gradient, d)
+    vec.keep(columns + c * LINE, ops.select(off, 0.0, d))
 
 
 @inlined
@@ -203,12 +177,14 @@ def _gradient(
         before = nearer_reference(before, m)
         _sums(spec, C, columns, terms, t, before, clip_range, True)
     a = rescaled(spec, a, before, m)
-    off = (t < integers(spec, 0)) | (factor == splat(spec, 0.0))
+    off = (t < ops.integers(spec, 0)) | (factor == ops.splat(spec, 0.0))
     for c in range(C):
         _class_gradient(spec, columns, terms, t, c, a, b, target_gradient, off, s, clip_range)
     c = (C - 1) // _panel(spec) * _panel(spec)
     while c >= 0:  # what the last panel writes past its row's end, the others overwrite
-        scatter_panel(spec, columns + LINE * c, to + c * itemsize(spec), C * itemsize(spec))
+        vec.scatter_panel(
+            spec, columns + LINE * c, to + c * ops.itemsize(spec), C * ops.itemsize(spec)
+        )
         c -= _panel(spec)
 
 
@@ -218,10 +194,18 @@ def tile(
     smoothing, clip_range, nontemporal, scratch,
 ):  # fmt: skip
     """C <= TILE."""
-    w, size, panel = lanes(spec), itemsize(spec), _panel(spec)
-    columns, terms, values = stack_alloc(_COLUMNS), stack_alloc(_COLUMNS), stack_alloc(_VECTOR)
-    rows, row_labels, row_factors = stack_alloc(_ROWS), stack_alloc(_VECTOR), stack_alloc(_FACTORS)
-    gradients, row = stack_alloc(_ROWS), C * size
+    w, size, panel = ops.lanes(spec), ops.itemsize(spec), _panel(spec)
+    columns, terms, values = (
+        vec.stack_alloc(_COLUMNS),
+        vec.stack_alloc(_COLUMNS),
+        vec.stack_alloc(_VECTOR),
+    )
+    rows, row_labels, row_factors = (
+        vec.stack_alloc(_ROWS),
+        vec.stack_alloc(_VECTOR),
+        vec.stack_alloc(_FACTORS),
+    )
+    gradients, row = vec.stack_alloc(_ROWS), C * size
     done, end = 0, 0
     x_step, dx_step, p, to = 0, 0, x, dx
     while done < last - first:
@@ -229,7 +213,7 @@ def tile(
             end, p, x_step = run_of_positions(inner, first, last, done, x, xo, xi)
             if dx is not None:
                 end, to, dx_step = run_of_positions(inner, first, last, done, dx, do, di)
-        count = minimum(w, end - done)
+        count = ops.minimum(w, end - done)
         next_p, step, labels, factors = p + count * x_step, x_step, y + 4 * done, g + 8 * done
         # A panel of fewer classes than it is wide reaches into the rows behind its own.
         within = panel <= C or (step == row and done + w + panel <= end)
@@ -238,11 +222,11 @@ def tile(
                 spec, dx, p, step, labels, factors, count, row, rows, row_labels, row_factors
             )
             p, step, labels, factors, within = rows, row, row_labels, row_factors, True
-        t = fetch_labels(spec, labels)
+        t = vec.fetch_labels(spec, labels)
         for line in range(0, w * row, LINE):
-            prefetch(p + (AHEAD + line))
+            vec.prefetch(p + (AHEAD + line))
         _transpose(spec, C, p, step, within, columns)
-        before = first_reference(spec, fetch(spec, columns))
+        before = first_reference(spec, vec.fetch(spec, columns))
         caches = dx is not None
         others, x_t, exponents = _sums(spec, C, columns, terms, t, before, clip_range, caches)
         if overflowed(spec, exponents):
@@ -252,25 +236,25 @@ def tile(
             others = nan_if_overflowed(spec, others, exponents)
         if suspicious(spec, exponents):
             for r in range(count):
-                label, here = fetch_label(labels + 4 * r), first + done + r
+                label, here = vec.fetch_label(labels + 4 * r), first + done + r
                 note(spec, p + r * step, size, C, label, -1, here, notes)
         others, target_term, m, target_score, s = finish_sums(
             spec, others, term(spec, x_t, before, clip_range), before, x_t
         )
-        sum_, alive = splat(spec, 0.0), splat(spec, 0.0)
+        sum_, alive = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
         if is_smooth(spec):
             sum_, alive = _smoothing_sums(spec, C, columns, m, s, clip_range)
         value = finish_loss(
             spec, others, target_term, target_score, sum_, alive, C, smoothing, clip_range
         )
         value, inaccurate = without_ignored(spec, t, value)
-        keep(values, value)
+        vec.keep(values, value)
         if dx is not None:
             a, b, target_gradient = row_coefficients(
                 spec, p, step, size, count, C, labels, factors,
                 others, target_term, target_score, alive, smoothing, clip_range,
             )  # fmt: skip
-            factor = fetch_factors(spec, factors)
+            factor = vec.fetch_factors(spec, factors)
             _gradient(
                 spec, C, columns, terms, t, factor, m, before, a, b, target_gradient, s, clip_range,
                 gradients,
@@ -280,11 +264,11 @@ def tile(
                 spec, values, labels, factors, p, step, size, only_with(dx, gradients), row, size,
                 count, C, smoothing, None,
             )  # fmt: skip
-        store_losses(spec, out + done * lane_size(spec), values, count)
+        store_losses(spec, out + done * ops.lane_size(spec), values, count)
         if dx is not None:
             write_rows(spec, to, dx_step, dc, gradients, count, C, nontemporal)
             to += count * dx_step
         p = next_p
         done += count
     if dx is not None and nontemporal:
-        fence()
+        vec.fence()

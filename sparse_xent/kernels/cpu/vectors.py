@@ -335,7 +335,7 @@ def copy_line(to: Value, source: Value) -> None:
 
 @primitive
 def stream_line(to: Value, source: Value) -> None:
-    """Copy 64 bytes to a 64-byte boundary, not by way of the caches: the line is not read first."""
+    """Copy 64 bytes to a 64-byte boundary with a nontemporal store: the line is not read first."""
     written = _write(to, _read(source, ir.VectorType(_I64, LINE // 8), 1), LINE)
     module = stage.builder.module
     written.set_metadata("nontemporal", module.add_metadata([ir.Constant(_I32, 1)]))
@@ -407,22 +407,22 @@ def _fold_within_quarters(a: Value, b: Value, run: int, join: Join) -> Value:
 def _fold_rows(fmt: Format, address: Value, join: Join) -> Value:
     """Vector r's lanes joined into lane r, in the same order for every r.
 
-    Whole quarters meet first, until a vector holds four rows, one a quarter; then lanes within
-    quarters. The rows that travel together are chosen so that all come out in order.
+    Whole quarters are joined first, until a vector has four rows, one a quarter; then lanes within
+    quarters. Rows are paired so that all come out in order.
     """
     rows = [fetch(fmt, address + LINE * r) for r in range(fmt.lanes)]
     quarter = fmt.lanes // QUARTERS
-    held = []
+    folded = []
     for e in range(quarter):
         a, b, c, d = rows[e::quarter]
         two = _fold_segments(a, b, fmt.lanes, join), _fold_segments(c, d, fmt.lanes, join)
-        held.append(_fold_segments(*two, fmt.lanes // 2, join))
+        folded.append(_fold_segments(*two, fmt.lanes // 2, join))
     if quarter == 4:
-        held = [
-            _fold_within_quarters(held[0], held[1], 1, join),
-            _fold_within_quarters(held[2], held[3], 1, join),
+        folded = [
+            _fold_within_quarters(folded[0], folded[1], 1, join),
+            _fold_within_quarters(folded[2], folded[3], 1, join),
         ]
-    return _fold_within_quarters(held[0], held[1], quarter // 2, join)
+    return _fold_within_quarters(folded[0], folded[1], quarter // 2, join)
 
 
 @primitive
@@ -458,7 +458,7 @@ def _transposed(panel: list[Value]) -> list[Value]:
 
 @primitive
 def gather_panel(fmt: Any, address: Value, step: Value, to: Value) -> None:
-    """Turn the first columns (4, or 2 of float64) of as many rows as there are lanes.
+    """Transpose the first columns (4, or 2 of float64) of as many rows as there are lanes.
 
     Row r begins at address + r * step; column c is kept as the c-th vector from `to` on, and row
     r is its lane r.
@@ -485,7 +485,7 @@ def gather_panel(fmt: Any, address: Value, step: Value, to: Value) -> None:
 
 @primitive
 def scatter_panel(fmt: Any, source: Value, address: Value, step: Value) -> None:
-    """The way back of `gather_panel`; rows are written in order, so that the later prevails."""
+    """The inverse of `gather_panel`; rows are written in order, so that the later overwrites."""
     f = fmt.format
     quarter = f.lanes // QUARTERS
     b = stage.builder

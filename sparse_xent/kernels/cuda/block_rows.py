@@ -10,6 +10,7 @@ or by the blocks of a cluster; otherwise it is read again.
 """
 
 from sparse_xent.kernels.arithmetic import highest, itemsize, maximum, rounded, splat, total
+from sparse_xent.kernels.cuda import intrinsics as gpu
 from sparse_xent.kernels.cuda.epilogue import fill_value, finish_loss, finish_sums, record
 from sparse_xent.kernels.cuda.formulas import (
     class_gradient,
@@ -22,50 +23,6 @@ from sparse_xent.kernels.cuda.formulas import (
     under,
 )
 from sparse_xent.kernels.cuda.geometry import BLOCK_ROWS_SHARED
-from sparse_xent.kernels.cuda.intrinsics import (
-    LAST,
-    WHOLE_WARP,
-    Pending,
-    base,
-    block,
-    blocks,
-    caches_row,
-    commit_copies,
-    copy_async,
-    drop_lane,
-    from_whole,
-    full,
-    get,
-    get_of,
-    get_scores,
-    head,
-    hide_lane,
-    is_clustered,
-    is_wide,
-    lift_of,
-    load,
-    load_one,
-    load_within,
-    loads_four,
-    magnitude,
-    makes_gradient,
-    max_over,
-    nothing,
-    peers,
-    put,
-    put_scores,
-    rank_in_row,
-    store_within,
-    sum_over,
-    sync_row,
-    terms_inside_row,
-    thread,
-    threads,
-    values_inside_row,
-    wait_for_copies,
-    whole_sum_of,
-    with_lane,
-)
 from sparse_xent.kernels.cuda.position import (
     factor,
     inlined,
@@ -82,29 +39,29 @@ from sparse_xent.kernels.formulas import gradient_coefficients, is_logits, is_sm
 _TOP, _SIZE, _SUM = 0, 128, 256
 _SUMS = 384  # the block's sums: three registers that only one thread would use
 
-LAST_BUT_ONE, LAST_BUT_TWO, LAST_BUT_THREE = Pending(1), Pending(2), Pending(3)
+LAST_BUT_ONE, LAST_BUT_TWO, LAST_BUT_THREE = gpu.Pending(1), gpu.Pending(2), gpu.Pending(3)
 
 
-# Joined over all who share a row ---------------------------------------------------------------
+# Joined over all threads that share a row ------------------------------------------------------
 
 
 @inlined
 def _share(spec, at, value):
-    """Put a warp's value where all who share the row can read it."""
-    if thread() % 32 == 0:
-        put(at + 8 * (thread() // 32), value)
-    sync_row(spec)
+    """Put a warp's value where all threads that share the row can read it."""
+    if gpu.thread() % 32 == 0:
+        gpu.put(at + 8 * (gpu.thread() // 32), value)
+    gpu.sync_row(spec)
 
 
 @inlined
 def _greatest(spec, at, value):
     """The greatest value of all."""
-    value = max_over(WHOLE_WARP, value)
+    value = gpu.max_over(gpu.WHOLE_WARP, value)
     _share(spec, at, value)
-    warps = threads() // 32
+    warps = gpu.threads() // 32
     k = 0
-    while k < warps * peers(spec):
-        value = maximum(get_of(spec, value, at + 8 * (k % warps), k // warps), value)
+    while k < warps * gpu.peers(spec):
+        value = maximum(gpu.get_of(spec, value, at + 8 * (k % warps), k // warps), value)
         k += 1
     return value
 
@@ -112,13 +69,13 @@ def _greatest(spec, at, value):
 @inlined
 def _added(spec, at, value):
     """The sum of all values: lanes by halves, then warps in order."""
-    value = sum_over(WHOLE_WARP, value)
+    value = gpu.sum_over(gpu.WHOLE_WARP, value)
     _share(spec, at, value)
-    warps = threads() // 32
-    total = get_of(spec, value, at, 0)
+    warps = gpu.threads() // 32
+    total = gpu.get_of(spec, value, at, 0)
     k = 1
-    while k < warps * peers(spec):
-        total += get_of(spec, value, at + 8 * (k % warps), k // warps)
+    while k < warps * gpu.peers(spec):
+        total += gpu.get_of(spec, value, at + 8 * (k % warps), k // warps)
         k += 1
     return total
 
@@ -126,14 +83,14 @@ def _added(spec, at, value):
 @inlined
 def _total(spec, s):
     """The sum of all lanes of all threads."""
-    if is_wide(spec):
-        sum_ = _added(spec, base() + _SIZE, float(total(s)))
-        sync_row(spec)
+    if gpu.is_wide(spec):
+        sum_ = _added(spec, gpu.base() + _SIZE, float(total(s)))
+        gpu.sync_row(spec)
         return rounded(spec, sum_)
-    size = _greatest(spec, base() + _SIZE, magnitude(s))
-    lift = lift_of(size)
-    sum_ = _added(spec, base() + _SUM, whole_sum_of(s, lift))
-    return rounded(spec, from_whole(sum_, lift, size))
+    size = _greatest(spec, gpu.base() + _SIZE, gpu.magnitude(s))
+    lift = gpu.lift_of(size)
+    sum_ = _added(spec, gpu.base() + _SUM, gpu.whole_sum_of(s, lift))
+    return rounded(spec, gpu.from_whole(sum_, lift, size))
 
 
 # Passes over the row ---------------------------------------------------------------------------
@@ -143,48 +100,48 @@ def _total(spec, s):
 def _add_terms(spec, x, v, first, classes, t_v, t_k, m, s, clip_range, edge):
     """One vector's terms onto the sums, its target left out."""
     if v == t_v:
-        x = hide_lane(spec, x, t_k)
+        x = gpu.hide_lane(spec, x, t_k)
     if too_far(spec, x, m):
         m, s = raised(spec, x, m, s)
     e = term(spec, x, m, clip_range)
     if v == t_v:
-        e = drop_lane(spec, e, t_k)
+        e = gpu.drop_lane(spec, e, t_k)
     if edge:
-        e = terms_inside_row(spec, e, first, classes)
+        e = gpu.terms_inside_row(spec, e, first, classes)
     return m, s + e
 
 
 @inlined
 def _read_sums(spec, at, lead, classes, t_v, t_k, me, all_, clip_range):
     """References and sums of a thread's share of the row, from global memory."""
-    v, n = me, full(spec)
+    v, n = me, gpu.full(spec)
     m, s = empty(splat(spec, 0.0)), splat(spec, 0.0)
     origin = at - lead * itemsize(spec)
     whole = (lead + classes) // n if origin % 16 == 0 else 0
     end = (lead + classes + n - 1) // n
     if v == 0 and lead > 0:
-        x = load_within(spec, at, -lead, 0, classes)
+        x = gpu.load_within(spec, at, -lead, 0, classes)
         m, s = _add_terms(spec, x, v, -lead, classes, t_v, t_k, m, s, clip_range, True)
         v += all_
-    while loads_four(spec) and v + 3 * all_ < whole:
-        a = load(spec, origin + 16 * v)
-        b = load(spec, origin + 16 * (v + all_))
-        c = load(spec, origin + 16 * (v + 2 * all_))
-        d = load(spec, origin + 16 * (v + 3 * all_))
+    while gpu.loads_four(spec) and v + 3 * all_ < whole:
+        a = gpu.load(spec, origin + 16 * v)
+        b = gpu.load(spec, origin + 16 * (v + all_))
+        c = gpu.load(spec, origin + 16 * (v + 2 * all_))
+        d = gpu.load(spec, origin + 16 * (v + 3 * all_))
         m, s = _add_terms(spec, a, v, 0, classes, t_v, t_k, m, s, clip_range, False)
         m, s = _add_terms(spec, b, v + all_, 0, classes, t_v, t_k, m, s, clip_range, False)
         m, s = _add_terms(spec, c, v + 2 * all_, 0, classes, t_v, t_k, m, s, clip_range, False)
         m, s = _add_terms(spec, d, v + 3 * all_, 0, classes, t_v, t_k, m, s, clip_range, False)
         v += 4 * all_
     while v + all_ < whole:
-        a = load(spec, origin + 16 * v)
-        b = load(spec, origin + 16 * (v + all_))
+        a = gpu.load(spec, origin + 16 * v)
+        b = gpu.load(spec, origin + 16 * (v + all_))
         m, s = _add_terms(spec, a, v, 0, classes, t_v, t_k, m, s, clip_range, False)
         m, s = _add_terms(spec, b, v + all_, 0, classes, t_v, t_k, m, s, clip_range, False)
         v += 2 * all_
     while v < end:
         first = v * n - lead
-        x = load_within(spec, at, first, 0, classes)
+        x = gpu.load_within(spec, at, first, 0, classes)
         m, s = _add_terms(spec, x, v, first, classes, t_v, t_k, m, s, clip_range, True)
         v += all_
     return m, s
@@ -193,30 +150,32 @@ def _read_sums(spec, at, lead, classes, t_v, t_k, me, all_, clip_range):
 @inlined
 def _copy_ahead(spec, at, lead, classes, me, all_, k, until):
     """Start to copy some of a thread's share of the row into shared memory."""
-    n = full(spec)
+    n = gpu.full(spec)
     origin = at - lead * itemsize(spec)
-    to = base() + BLOCK_ROWS_SHARED + 16 * thread()
+    to = gpu.base() + BLOCK_ROWS_SHARED + 16 * gpu.thread()
     end = (lead + classes + n - 1) // n
     while k < until and me + k * all_ < end:
         v = me + k * all_
         first = v * n - lead
         if first >= 0 and first + n <= classes and origin % 16 == 0:
-            copy_async(to + 16 * k * threads(), origin + 16 * v)
+            gpu.copy_async(to + 16 * k * gpu.threads(), origin + 16 * v)
         else:
-            put_scores(spec, to + 16 * k * threads(), load_within(spec, at, first, 0, classes))
+            gpu.put_scores(
+                spec, to + 16 * k * gpu.threads(), gpu.load_within(spec, at, first, 0, classes)
+            )
         k += 1
-    commit_copies()
+    gpu.commit_copies()
 
 
 @inlined
 def _cached_sums(spec, lead, classes, t_v, t_k, me, all_, k, until, m, s, clip_range):
     """The same as `_read_sums`, of what has arrived in shared memory."""
-    n = full(spec)
+    n = gpu.full(spec)
     end = (lead + classes + n - 1) // n
-    at = base() + BLOCK_ROWS_SHARED + 16 * thread()
+    at = gpu.base() + BLOCK_ROWS_SHARED + 16 * gpu.thread()
     while k < until and me + k * all_ < end:
         v = me + k * all_
-        x = get_scores(spec, at + 16 * k * threads())
+        x = gpu.get_scores(spec, at + 16 * k * gpu.threads())
         m, s = _add_terms(spec, x, v, v * n - lead, classes, t_v, t_k, m, s, clip_range, True)
         k += 1
     return m, s
@@ -225,38 +184,40 @@ def _cached_sums(spec, lead, classes, t_v, t_k, me, all_, k, until, m, s, clip_r
 @inlined
 def _sums(spec, at, lead, classes, t_v, t_k, me, all_, clip_range):
     """References and sums of a thread's share of the row; puts it into shared memory on the way."""
-    if not caches_row(spec):
+    if not gpu.caches_row(spec):
         return _read_sums(spec, at, lead, classes, t_v, t_k, me, all_, clip_range)
     # Four groups: the first is added up while the others are on their way.
-    n = full(spec)
+    n = gpu.full(spec)
     q = ((lead + classes + n - 1) // n + 4 * all_ - 1) // (4 * all_)
     m, s = empty(splat(spec, 0.0)), splat(spec, 0.0)
     _copy_ahead(spec, at, lead, classes, me, all_, 0, q)
     _copy_ahead(spec, at, lead, classes, me, all_, q, 2 * q)
     _copy_ahead(spec, at, lead, classes, me, all_, 2 * q, 3 * q)
     _copy_ahead(spec, at, lead, classes, me, all_, 3 * q, 4 * q)
-    wait_for_copies(LAST_BUT_THREE)
+    gpu.wait_for_copies(LAST_BUT_THREE)
     m, s = _cached_sums(spec, lead, classes, t_v, t_k, me, all_, 0, q, m, s, clip_range)
-    wait_for_copies(LAST_BUT_TWO)
+    gpu.wait_for_copies(LAST_BUT_TWO)
     m, s = _cached_sums(spec, lead, classes, t_v, t_k, me, all_, q, 2 * q, m, s, clip_range)
-    wait_for_copies(LAST_BUT_ONE)
+    gpu.wait_for_copies(LAST_BUT_ONE)
     m, s = _cached_sums(spec, lead, classes, t_v, t_k, me, all_, 2 * q, 3 * q, m, s, clip_range)
-    wait_for_copies(LAST)
+    gpu.wait_for_copies(gpu.LAST)
     return _cached_sums(spec, lead, classes, t_v, t_k, me, all_, 3 * q, 4 * q, m, s, clip_range)
 
 
 @inlined
 def _reload(spec, at, first, classes, k):
     """A vector of the row, in the second pass."""
-    if caches_row(spec):
-        return get_scores(spec, base() + BLOCK_ROWS_SHARED + 16 * (thread() + k * threads()))
-    return load_within(spec, at, first, 0, classes)
+    if gpu.caches_row(spec):
+        return gpu.get_scores(
+            spec, gpu.base() + BLOCK_ROWS_SHARED + 16 * (gpu.thread() + k * gpu.threads())
+        )
+    return gpu.load_within(spec, at, first, 0, classes)
 
 
 @inlined
 def _smoothing_sums(spec, at, lead, classes, me, all_, m, s, clip_range):
     """A thread's share of the sums of the row's smoothing terms, lane by lane."""
-    n, tiny = full(spec), shrink(spec, classes)
+    n, tiny = gpu.full(spec), shrink(spec, classes)
     total, count = splat(spec, 0.0), splat(spec, 0.0)
     m, s = splat(spec, m), splat(spec, s)
     k = 0
@@ -264,8 +225,8 @@ def _smoothing_sums(spec, at, lead, classes, me, all_, m, s, clip_range):
         first = (me + k * all_) * n - lead
         x = _reload(spec, at, first, classes, k)
         y, one = smoothing_terms(spec, x, m, s, tiny, clip_range)
-        total = total + values_inside_row(spec, y, first, classes)
-        count = count + values_inside_row(spec, one, first, classes)
+        total = total + gpu.values_inside_row(spec, y, first, classes)
+        count = count + gpu.values_inside_row(spec, one, first, classes)
         k += 1
     return total, count
 
@@ -275,7 +236,7 @@ def _gradient(
     spec, at, to, lead, classes, t_v, t_k, me, all_, m, la, lb, target_gradient, s, clip_range
 ):
     """Write a thread's share of the gradient."""
-    n = full(spec)
+    n = gpu.full(spec)
     m, s = splat(spec, m), splat(spec, s)
     la, lb = splat(spec, la), splat(spec, lb)
     k = 0
@@ -284,18 +245,18 @@ def _gradient(
         first = v * n - lead
         d = class_gradient(spec, _reload(spec, at, first, classes, k), m, la, lb, s, clip_range)
         if v == t_v:
-            d = with_lane(d, t_k, target_gradient)
-        store_within(spec, to, first, 0, classes, d)
+            d = gpu.with_lane(d, t_k, target_gradient)
+        gpu.store_within(spec, to, first, 0, classes, d)
         k += 1
 
 
 @inlined
 def _fill(spec, to, lead, classes, me, all_, value):
     """Write a gradient row that is one number throughout."""
-    n, d = full(spec), splat(spec, value)
+    n, d = gpu.full(spec), splat(spec, value)
     v = me
     while v * n < lead + classes:
-        store_within(spec, to, v * n - lead, 0, classes, d)
+        gpu.store_within(spec, to, v * n - lead, 0, classes, d)
         v += all_
 
 
@@ -304,37 +265,42 @@ def block_rows(spec, a):
     """Rows that a block, or a cluster of blocks, takes together."""
     clip_range = rounded(spec, a.lo), rounded(spec, a.hi)
     smoothing = rounded(spec, a.smoothing)
-    size, n = itemsize(spec), full(spec)
-    me = rank_in_row(spec) * threads() + thread()
-    all_ = peers(spec) * threads()
+    size, n = itemsize(spec), gpu.full(spec)
+    me = gpu.rank_in_row(spec) * gpu.threads() + gpu.thread()
+    all_ = gpu.peers(spec) * gpu.threads()
     alone = me == 0
-    sums = base() + _SUMS
-    if thread() == 0:
-        put(sums, 0.0)
-        put(sums + 8, 0.0)
-        put(sums + 16, 0.0)
-    p = block() // peers(spec)
+    sums = gpu.base() + _SUMS
+    if gpu.thread() == 0:
+        gpu.put(sums, 0.0)
+        gpu.put(sums + 8, 0.0)
+        gpu.put(sums + 16, 0.0)
+    p = gpu.block() // gpu.peers(spec)
     while p < a.count:
         # What a row needs after its sums is read after them: their loop needs the registers.
         o, i = place(a, p)
         t = label(a, o, i, p, alone)
         at = a.x + o * a.xo + i * a.xi
-        lead = head(spec, at)
-        value, x_t, top, others = nothing(spec), nothing(spec), nothing(spec), nothing(spec)
+        lead = gpu.head(spec, at)
+        value, x_t, top, others = (
+            gpu.nothing(spec),
+            gpu.nothing(spec),
+            gpu.nothing(spec),
+            gpu.nothing(spec),
+        )
         if t >= 0:
-            x_t = load_one(spec, at + t * size)
+            x_t = gpu.load_one(spec, at + t * size)
             t_v, t_k = (t + lead) // n, (t + lead) % n
             m, s = _sums(spec, at, lead, a.classes, t_v, t_k, me, all_, clip_range)
             top = highest(m)
             if is_logits(spec):
-                top = _greatest(spec, base() + _TOP, top)
+                top = _greatest(spec, gpu.base() + _TOP, top)
             others = _total(spec, under(spec, s, m, top))
         w = weight(a, o, i, p, t, alone)
-        g = factor(a, o, i, w, scale(a)) if makes_gradient(spec) else 0.0
+        g = factor(a, o, i, w, scale(a)) if gpu.makes_gradient(spec) else 0.0
         to = a.dx + o * a.do + i * a.di
         if t >= 0:
             others, target_term, top, whole = finish_sums(spec, others, top, x_t, clip_range)
-            sum_, count = nothing(spec), nothing(spec)
+            sum_, count = gpu.nothing(spec), gpu.nothing(spec)
             if is_smooth(spec):
                 y, one = _smoothing_sums(
                     spec, at, lead, a.classes, me, all_, top, whole, clip_range
@@ -343,7 +309,7 @@ def block_rows(spec, a):
             value = finish_loss(
                 spec, others, target_term, top, x_t, sum_, count, a.classes, smoothing, clip_range
             )
-            if makes_gradient(spec) and g != 0.0:
+            if gpu.makes_gradient(spec) and g != 0.0:
                 la, lb, target_gradient = gradient_coefficients(
                     spec, others, target_term, x_t, count, a.classes, smoothing, g, clip_range
                 )
@@ -352,20 +318,24 @@ def block_rows(spec, a):
                     spec, at, to, lead, a.classes, t_v, t_k, me, all_,
                     top, la, lb, target_gradient, whole, clip_range,
                 )  # fmt: skip
-        if makes_gradient(spec) and (t < 0 or g == 0.0):
+        if gpu.makes_gradient(spec) and (t < 0 or g == 0.0):
             _fill(spec, to, lead, a.classes, me, all_, fill_value(t))
         if alone:
             total, kept, weights = record(
-                a, o, i, t, w, value, get(w, sums), get(w, sums + 8), get(w, sums + 16)
+                a, o, i, t, w, value, gpu.get(w, sums), gpu.get(w, sums + 8), gpu.get(w, sums + 16)
             )
-            put(sums, total)
-            put(sums + 8, kept)
-            put(sums + 16, weights)
-        p += blocks() // peers(spec)
-    sync_row(spec)
+            gpu.put(sums, total)
+            gpu.put(sums + 8, kept)
+            gpu.put(sums + 16, weights)
+        p += gpu.blocks() // gpu.peers(spec)
+    gpu.sync_row(spec)
     total, kept, weights = 0.0, 0.0, 0.0
-    if thread() == 0:
-        total, kept, weights = get(total, sums), get(kept, sums + 8), get(weights, sums + 16)
-    reduce_sums(a, base(), total, kept, weights)
-    if is_clustered(spec):
-        sync_row(spec)  # no block ends while others may still read its shared memory
+    if gpu.thread() == 0:
+        total, kept, weights = (
+            gpu.get(total, sums),
+            gpu.get(kept, sums + 8),
+            gpu.get(weights, sums + 16),
+        )
+    reduce_sums(a, gpu.base(), total, kept, weights)
+    if gpu.is_clustered(spec):
+        gpu.sync_row(spec)  # no block ends while others may still read its shared memory

@@ -53,7 +53,7 @@ class Plan:
     grid: int  # blocks; a multiple of `cluster`
     block: int  # threads of a block
     cluster: int  # blocks of a cluster; 1: launched without clusters
-    shared: int  # bytes of dynamic shared memory; above 48 KiB the host has to ask for them
+    shared: int  # bytes of dynamic shared memory; above 48 KiB the host has to set an attribute
 
     def scratch(self, slabs: int = 1) -> int:
         """Bytes of scratch for sums: a counter, which must be 0 before the launch, and sums."""
@@ -110,12 +110,12 @@ def choose(
     size = SIZES[dtype]
     row = classes == 1 or all(p.classes == size for p in places)
     if verb == Verb.RANK:
-        kind = dtype
+        suffix = dtype
         if row:
-            return _of_warps(f"rank_rows.{kind}", outer * inner, WARP, 0)
-        return _strided("rank_strided", f".{kind}", dtype, shape, places)
+            return _of_warps(f"rank_rows.{suffix}", outer * inner, WARP, 0)
+        return _strided("rank_strided", f".{suffix}", dtype, shape, places)
     gradient = verb in (Verb.NLL_GRAD, Verb.NLL_AND_GRAD)
-    kind = ".".join(
+    suffix = ".".join(
         (
             dtype,
             scores.name.lower(),
@@ -124,18 +124,18 @@ def choose(
         )
     )
     if scores == ScoreKind.CLIP and not smooth and not gradient:
-        return _by_position(f"gather.{kind}", outer * inner)
+        return _by_position(f"gather.{suffix}", outer * inner)
     if not row:
-        return _strided("strided", f".{kind}", dtype, shape, places)
+        return _strided("strided", f".{suffix}", dtype, shape, places)
     dense = inner == 1 and (outer == 1 or all(p.outer == size * classes for p in places))
     if classes <= THREAD_ROW_CLASSES and dense:
-        return _thread_rows(kind, outer, classes, size, gradient)
+        return _thread_rows(suffix, outer, classes, size, gradient)
     held = min(LANE_VECTORS[size], LANE_VECTORS_SMOOTH) if smooth else LANE_VECTORS[size]
     # The kernel is chosen by C alone, for it sets the order of a row's sum.
     if _vectors(classes, size, False) <= WARP * held:
         vectors = _vectors(classes, size, all(p.aligned(shape, True) for p in places))
-        return _warp_rows(kind, outer * inner, classes, vectors, size)
-    return _block_rows(kind, outer * inner, classes, size, gradient, cc)
+        return _warp_rows(suffix, outer * inner, classes, vectors, size)
+    return _block_rows(suffix, outer * inner, classes, size, gradient, cc)
 
 
 def _vectors(classes: int, size: int, aligned: bool) -> int:
@@ -178,12 +178,12 @@ def _by_position(kernel: str, count: int, per_thread: int = 1, block: int = 256)
     return Plan(kernel, _grid(count, block * per_thread), block, 1, _sums(block))
 
 
-def _thread_rows(kind: str, outer: int, classes: int, size: int, gradient: bool) -> Plan:
+def _thread_rows(suffix: str, outer: int, classes: int, size: int, gradient: bool) -> Plan:
     block = 128
     row = classes * size
     row += VECTOR if row % VECTOR == 0 else 0  # as the kernel pads it
     return Plan(
-        f"thread_rows.{kind}", _grid(outer, block), block, 1, max(block * row, _sums(block))
+        f"thread_rows.{suffix}", _grid(outer, block), block, 1, max(block * row, _sums(block))
     )
 
 
@@ -193,12 +193,12 @@ def lanes_of_a_row(classes: int, size: int) -> int:
     return 8 if vectors <= 8 else 16 if vectors <= 16 else WARP
 
 
-def _warp_rows(kind: str, count: int, classes: int, vectors: int, size: int) -> Plan:
+def _warp_rows(suffix: str, count: int, classes: int, vectors: int, size: int) -> Plan:
     lanes = lanes_of_a_row(classes, size)
     each = 1
     while lanes * each < vectors:
         each *= 2
-    return _of_warps(f"warp_rows{lanes}x{each}.{kind}", count, lanes, 0)
+    return _of_warps(f"warp_rows{lanes}x{each}.{suffix}", count, lanes, 0)
 
 
 def _of_warps(kernel: str, count: int, lanes: int, shared: int, block: int = 256) -> Plan:
@@ -224,7 +224,7 @@ BLOCK_ROWS_SHARED = (
 
 
 def _block_rows(
-    kind: str, count: int, classes: int, size: int, gradient: bool, cc: tuple[int, int]
+    suffix: str, count: int, classes: int, size: int, gradient: bool, cc: tuple[int, int]
 ) -> Plan:
     threads = threads_of_a_row(classes, size)
     if gradient:
@@ -237,9 +237,9 @@ def _block_rows(
                 name = "cached_rows" if cluster == 1 else "cluster_rows"
                 grid = min(count, BLOCKS // cluster) * cluster
                 return Plan(
-                    f"{name}.{kind}", grid, threads // cluster, cluster, held + BLOCK_ROWS_SHARED
+                    f"{name}.{suffix}", grid, threads // cluster, cluster, held + BLOCK_ROWS_SHARED
                 )
-    return Plan(f"block_rows.{kind}", min(count, BLOCKS), threads, 1, BLOCK_ROWS_SHARED)
+    return Plan(f"block_rows.{suffix}", min(count, BLOCKS), threads, 1, BLOCK_ROWS_SHARED)
 
 
 def _strided(

@@ -57,7 +57,7 @@ FULL = 16  # bytes of the widest load
 @static
 @dataclass(frozen=True)
 class Slice(Format):
-    """Scores in memory, and how many of them a thread holds at once."""
+    """Scores in memory, and how many of them are in a thread's registers at once."""
 
     count: int
 
@@ -226,7 +226,7 @@ def _numbers(vector: Value) -> list[Any]:
 
 
 def _loading(spec: DeviceKernelSpec) -> str:
-    """A load of scores past the first cache; the read-only way where nothing writes them."""
+    """A load of scores that skips the first cache; read-only where nothing writes them."""
     return "ld.global.L1::no_allocate" if spec.gradient else "ld.global.nc.L1::no_allocate"
 
 
@@ -285,7 +285,7 @@ def _either(condition: Any, one: Callable[[], list[Any]], other: Callable[[], li
 
 @primitive
 def padding(spec: DeviceKernelSpec) -> float:
-    """What stands where a row has no class: it adds nothing to a row's sum, clipped ones aside."""
+    """The score where a row has no class: it adds nothing to a sum, unless scores are clipped."""
     return float("-inf") if spec.scores == ScoreKind.LOGITS else 0.0
 
 
@@ -299,7 +299,7 @@ def load(spec: DeviceKernelSpec, address: Value) -> Value:
 def load_within(
     spec: DeviceKernelSpec, address: Value, column: Value, step: Value, classes: Value
 ) -> Value:
-    """A thread's share of a row: the fill where there is no class.
+    """A thread's share of a row: the padding where there is no class.
 
     Args:
         spec: how many scores a thread takes.
@@ -379,7 +379,7 @@ def store(spec: DeviceKernelSpec, address: Value, value: Value) -> None:
 def store_within(
     spec: DeviceKernelSpec, address: Value, column: Value, step: Value, classes: Value, value: Value
 ) -> None:
-    """The way back of `load_within`; `address` need not begin as the scores' did."""
+    """The inverse of `load_within`; `address` need not be aligned as the scores' was."""
     f = spec.format
     numbers = _numbers(value)
     for part in range(f.lanes // f.full):
@@ -453,7 +453,7 @@ def write(typ: Type, address: Value, value: Value) -> None:
     elif memory == _F32:
         raw = value.to(types.float32).value
     elif value.wide:
-        # By way of float32, which keeps whether anything was cut off in its last bit.
+        # By way of float32, whose last bit keeps whether anything was cut off.
         raw = _one_narrowed(Slice(typ.name, 2, 1), _to_odd(value.value))
     else:
         raw = _one_narrowed(Slice(typ.name, 2, 1), value.to(types.float32).value)
@@ -463,8 +463,8 @@ def write(typ: Type, address: Value, value: Value) -> None:
 def _to_odd(value: Any) -> Any:
     """float64 cut to float32, its last bit set where something was cut off.
 
-    What is rounded twice, to float32 and to a half, may come out wrong by one place; not so from
-    here.
+    A number rounded twice, to float32 and then to a half, may be wrong by one unit of the last
+    place; a number rounded to odd first is not.
     """
     b = _b()
     cut = _ptx("cvt.rz.f32.f64 $0, $1;", _F32, "=f,d", value)
@@ -522,7 +522,7 @@ def put_scores(spec: DeviceKernelSpec, address: Value, value: Value) -> None:
 
 @primitive
 def get_scores(spec: DeviceKernelSpec, address: Value) -> Value:
-    """The way back of `put_scores`."""
+    """The inverse of `put_scores`."""
     f = spec.format
     parts = 2 if f.wide else 4
     typ, letter = (_I64, "l") if f.wide else (_I32, "r")
@@ -557,7 +557,7 @@ def put_score(spec: DeviceKernelSpec, address: Value, value: Value) -> None:
 
 @primitive
 def copy_async(to: Value, source: Value) -> None:
-    """16 bytes from global to shared memory, some time before `wait_for_copies`."""
+    """Copy 16 bytes from global to shared memory; done after `wait_for_copies`."""
     _ptx(
         "cp.async.cg.shared.global [$0], [$1], 16;",
         _VOID,
@@ -570,14 +570,14 @@ def copy_async(to: Value, source: Value) -> None:
 
 @primitive
 def commit_copies() -> None:
-    """The copies asked for since the last `commit_copies` are one group."""
+    """The copies started since the last `commit_copies` are one group."""
     _ptx("cp.async.commit_group;", _VOID, "", acts=True)
 
 
 @static
 @dataclass(frozen=True)
 class Pending:
-    """Groups of copies that need not have arrived yet."""
+    """A number of groups of copies that need not be done yet."""
 
     groups: int
 
@@ -587,7 +587,7 @@ LAST = Pending(0)
 
 @primitive
 def wait_for_copies(left: Pending) -> None:
-    """This thread's copies are there, but for the last few groups."""
+    """Wait for this thread's copies, except the last few groups."""
     _ptx(f"cp.async.wait_group {left.groups};", _VOID, "", acts=True)
 
 
@@ -596,13 +596,13 @@ def wait_for_copies(left: Pending) -> None:
 
 @primitive
 def sync_block() -> None:
-    """All threads of the block have come here, and see what all have written."""
+    """Wait for all threads of the block, and see what they have written."""
     _ptx("bar.sync 0;", _VOID, "", convergent=True)
 
 
 @primitive
 def sync_cluster() -> None:
-    """All threads of the cluster have come here, and see what all have written."""
+    """Wait for all threads of the cluster, and see what they have written."""
     _ptx("barrier.cluster.arrive.release.aligned;", _VOID, "", convergent=True)
     _ptx("barrier.cluster.wait.acquire.aligned;", _VOID, "", convergent=True)
 
@@ -647,7 +647,7 @@ def _exchanged(value: Value, distance: int) -> Value:
 
 
 def _joined(value: Value, width: int, join: Callable[[Value, Value], Value]) -> Value:
-    """What `width` neighbouring lanes hold, joined; every one of them gets it."""
+    """The values of `width` neighbouring lanes, joined; every one of them gets the result."""
     distance = width // 2
     while distance:
         value = join(value, _exchanged(value, distance))
@@ -668,13 +668,13 @@ WHOLE_WARP = Width(32)
 
 @primitive
 def sum_over(width: Width, value: Value) -> Value:
-    """The sum of what neighbouring lanes hold, by halves: in an order set by their number."""
+    """The sum over neighbouring lanes, by halves: in an order set by their number."""
     return _joined(value, width.lanes, lambda a, b: a + b)
 
 
 @primitive
 def max_over(width: Width, value: Value) -> Value:
-    """The greatest of what neighbouring lanes hold; of floats a NaN may or may not be seen."""
+    """The maximum over neighbouring lanes; of floats a NaN may or may not be seen."""
     return _joined(value, width.lanes, maximum)
 
 
@@ -683,7 +683,7 @@ def max_over(width: Width, value: Value) -> Value:
 # Lanes of float32 are added as whole numbers of 64 bits, the greatest of them being scaled to some
 # 2^LIFT: the sum is the same in any order, and exact but for what lies 2^-LIFT below the greatest.
 
-LIFT = 40  # leaves room for 2^22 numbers
+LIFT = 40  # 2^22 numbers can be added without overflow
 
 
 @primitive
@@ -693,7 +693,7 @@ def magnitude(vector: Value) -> Value:
 
 
 def _narrow(vector: Value) -> Value:
-    """float64 is added in order, but Numba wants types on ways not taken too."""
+    """float64 is added in order instead; but Numba types branches that are not taken, too."""
     return vector.cast("fptrunc", types.float32) if vector.wide else vector
 
 
@@ -740,15 +740,15 @@ def from_whole(total: Value, lift: Value, size: Value) -> Value:
 
 @primitive
 def atomic_min(address: Value, value: Value) -> None:
-    """Keep the lesser of an int64 in global memory and a value, in no order."""
+    """Atomically keep the lesser of an int64 in global memory and a value."""
     _ptx("red.global.min.s64 [$0], $1;", _VOID, "l,l", address.value, value.value, acts=True)
 
 
 @primitive
 def atomic_increment(address: Value) -> Value:
-    """Add 1 to an int64 in global memory; returns what was there.
+    """Atomically add 1 to an int64 in global memory; returns the number before.
 
-    What this thread has seen or written before is seen by whoever counts later.
+    What this thread has seen or written before is visible to threads that increment it later.
     """
     return Value(
         types.int64,
@@ -886,13 +886,13 @@ def folded(spec: DeviceKernelSpec, v: Value) -> Value:
 
 @primitive
 def highest_of(spec: DeviceKernelSpec, v: Value) -> Value:
-    """The greatest of what the lanes of a row hold."""
+    """The maximum over the lanes of a row."""
     return _joined(highest(v), spec.width, maximum)
 
 
 @primitive
 def total_of(spec: DeviceKernelSpec, v: Value) -> Value:
-    """The sum of what the lanes of a row hold, whatever lane holds what (but of float64)."""
+    """The sum over the lanes of a row, whatever lane has which term (except in float64)."""
     if v.wide:
         return _joined(total(v), spec.width, lambda a, b: a + b)
     size = _joined(magnitude(v), spec.width, maximum)
@@ -905,7 +905,7 @@ def total_of(spec: DeviceKernelSpec, v: Value) -> Value:
 
 @primitive
 def caches_row(spec: DeviceKernelSpec) -> Value:
-    """Whether a row stays in shared memory between two looks at it."""
+    """Whether a row stays in shared memory between two passes."""
     return static_bool(spec.cached)
 
 
@@ -917,7 +917,7 @@ def is_clustered(spec: DeviceKernelSpec) -> Value:
 
 @primitive
 def loads_four(spec: DeviceKernelSpec) -> Value:
-    """Whether four loads are asked for at once: two of halves hold as many scores."""
+    """Whether four loads are issued at once: two loads of halves have as many scores."""
     return static_bool(spec.format.itemsize == 4)
 
 
@@ -935,7 +935,7 @@ def peers(spec: DeviceKernelSpec) -> Value:
 
 @primitive
 def sync_row(spec: DeviceKernelSpec) -> None:
-    """All threads that share a row have come here, and see what all have written."""
+    """Wait for all threads that share a row, and see what they have written."""
     (sync_cluster if spec.clustered else sync_block)()
 
 
@@ -1003,7 +1003,7 @@ def load_positions(spec: DeviceKernelSpec, address: Value) -> Value:
 
 @primitive
 def store_positions(spec: DeviceKernelSpec, address: Value, value: Value) -> None:
-    """The way back of `load_positions`."""
+    """The inverse of `load_positions`."""
     numbers = _numbers(value)
     if len(numbers) > 1:
         _store_full(spec.format, address.value, numbers)
@@ -1037,7 +1037,7 @@ def get_lanes(spec: DeviceKernelSpec, address: Value) -> Value:
 
 @primitive
 def put_lanes(spec: DeviceKernelSpec, address: Value, value: Value) -> None:
-    """The way back of `get_lanes`."""
+    """The inverse of `get_lanes`."""
     size = spec.format.element.bitwidth // 8
     for k, number in enumerate(_numbers(value)):
         put(address + size * k, Value(spec.format.element, number))
@@ -1074,13 +1074,13 @@ def drop_where(spec: DeviceKernelSpec, e: Value, mask: Value) -> Value:
 
 @primitive
 def above(x: Value, x_t: Value, earlier: Value) -> Value:
-    """Which scores stand above the target's: the greater, and the equal at a lower index."""
+    """Which scores rank above the target's: the greater, and the equal at a lower index."""
     return (x > x_t) | ((x == x_t) & earlier)
 
 
 @primitive
 def earlier_than(where: Value, t: Value) -> Value:
-    """Which columns stand before the target's."""
+    """Which columns are before the target's."""
     return where < t.to(types.int32)
 
 

@@ -9,23 +9,8 @@ import math
 
 from numba import cuda
 
+from sparse_xent.kernels.cuda import intrinsics as gpu
 from sparse_xent.kernels.cuda.geometry import SCRATCH_BLOCK, SCRATCH_HEAD
-from sparse_xent.kernels.cuda.intrinsics import (
-    WHOLE_WARP,
-    Type,
-    atomic_increment,
-    atomic_min,
-    block,
-    divide,
-    get,
-    put,
-    read,
-    sum_over,
-    sync_block,
-    thread,
-    threads,
-    write,
-)
 from sparse_xent.kernels.cuda.params import (
     ABOVE,
     ALL_ABOVE,
@@ -46,7 +31,7 @@ from sparse_xent.kernels.cuda.params import (
 from sparse_xent.kernels.cuda.params import NA as NA_CODE
 
 inlined = cuda.jit(device=True, forceinline=True)
-"""Decorator: a function that becomes a part of every kernel that calls it."""
+"""Decorator: a function that is inlined into every kernel that calls it."""
 
 IGNORED, BAD = -1, -2
 _WEIGHT_SLOT = 8 * ErrorSlot._fields.index("weight")
@@ -54,39 +39,39 @@ NA = float(-(2**31))  # R's integer NA
 
 _BOOL, _U8, _I8, _I16, _U16, _I32, _U32, _I64, _U64, _F16, _BF16, _F32, _F64 = CODES.values()
 U8, I8, I16, U16, I32, U32, I64 = (
-    Type(name) for name in ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64")
+    gpu.Type(name) for name in ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64")
 )
-F16, BF16, F32, F64 = (Type(name) for name in ("float16", "bfloat16", "float32", "float64"))
+F16, BF16, F32, F64 = (gpu.Type(name) for name in ("float16", "bfloat16", "float32", "float64"))
 
 
 @inlined
 def whole_at(address, code):
     """The integer there; of booleans 0 or 1."""
     if code in (_I64, _U64):
-        return read(I64, address)
+        return gpu.read(I64, address)
     if code == _I32:
-        return read(I32, address)
+        return gpu.read(I32, address)
     if code == _U32:
-        return read(U32, address)
+        return gpu.read(U32, address)
     if code in (_U8, _BOOL):
-        return read(U8, address)
+        return gpu.read(U8, address)
     if code == _I8:
-        return read(I8, address)
+        return gpu.read(I8, address)
     if code == _I16:
-        return read(I16, address)
-    return read(U16, address)
+        return gpu.read(I16, address)
+    return gpu.read(U16, address)
 
 
 @inlined
 def float_at(address, code):
     """The float there."""
     if code == _F32:
-        return read(F32, address)
+        return gpu.read(F32, address)
     if code == _F64:
-        return read(F64, address)
+        return gpu.read(F64, address)
     if code == _F16:
-        return read(F16, address)
-    return read(BF16, address)
+        return gpu.read(F16, address)
+    return gpu.read(BF16, address)
 
 
 @inlined
@@ -104,13 +89,13 @@ def number_at(address, code):
 def write_float(address, code, value):
     """A float into memory, rounded to its dtype."""
     if code == _F32:
-        write(F32, address, value)
+        gpu.write(F32, address, value)
     elif code == _F64:
-        write(F64, address, value)
+        gpu.write(F64, address, value)
     elif code == _F16:
-        write(F16, address, value)
+        gpu.write(F16, address, value)
     else:
-        write(BF16, address, value)
+        gpu.write(BF16, address, value)
 
 
 @inlined
@@ -118,7 +103,7 @@ def place(a, p):
     """(o, i) of position p."""
     o, i = p, 0
     if a.inner > 1:
-        o = divide(p, a.inner) if a.count < 1 << 32 else p // a.inner
+        o = gpu.divide(p, a.inner) if a.count < 1 << 32 else p // a.inner
         i = p - o * a.inner
     return o, i
 
@@ -146,14 +131,14 @@ def label(a, o, i, p, reports):
         else:
             k = 0
             while k < a.many:
-                ignored = ignored or t == read(I64, a.ignored + 8 * k)
+                ignored = ignored or t == gpu.read(I64, a.ignored + 8 * k)
                 k += 1
     if ignored:
         return IGNORED
     if whole and t >= 0 and t < a.classes:
         return t
     if reports:
-        atomic_min(a.error, ((a.first + p) << LABEL_BITS) | error_code(address, code, t, whole))
+        gpu.atomic_min(a.error, ((a.first + p) << LABEL_BITS) | error_code(address, code, t, whole))
     return BAD
 
 
@@ -186,9 +171,9 @@ def weight(a, o, i, p, t, reports):
         if a.w != 0:
             w = number_at(a.w + o * a.wo + i * a.wi, a.w_code)
             if (w == NA or w != w) and reports:
-                atomic_min(a.error + _WEIGHT_SLOT, a.first + p)
+                gpu.atomic_min(a.error + _WEIGHT_SLOT, a.first + p)
         if a.by_class != 0 and t >= 0:
-            w *= read(F64, a.by_class + 8 * t)
+            w *= gpu.read(F64, a.by_class + 8 * t)
     return w
 
 
@@ -197,9 +182,9 @@ def scale(a):
     """1 / divisor; 0 where there is nothing to divide by."""
     divisor = a.divisor
     if a.by == KEPT:
-        divisor = read(F64, a.counted + 8)
+        divisor = gpu.read(F64, a.counted + 8)
     elif a.by == WEIGHT:
-        divisor = read(F64, a.counted + 16)
+        divisor = gpu.read(F64, a.counted + 16)
     return 1.0 / divisor if divisor != 0.0 else 0.0
 
 
@@ -232,37 +217,37 @@ def write_loss(a, o, i, value):
 
 @inlined
 def _joined(place, total, kept, weights):
-    """Sums of all threads of a block, for the first: lanes by halves, then warps in order."""
-    total = sum_over(WHOLE_WARP, total)
-    kept = sum_over(WHOLE_WARP, kept)
-    weights = sum_over(WHOLE_WARP, weights)
-    me = thread()
+    """Sums of all threads of a block, in its first thread: lanes by halves, then warps in order."""
+    total = gpu.sum_over(gpu.WHOLE_WARP, total)
+    kept = gpu.sum_over(gpu.WHOLE_WARP, kept)
+    weights = gpu.sum_over(gpu.WHOLE_WARP, weights)
+    me = gpu.thread()
     at = place + SCRATCH_BLOCK * (me // 32)
     if me % 32 == 0:
-        put(at, total)
-        put(at + 8, kept)
-        put(at + 16, weights)
-    sync_block()
+        gpu.put(at, total)
+        gpu.put(at + 8, kept)
+        gpu.put(at + 16, weights)
+    gpu.sync_block()
     if me == 0:
         total, kept, weights = 0.0, 0.0, 0.0
         k = 0
-        while k < threads() // 32:
+        while k < gpu.threads() // 32:
             at = place + SCRATCH_BLOCK * k
-            total += get(total, at)
-            kept += get(kept, at + 8)
-            weights += get(weights, at + 16)
+            total += gpu.get(total, at)
+            kept += gpu.get(kept, at + 8)
+            weights += gpu.get(weights, at + 16)
             k += 1
-    sync_block()
+    gpu.sync_block()
     return total, kept, weights
 
 
 @inlined
 def reduce_sums(a, place, total, kept, weights):
-    """Sums of all blocks: the last to come adds them up in order and leaves the result.
+    """Sums of all blocks: the last to finish adds them up in order and writes the result.
 
     Args:
         a: the kernel's arguments.
-        place: shared memory for SCRATCH_BLOCK bytes a warp.
+        place: address of shared memory, SCRATCH_BLOCK bytes a warp.
         total: this thread's sum of l * w.
         kept: its number of labels that are not ignored.
         weights: its sum of their weights.
@@ -270,35 +255,35 @@ def reduce_sums(a, place, total, kept, weights):
     if a.scratch == 0:
         return
     total, kept, weights = _joined(place, total, kept, weights)
-    me = thread()
+    me = gpu.thread()
     before = 0
     if me == 0:
-        at = a.scratch + SCRATCH_HEAD + SCRATCH_BLOCK * (a.block + block())
-        write(F64, at, total)
-        write(F64, at + 8, kept)
-        write(F64, at + 16, weights)
-        before = atomic_increment(a.scratch)
-        put(place, before)
-    sync_block()
-    before = get(before, place)
-    sync_block()
+        at = a.scratch + SCRATCH_HEAD + SCRATCH_BLOCK * (a.block + gpu.block())
+        gpu.write(F64, at, total)
+        gpu.write(F64, at + 8, kept)
+        gpu.write(F64, at + 16, weights)
+        before = gpu.atomic_increment(a.scratch)
+        gpu.put(place, before)
+    gpu.sync_block()
+    before = gpu.get(before, place)
+    gpu.sync_block()
     if before != a.blocks - 1:
         return
     total, kept, weights = 0.0, 0.0, 0.0
     k = me
     while k < a.blocks:
         at = a.scratch + SCRATCH_HEAD + SCRATCH_BLOCK * k
-        total += read(F64, at)
-        kept += read(F64, at + 8)
-        weights += read(F64, at + 16)
-        k += threads()
+        total += gpu.read(F64, at)
+        kept += gpu.read(F64, at + 8)
+        weights += gpu.read(F64, at + 16)
+        k += gpu.threads()
     total, kept, weights = _joined(place, total, kept, weights)
     if me == 0:
-        write(I64, a.scratch, 0)
+        gpu.write(I64, a.scratch, 0)
         if a.result != 0:
-            write(F64, a.result, total)
-            write(F64, a.result + 8, kept)
-            write(F64, a.result + 16, weights)
+            gpu.write(F64, a.result, total)
+            gpu.write(F64, a.result + 8, kept)
+            gpu.write(F64, a.result + 16, weights)
         if a.value != 0:
             divisor = a.divisor
             if a.by == KEPT:

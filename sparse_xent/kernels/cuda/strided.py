@@ -1,13 +1,14 @@
 """Strided: whatever has its classes apart: channels first, R's matrices, rows of any other kind.
 
 A thread owns neighbouring positions, 16 bytes of a class, or one position.
-Classes are walked in order. What a thread needs of each of its positions (label, weight, the
-target's score) is gathered in shared memory first, and becomes a vector beside the scores' own.
+Classes are read in order. What a thread needs of each of its positions (label, weight, the target's
+score) is first put into shared memory, lane by lane, and read from there as a vector.
 """
 
 import math
 
 from sparse_xent.kernels.arithmetic import lane_size, rounded, select, splat
+from sparse_xent.kernels.cuda import intrinsics as gpu
 from sparse_xent.kernels.cuda.epilogue import finish_loss, finish_sums, record
 from sparse_xent.kernels.cuda.formulas import (
     FAR,
@@ -20,28 +21,6 @@ from sparse_xent.kernels.cuda.formulas import (
     too_far,
 )
 from sparse_xent.kernels.cuda.geometry import SCRATCH_BLOCK, STRIDED_LANE
-from sparse_xent.kernels.cuda.intrinsics import (
-    base,
-    block,
-    blocks,
-    divide,
-    drop_where,
-    get,
-    get_labels,
-    get_lanes,
-    hide_where,
-    is_class,
-    load_one,
-    load_positions,
-    makes_gradient,
-    positions,
-    put,
-    put_lane,
-    put_lanes,
-    store_positions,
-    thread,
-    threads,
-)
 from sparse_xent.kernels.cuda.position import (
     BAD,
     factor,
@@ -60,14 +39,14 @@ RUN = 64
 @inlined
 def _add_terms(spec, x, c, t, m, run, others, clip_range):
     """One class's terms onto the sums, targets left out."""
-    here = is_class(t, c)
-    x = hide_where(spec, x, here)
+    here = gpu.is_class(t, c)
+    x = gpu.hide_where(spec, x, here)
     if too_far(spec, x, m):
         up = select(x - m > FAR, x, m)
         run = run * exp(m - up)
         others = others * exp(m - up)
         m = up
-    return m, run + drop_where(spec, term(spec, x, m, clip_range), here), others
+    return m, run + gpu.drop_where(spec, term(spec, x, m, clip_range), here), others
 
 
 @inlined
@@ -79,17 +58,17 @@ def _sums(spec, at, step, classes, t, clip_range):
         run = splat(spec, 0.0)
         end = min(classes, c + RUN)
         while c + 4 <= end:
-            a = load_positions(spec, at + c * step)
-            b = load_positions(spec, at + (c + 1) * step)
-            d = load_positions(spec, at + (c + 2) * step)
-            e = load_positions(spec, at + (c + 3) * step)
+            a = gpu.load_positions(spec, at + c * step)
+            b = gpu.load_positions(spec, at + (c + 1) * step)
+            d = gpu.load_positions(spec, at + (c + 2) * step)
+            e = gpu.load_positions(spec, at + (c + 3) * step)
             m, run, others = _add_terms(spec, a, c, t, m, run, others, clip_range)
             m, run, others = _add_terms(spec, b, c + 1, t, m, run, others, clip_range)
             m, run, others = _add_terms(spec, d, c + 2, t, m, run, others, clip_range)
             m, run, others = _add_terms(spec, e, c + 3, t, m, run, others, clip_range)
             c += 4
         while c < end:
-            x = load_positions(spec, at + c * step)
+            x = gpu.load_positions(spec, at + c * step)
             m, run, others = _add_terms(spec, x, c, t, m, run, others, clip_range)
             c += 1
         others = others + run
@@ -105,7 +84,7 @@ def _smoothing_sums(spec, at, step, classes, m, s, clip_range):
         run = splat(spec, 0.0)
         end = min(classes, c + RUN)
         while c < end:
-            x = load_positions(spec, at + c * step)
+            x = gpu.load_positions(spec, at + c * step)
             y, one = smoothing_terms(spec, x, m, s, tiny, clip_range)
             run = run + y
             count = count + one
@@ -122,9 +101,9 @@ def _gradient(
     zero = splat(spec, 0.0)
     c = 0
     while c < classes:
-        d = class_gradient(spec, load_positions(spec, at + c * step), m, la, lb, s, clip_range)
-        d = select(is_class(t, c), target_gradient, d)
-        store_positions(spec, to + c * to_step, select(dead, zero, d))
+        d = class_gradient(spec, gpu.load_positions(spec, at + c * step), m, la, lb, s, clip_range)
+        d = select(gpu.is_class(t, c), target_gradient, d)
+        gpu.store_positions(spec, to + c * to_step, select(dead, zero, d))
         c += 1
 
 
@@ -133,30 +112,32 @@ def strided(spec, a):
     """Positions side by side, classes apart."""
     clip_range = rounded(spec, a.lo), rounded(spec, a.hi)
     smoothing = rounded(spec, a.smoothing)
-    many, one = positions(spec), lane_size(spec)
+    many, one = gpu.positions(spec), lane_size(spec)
     groups = a.inner // many
     # Of each position of a thread: label, weight, and a number of the arithmetic.
-    labels_at = base() + SCRATCH_BLOCK * (threads() // 32) + STRIDED_LANE * many * thread()
+    labels_at = (
+        gpu.base() + SCRATCH_BLOCK * (gpu.threads() // 32) + STRIDED_LANE * many * gpu.thread()
+    )
     weights_at = labels_at + 8 * many
     numbers_at = weights_at + 8 * many
-    each = scale(a) if makes_gradient(spec) else 0.0
+    each = scale(a) if gpu.makes_gradient(spec) else 0.0
     total, kept, weights = 0.0, 0.0, 0.0
-    g = block() * threads() + thread()
+    g = gpu.block() * gpu.threads() + gpu.thread()
     while g < a.count // many:
-        o = divide(g, groups) if a.count < 1 << 32 else g // groups
+        o = gpu.divide(g, groups) if a.count < 1 << 32 else g // groups
         i = (g - o * groups) * many
         at = a.x + o * a.xo + i * a.xi
         k = 0
         while k < many:
             t = label(a, o, i + k, o * a.inner + i + k, True)
             w = weight(a, o, i + k, o * a.inner + i + k, t, True)
-            put(labels_at + 8 * k, t)
-            put(weights_at + 8 * k, w)
-            x = load_one(spec, at + k * a.xi + max(t, 0) * a.xc)
-            put_lane(spec, numbers_at + one * k, x)
+            gpu.put(labels_at + 8 * k, t)
+            gpu.put(weights_at + 8 * k, w)
+            x = gpu.load_one(spec, at + k * a.xi + max(t, 0) * a.xc)
+            gpu.put_lane(spec, numbers_at + one * k, x)
             k += 1
-        t_s = get_labels(spec, labels_at)
-        x_t = get_lanes(spec, numbers_at)
+        t_s = gpu.get_labels(spec, labels_at)
+        x_t = gpu.get_lanes(spec, numbers_at)
         m, others = _sums(spec, at, a.xc, a.classes, t_s, clip_range)
         others, target_term, m, s = finish_sums(spec, others, m, x_t, clip_range)
         sum_, count = splat(spec, 0.0), splat(spec, 0.0)
@@ -165,19 +146,19 @@ def strided(spec, a):
         value = finish_loss(
             spec, others, target_term, m, x_t, sum_, count, a.classes, smoothing, clip_range
         )
-        put_lanes(spec, numbers_at, value)
+        gpu.put_lanes(spec, numbers_at, value)
         k = 0
         while k < many:
-            t, w = get(t, labels_at + 8 * k), get(w, weights_at + 8 * k)
-            loss = get(smoothing, numbers_at + one * k)
+            t, w = gpu.get(t, labels_at + 8 * k), gpu.get(w, weights_at + 8 * k)
+            loss = gpu.get(smoothing, numbers_at + one * k)
             total, kept, weights = record(a, o, i + k, t, w, loss, total, kept, weights)
-            if makes_gradient(spec):
+            if gpu.makes_gradient(spec):
                 f = factor(a, o, i + k, w, each)
                 f = math.nan if t == BAD else f
-                put_lane(spec, numbers_at + one * k, f)
+                gpu.put_lane(spec, numbers_at + one * k, f)
             k += 1
-        if makes_gradient(spec):
-            gs = get_lanes(spec, numbers_at)
+        if gpu.makes_gradient(spec):
+            gs = gpu.get_lanes(spec, numbers_at)
             dead = gs == 0.0
             la, lb, target_gradient = gradient_coefficients(
                 spec, others, target_term, x_t, count, a.classes, smoothing, gs, clip_range
@@ -186,5 +167,5 @@ def strided(spec, a):
                 spec, at, a.xc, a.dx + o * a.do + i * a.di, a.dc, a.classes,
                 t_s, dead, m, la, lb, target_gradient, s, clip_range,
             )  # fmt: skip
-        g += blocks() * threads()
-    reduce_sums(a, base(), total, kept, weights)
+        g += gpu.blocks() * gpu.threads()
+    reduce_sums(a, gpu.base(), total, kept, weights)
