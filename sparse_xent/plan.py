@@ -45,7 +45,7 @@ class Plan:
     divisor: Divisor
     one_class: bool
     as_sent: bool  # whether the program takes the arrays as they were sent
-    as_losses: bool  # whether labels were sent in the losses' shape
+    as_losses: bool  # whether labels were sent in the losses' shape, whose C order positions have
     open_rows: bool  # whether the first axis may have any length: losses lie in C order then
     ordered: tuple[int, ...]  # else: lengths of the losses' axes in the order of positions,
     to_losses: tuple[int, ...]  # and the order of those axes that gives the losses' shape
@@ -195,7 +195,8 @@ def _plan(
     layout = problem.layout
     if problem.task == Task.LOSSES_AND_GRADIENT:
         layout = problem.layout_with_dx
-    order = layout.order
+    as_they_run = tuple(range(len(layout.losses)))
+    order = as_they_run if open_rows else layout.order
     y, _, w, _ = specs
     shaped = y.shape == layout.losses and (w is None or w.shape == layout.losses)
     return Plan(
@@ -208,10 +209,10 @@ def _plan(
         divisor=problem.divisor,
         one_class=layout.classes == 1,
         as_sent=program.as_sent or shaped,
-        as_losses=y.shape == layout.losses,
+        as_losses=y.shape == layout.losses and order == as_they_run,
         open_rows=open_rows,
         ordered=layout.ordered_losses,
-        to_losses=tuple(range(len(order)) if open_rows else np.argsort(order).tolist()),
+        to_losses=tuple(np.argsort(order).tolist()),
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 import sparse_xent as sx
 from sparse_xent.engines import numpy_formulas
 from sparse_xent.kernels import ScoreKind
-from sparse_xent.kernels.cpu import abi
+from sparse_xent.kernels.cpu import functions
 
 #: Some rows hold what cannot be probabilities, on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:y_pred must hold probabilities:UserWarning")
@@ -281,6 +281,6 @@ def test_ranks_are_the_numpy_engine_s(shape, dtype):
     y[0, 0] = 0
     made = np.empty(y.shape, np.int64)
     to, labels = made.ctypes.data, y.ctypes.data
-    abi.rank(x.dtype.name)(*shape[1:], 0, y.size, x.ctypes.data, *x.strides, labels, to)
+    functions.rank(x.dtype.name)(*shape[1:], 0, y.size, x.ctypes.data, *x.strides, labels, to)
     np.testing.assert_array_equal(made, numpy_formulas.rank(x, y))
     assert made[0, 0] == shape[1]

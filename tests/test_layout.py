@@ -327,6 +327,32 @@ def test_with_channels_first_too_the_bits_are_the_positions_own(
         assert g.tobytes() == gradient[..., part].tobytes()
 
 
+@pytest.mark.parametrize("reduction", [None, "sum"])
+@pytest.mark.parametrize("axis", [-1, 1, 0])
+@pytest.mark.parametrize("order", [*itertools.permutations(range(3)), "repeated", "reversed"])
+def test_a_second_call_gives_what_the_first_gave(
+    order: Any, axis: int, reduction: str | None
+) -> None:
+    rng = np.random.default_rng(67)
+    x, y = rng.random((3, 4, 5)), rng.integers(0, 3, np.delete((3, 4, 5), axis))
+    if order == "repeated":
+        x, y = np.broadcast_to(x[:1], x.shape), np.broadcast_to(y[:1], y.shape)
+    elif order == "reversed":
+        x, y = x[::-1, :, ::-1], y[::-1]
+    else:
+        x = np.transpose(np.transpose(x, order).copy(), np.argsort(order))
+    loss = make(axis, reduction=reduction)
+    first = loss(y, x), loss(y.copy(), x), *loss.value_and_grad(y, x)
+    right = loss(y.copy(), x.copy())
+    for made in (first, (loss(y, x), loss(y.copy(), x), *loss.value_and_grad(y, x))):
+        for value in made[:3]:
+            np.testing.assert_allclose(value, right, rtol=1e-6)
+        np.testing.assert_array_equal(made[3], first[3])
+    losses = loss_sparse_categorical_crossentropy(y, x, axis=axis)
+    again = loss_sparse_categorical_crossentropy(y, x, axis=axis)
+    np.testing.assert_array_equal(again, losses)
+
+
 def test_bits_hold_in_a_batch_of_many_blocks() -> None:
     rng = np.random.default_rng(66)
     x, y = rng.normal(size=(200_000, 10)).astype("float32"), rng.integers(0, 10, 200_000)

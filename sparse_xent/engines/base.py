@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sparse_xent.arrays.base import ArraySpec
 from sparse_xent.kernels import ScoreKind
-from sparse_xent.layout import Ints, Layout
+from sparse_xent.layout import Ints, Layout, layout_of
 
 Array = npt.NDArray[Any]
 
@@ -147,6 +147,18 @@ class Problem:
     call is long over -> what there is to say of it."""
     weight_message: Callable[[Ints], str]
     """(place among the losses) -> the same of a weight that is missing."""
+
+    def with_rows(self, rows: int) -> "Problem":
+        """The same with another length of the first axis, of arrays in C order."""
+
+        def longer(spec: ArraySpec | None) -> ArraySpec | None:
+            return None if spec is None else spec._replace(shape=(rows, *spec.shape[1:]))
+
+        x, y, w, dx = (longer(spec) for spec in (self.x, self.y, self.w, self.dx))
+        assert x is not None
+        assert y is not None
+        layout = layout_of(x.shape, self.layout.axis, x.strides)
+        return replace(self, layout=layout, layout_with_dx=layout, x=x, y=y, w=w, dx=dx)
 
     def without_gradient(self) -> "Problem":
         """The same without the gradient: its losses or its value alone."""

@@ -32,7 +32,7 @@ from sparse_xent.engines.base import (
     Task,
 )
 from sparse_xent.kernels import loader
-from sparse_xent.kernels.cpu import abi, array_objects
+from sparse_xent.kernels.cpu import abi, array_objects, functions
 
 # A call of fewer bytes of scores is done by its caller alone: waking another thread costs some
 # 50 us, in which one thread reads about this much.
@@ -119,7 +119,7 @@ class _Geometry:
             dtype, step, ignored = self.problem.y.dtype, self._y_step or 0, self._ignored
         by_class = self.problem.by_class
         return {
-            "decoder": abi.decoder(dtype),
+            "decoder": functions.decoder(dtype),
             "y": 0,
             "y_step": step,
             "ignored": _address(ignored),
@@ -174,9 +174,9 @@ class RankProgram:
     def __init__(self, problem: Problem, open_rows: bool) -> None:
         self._geometry = _Geometry(problem, open_rows)
         self.as_sent = self._geometry.reads_labels
-        self._rank = abi.rank(abi.format_of(problem.x.dtype))
+        self._rank = functions.rank(abi.format_of(problem.x.dtype))
         self._lines = self._geometry.lines()
-        self._decode = abi.decode_labels(problem.y.dtype) if self.as_sent else None
+        self._decode = functions.decode_labels(problem.y.dtype) if self.as_sent else None
         self._offsets = self._geometry.offsets(self._geometry.steps)
 
     def run(self, y: Any, x: Any, w: Any = None, ranks: Any = None, *_: Any) -> Sums:
@@ -225,8 +225,8 @@ class LossProgram:
         self._differentiates = problem.task.differentiates
         self._casts = self._writes_losses and problem.result != self._own
         choice = self._geometry.choice
-        self._kernel = choice.both() if self._differentiates else choice.forward()
-        self._chunk, self._run_chunks = choice.chunk, abi.run_chunks()
+        self._kernel = functions.losses(choice, self._differentiates)
+        self._chunk, self._run_chunks = choice.chunk, functions.run_chunks()
         clip_range = dtypes.clip_range(problem.epsilon, self._own)
         self._scalars = abi.ScalarParams(problem.smoothing, *clip_range, 1.0).laid()
         self._order = self._geometry.layout.c_order_of_slabs()
@@ -237,7 +237,7 @@ class LossProgram:
         if problem.layout != problem.layout_with_dx and problem.task == Task.VALUE_AND_GRADIENT:
             self._forward = LossProgram(problem.without_gradient(), open_rows)
         self._wants_sums = problem.task != Task.LOSSES
-        self._params, self._one_chunk = self._template[0].copy(), abi.run_one_chunk()
+        self._params, self._one_chunk = self._template[0].copy(), functions.run_one_chunk()
         self._takes_one = self._ready_for_one_chunk()
         self._rows = self._rows_at_once()
 
@@ -346,9 +346,12 @@ class LossProgram:
 
     def _by_numpy(self, at: Operands, divisor: float) -> Sums:
         """The gradient by the NumPy engine, whose factors may be any; values are the kernels'."""
-        values = LossProgram(self._problem.without_gradient(), False).run(*at._replace(dx=None))
+        problem = self._problem
+        if self._geometry.per_row:
+            problem = problem.with_rows(len(at.x))
+        values = LossProgram(problem.without_gradient(), False).run(*at._replace(dx=None))
         with np.errstate(all="ignore"):
-            numpy_engine.prepare(self._problem).gradient(at._replace(losses=None), divisor)
+            numpy_engine.prepare(problem).gradient(at._replace(losses=None), divisor)
         return values
 
     def _is_beyond(self, sums: Array, divisor: float) -> bool:

@@ -16,7 +16,7 @@ _CODES: dict[int, tuple[float, str | None]] = {
     params.BELOW: (params.LARGEST + 1.0, f"a label below {params.SMALLEST}"),
     params.ABOVE: (params.LARGEST + 1.0, f"a label above {params.LARGEST}"),
     params.NAN: (math.nan, None),
-    params.PART: (0.5, "a label that is not whole"),
+    params.NOT_WHOLE: (0.5, "a label that is not whole"),
     params.NA: (float(NA_INTEGER), None),
     params.ALL_ABOVE: (math.inf, None),
     params.ALL_BELOW: (-math.inf, None),
@@ -34,9 +34,9 @@ class Reporter(NamedTuple):
     def message(self, label: int, weight: int) -> str:
         """What there is to say of a slot's two records, one of which at least holds an error."""
         if label != params.NONE:
-            code = label & ((1 << params.TOLD) - 1)
-            value, shown = _CODES.get(code, (float(code - params.MIDDLE), None))
-            return self.label(value, shown, self.place(label >> params.TOLD))
+            code = label & ((1 << params.LABEL_BITS) - 1)
+            value, shown = _CODES.get(code, (float(code - params.LABEL_ZERO), None))
+            return self.label(value, shown, self.place(label >> params.LABEL_BITS))
         return self.weight(self.place(weight))
 
 

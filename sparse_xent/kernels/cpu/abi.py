@@ -6,16 +6,14 @@ labels; `rank` for one format; one `run_chunks` and one `run_one_chunk` for all.
 on disk or has them compiled, and they are known by their addresses.
 """
 
-import ctypes
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparse_xent.kernels import ScoreKind, loader
+from sparse_xent.kernels import ScoreKind
 
 LINE = 64  # bytes of a cache line, and of every vector of lanes
 
@@ -148,13 +146,9 @@ class KernelChoice:
     nontemporal: bool  # whether gradients that are not in place go past the caches
     reads: int  # bytes that the loss of one position takes from memory
 
-    def forward(self) -> int:
-        """Address of the losses' kernel."""
-        return loader.address(self.name, self.format, self.scores.name, self.smooth, False)
-
-    def both(self) -> int:
-        """Address of the kernel of losses and gradients."""
-        return loader.address(self.name, self.format, self.scores.name, self.smooth, True)
+    def named(self, gradient: bool) -> tuple[Any, ...]:
+        """The name by which `loader` knows the kernel, with or without gradients."""
+        return self.name, self.format, self.scores.name, self.smooth, gradient
 
 
 def choose_kernel(
@@ -184,46 +178,3 @@ def choose_kernel(
 def format_of(dtype: np.dtype[Any]) -> str:
     """The name of a dtype of scores; NumPy spells it out anew each time, in 5 us."""
     return dtype.name
-
-
-def decoder(dtype: np.dtype[Any]) -> int:
-    """Address of the C function that decodes labels of a dtype in LABELS."""
-    return loader.address("decode_labels", LABELS[dtype])
-
-
-@cache
-def run_chunks() -> Callable[[int, int, int, int], None]:
-    """`chunks.run_chunks`: address of a ChunkParams, first position, end, scratch.
-
-    Holds no GIL.
-    """
-    return _function(loader.address("run_chunks"), None, *[ctypes.c_int64] * 4)
-
-
-@cache
-def run_one_chunk() -> Callable[..., int]:
-    """`chunks.run_one_chunk`: address of a ChunkParams, and of a tuple of array objects."""
-    return _function(loader.address("run_one_chunk"), ctypes.c_int64, *[ctypes.c_int64] * 2)
-
-
-@cache
-def decode_labels(dtype: np.dtype[Any]) -> Callable[..., int]:
-    """A decoder that Python can call."""
-    return _function(decoder(dtype), ctypes.c_int64, *[ctypes.c_int64] * 7)
-
-
-@cache
-def rank(format: str) -> Callable[..., None]:
-    """`ranks.rank` for one format of scores."""
-    return _function(loader.address("rank", format), None, *[ctypes.c_int64] * 10)
-
-
-@cache
-def kernel(address: int) -> Callable[..., None]:
-    """A kernel that Python can call."""
-    takes = [ctypes.c_int64] * INTEGERS + [ctypes.c_double] * DOUBLES + [ctypes.c_int64] * 2
-    return _function(address, None, *takes)
-
-
-def _function(address: int, gives: Any, *takes: Any) -> Callable[..., Any]:
-    return ctypes.CFUNCTYPE(gives, *takes)(address)
