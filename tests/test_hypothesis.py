@@ -218,6 +218,8 @@ def test_both_forms_agree_to_the_bit(call: tuple[dict[str, Any], Any, Any, Any])
     made = loss_sparse_categorical_crossentropy(**{**options, "reduction": None})(y_true, y_pred)
     assert np.shape(alone) == np.shape(made)
     assert alone.tobytes() == made.tobytes()
+    again = loss_sparse_categorical_crossentropy(y_true, y_pred, **data)
+    assert again.tobytes() == alone.tobytes()  # how a kind of call is served is remembered
 
 
 @FEW

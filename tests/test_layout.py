@@ -83,8 +83,7 @@ def test_axis_k_equals_moveaxis(rank: int, axis: int, kind: str) -> None:
     assert np.asarray(alone).tobytes() == np.asarray(value).tobytes()
 
 
-@pytest.mark.parametrize("kind", ["logits", "after", "smoothed never"])
-@pytest.mark.parametrize(
+ORDERS = pytest.mark.parametrize(
     ("axes", "axis"),
     [
         pytest.param(axes, axis, id=f"axes {''.join(map(str, axes))}, classes {axis}")
@@ -93,6 +92,10 @@ def test_axis_k_equals_moveaxis(rank: int, axis: int, kind: str) -> None:
         for axis in range(rank)
     ],
 )
+
+
+@pytest.mark.parametrize("kind", ["logits", "after", "smoothed never"])
+@ORDERS
 def test_every_order_of_axes_with_every_class_axis(
     axes: tuple[int, ...], axis: int, kind: str
 ) -> None:
@@ -104,6 +107,31 @@ def test_every_order_of_axes_with_every_class_axis(
     assert_same(loss.value_and_grad(y, laid_out(x, axes), w), want)
     if y.ndim > 1:  # labels and weights laid out on their own, unlike the scores
         assert_same(loss.value_and_grad(np.asfortranarray(y), x, np.asfortranarray(w)), want)
+
+
+@ORDERS
+def test_later_calls_of_a_kind_are_served_like_the_first(axes: tuple[int, ...], axis: int) -> None:
+    """How a kind of call is served is remembered; other numbers come out right all the same."""
+    shape = SIZES[: len(axes)]
+    form = loss_sparse_categorical_crossentropy
+    loss, each = make(axis, reduction="mean"), make(axis)
+    for seed in (71, 72, 73):
+        x, y = scores(shape, seed), labels(shape, axis, seed)
+        w = np.random.default_rng(seed).uniform(0.5, 2, y.shape)
+        fresh, fresh_each = make(axis, reduction="mean", name="a"), make(axis, name="a")
+        given = laid_out(x, axes)
+        for y_given in (y, np.asfortranarray(y)):
+            assert_same([form(y_given, given, axis=axis)], [fresh_each(y, x)])
+            for weights in (None, w, np.asfortranarray(w)):
+                here = (y_given, given, weights)
+                want = fresh.value_and_grad(y, x, weights)
+                assert_same([loss(*here)], want[:1])
+                assert_same(loss.value_and_grad(*here), want)
+                assert_same(loss.value_and_grad(*here, out=np.empty(shape)), want)
+                assert_same([each(*here)], [fresh_each(y, x, weights)])
+                assert_same(each.value_and_grad(*here), fresh_each.value_and_grad(y, x, weights))
+                there = laid_out(x, axes)
+                assert_same(loss.value_and_grad(y_given, there, weights, out=there), want)
 
 
 @pytest.mark.parametrize("axis", [2, -3, 5, 0.5, True, None, "1", [0], np.nan])
