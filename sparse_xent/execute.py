@@ -171,17 +171,9 @@ class _Call:
 
     def run(self, losses: Array | None) -> Sums:
         """Let the program do it."""
-        sent, axis = self.sent, self.plan.axis
-        x = sent.x
-        shape = x.shape[:axis] + x.shape[axis + 1 :]
-        y, targets = sent.y, None
-        if self.options.soft:
-            y, targets = np.broadcast_to(np.int64(0), shape), y
-        else:
-            y = labels.in_shape(y, shape, axis)
-        w = None if sent.w is None else weights.in_shape(sent.w, shape)
+        sent = self.sent
         try:
-            return self.plan.run(y, x, w, losses, sent.dx, targets)
+            return self.plan.run(sent.y, sent.x, sent.w, losses, sent.dx)
         except BadValue as error:
             wrong = error
         _refuse(wrong, sent, self.options)
@@ -273,10 +265,11 @@ def _check_values(sent: Sent, options: Options) -> None:
     if bad.any():
         reader.refuse(given)
     if sent.w is not None:
-        aligned = weights.read(spec_of(sent.w), layout, sent.sample_weight)
-        assert aligned is not None
-        if weights.missing(weights.in_shape(sent.w, layout.losses), y).any():
-            aligned.refuse(sent.w, y)
+        reader_of_weights = weights.read(spec_of(sent.w), layout, sent.sample_weight)
+        assert reader_of_weights is not None
+        sample = np.broadcast_to(weights.aligned(sent.w, layout.losses), layout.losses)
+        if weights.missing(sample, y).any():
+            reader_of_weights.refuse(sent.w, y)
 
 
 # ---- CUDA devices -------------------------------------------------------------------------------

@@ -59,6 +59,12 @@ class Layout:
         losses = self.losses
         return tuple(losses[a] for a in self.order)
 
+    @property
+    def merged(self) -> Ints:
+        """Lengths of [*rest, outer, C, inner]."""
+        *before, inner = [math.prod(self.shape[a] for a in group) for group in self.groups]
+        return (*before, self.classes, inner)
+
     def view(self, strides: Ints) -> tuple[Ints, Ints]:
         """Shape and strides of an array of y_pred's shape as [*rest, outer, C, inner]."""
         *before, inner = [self._merged(strides, group) for group in self.groups]

@@ -22,6 +22,7 @@ from sparse_xent.options import (
     NormalizeName,
     Options,
     ReductionName,
+    describe,
     read,
     read_once,
     refuse_unknown,
@@ -58,9 +59,7 @@ class _Loss:
         given = {key: given[key] for key in self._keys}
         if given["dtype"] is None:
             given["dtype"] = config_floatx()
-        options = read(
-            **cast(dict[str, Any], given), default_name=self._default("name"), soft=self._soft
-        )
+        options = read(**given, default_name=self._default("name"), soft=self._soft)
         object.__setattr__(self, "_options", options)
 
     @property
@@ -590,8 +589,8 @@ def _has_data(
     reduction = options["reduction"]
     if not isinstance(reduction, str) or reduction != REDUCTION:
         raise TypeError(
-            f"reduction={reduction!r} is for the object: with data {function}() gives one loss "
-            f"per label; call {_as_call(function, options)}(y_true, y_pred)"
+            f"reduction={describe(reduction)} is for the object: with data {function}() gives one "
+            f"loss per label; call {_as_call(function, options)}(y_true, y_pred)"
         )
     return True
 

@@ -44,7 +44,7 @@ class Plan:
     counts_as: np.dtype[Any]  # what the scores' dtype counts as: the gradient's dtype
     divisor: Divisor
     one_class: bool
-    as_sent: bool  # whether the program takes the arrays as they were sent
+    lasting: bool  # whether it holds for later calls of its kind
     as_losses: bool  # whether labels were sent in the losses' shape, whose C order positions have
     open_rows: bool  # whether the first axis may have any length: losses lie in C order then
     ordered: tuple[int, ...]  # else: lengths of the losses' axes in the order of positions,
@@ -92,7 +92,7 @@ def _with_out(key: tuple[Any, ...], x: Array, out: Any) -> tuple[Any, ...]:
 def remember(task: Task, options: Options, y: Any, x: Any, w: Any, out: Any, plan: Plan) -> None:
     """Let `find` find the plan for calls like this one, if it takes arrays as they were sent."""
     arrays = [a for a in (y, x, w) if a is not None]
-    direct = plan.as_sent and not plan.one_class
+    direct = plan.lasting and not plan.one_class
     if task in (Task.LOSSES, Task.RANKS):  # made in the labels' shape; of one loss a scalar is made
         direct = direct and plan.as_losses and y.ndim > 0
     if not direct or any(a.__class__ is not _ndarray for a in arrays):
@@ -138,8 +138,8 @@ def of(task: Task, options: Options, sent: Sent) -> Plan:
     found: Plan | None = _plans.get(open_key) or _plans.get(key)
     if found is not None:
         return found
-    plan, lasting = _made(task, options, sent, specs, open_key is not None)
-    if lasting:
+    plan = _made(task, options, sent, specs, open_key is not None)
+    if plan.lasting:
         _keep(open_key if plan.open_rows and open_key is not None else key, plan)
     return plan
 
@@ -163,10 +163,9 @@ def _made(
     task: Task,
     options: Options,
     sent: Sent,
-    specs: list[ArraySpec | None],
+    specs: list[Any],
     may_be_open: bool,
-) -> tuple[Plan, bool]:
-    """A plan, and whether it holds for later calls of its kind."""
+) -> Plan:
     problem = _problem(task, options, _SentAs(sent.y_true, sent.x, sent.sample_weight), *specs)
     program: Program | None = None
     open_rows, lasting = False, True
@@ -182,23 +181,11 @@ def _made(
             config.fall_back(error)
             lasting = False
     program = program or numpy_engine.prepare(problem)
-    return _plan(program, options, problem, specs, open_rows), lasting
-
-
-def _plan(
-    program: Program,
-    options: Options,
-    problem: Problem,
-    specs: list[Any],
-    open_rows: bool,
-) -> Plan:
     layout = problem.layout
     if problem.task == Task.LOSSES_AND_GRADIENT:
         layout = problem.layout_with_dx
     as_they_run = tuple(range(len(layout.losses)))
     order = as_they_run if open_rows else layout.order
-    y, _, w, _ = specs
-    shaped = y.shape == layout.losses and (w is None or w.shape == layout.losses)
     return Plan(
         task=problem.task,
         run=program.run,
@@ -208,8 +195,8 @@ def _plan(
         counts_as=problem.counts_as,
         divisor=problem.divisor,
         one_class=layout.classes == 1,
-        as_sent=program.as_sent or shaped,
-        as_losses=y.shape == layout.losses and order == as_they_run,
+        lasting=lasting,
+        as_losses=specs[0].shape == layout.losses and order == as_they_run,
         open_rows=open_rows,
         ordered=layout.ordered_losses,
         to_losses=tuple(np.argsort(order).tolist()),
@@ -265,6 +252,8 @@ def _problem(
         counts_as=counts_as,
         arithmetic=dtypes.arithmetic(counts_as, None if task == Task.RANKS else options.dtype),
         result=np.dtype(np.int64) if task == Task.RANKS else options.dtype or counts_as,
+        labels_in_shape=labels.in_shape,
+        weights_aligned=weights.aligned,
         decode=reader.decode,
         label_message=reader.complaint,
         weight_message=(aligned or weights.Weights(layout.losses, layout.losses)).complaint,

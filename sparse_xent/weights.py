@@ -47,14 +47,14 @@ class Weights:
 
     def spec(self, w: ArraySpec) -> ArraySpec:
         """The same of a spec."""
-        aligned = _aligned(w.shape, self.losses)
+        shape = _aligned(w.shape, self.losses)
         steps = w.strides + (0,) * (len(self.losses) - len(w.shape))
-        strides = tuple(0 if n == 1 else s for n, s in zip(aligned, steps, strict=False))
+        strides = tuple(0 if n == 1 else s for n, s in zip(shape, steps, strict=False))
         return w._replace(shape=self.losses, strides=strides)
 
     def refuse(self, weights: Array, y: Int64) -> NoReturn:
         """ValueError that names the first weight that is missing; `y` are all labels, decoded."""
-        sample = in_shape(weights, self.losses)
+        sample = np.broadcast_to(aligned(weights, self.losses), self.losses)
         index = tuple(int(i) for i in np.argwhere(missing(sample, y))[0])
         value = sample[index]
         raise ValueError(self.complaint(index, "nan" if value != value else f"{NA_INTEGER}"))
@@ -74,9 +74,9 @@ class Weights:
         )
 
 
-def in_shape(w: Array, losses: tuple[int, ...]) -> Array:
-    """A view in the losses' shape of weights that fit them: repeats have stride 0."""
-    return np.broadcast_to(w.reshape(_aligned(w.shape, losses)), losses)
+def aligned(w: Array, losses: tuple[int, ...]) -> Array:
+    """A view of weights that fit these losses, which broadcasts to their shape."""
+    return w.reshape(_aligned(w.shape, losses))
 
 
 def missing(sample: Array, y: Int64) -> npt.NDArray[np.bool_]:
@@ -123,10 +123,8 @@ def read(w: ArraySpec | None, layout: Layout, sample_weight: object = None) -> W
     if w is None:
         return None
     losses = layout.losses
-    aligned = _aligned(w.shape, losses)
-    if len(aligned) == len(losses) and all(
-        n in (1, m) for n, m in zip(aligned, losses, strict=True)
-    ):
+    shape = _aligned(w.shape, losses)
+    if len(shape) == len(losses) and all(n in (1, m) for n, m in zip(shape, losses, strict=True)):
         return Weights(w.shape, losses)
     advice = ""
     if len(w.shape) == 1 and len(losses) > 1 and w.shape[0] == losses[-1]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import sparse_xent as sx
 from sparse_xent import config, execute, plan
-from sparse_xent.engines import cpu, numpy_formulas
+from sparse_xent.engines import cpu, numpy_formulas, threads
 from sparse_xent.kernels import ScoreKind, loader
 from sparse_xent.kernels import cache as kernel_cache
 
@@ -67,6 +67,14 @@ def forget_plans(put: Callable[..., None] = setattr) -> None:
 def workspace(classes: int) -> int:
     """Bytes that the NumPy engine takes beside its operands, as it says itself."""
     return int(numpy_formulas.workspace(classes))
+
+
+# Threads ------------------------------------------------------------------------------------------
+
+
+def run_tasks(task: Callable[[int], object], count: int, most: int) -> None:
+    """Call task(0) .. task(count - 1) on at most so many threads of those that run kernels."""
+    threads.run(lambda k, _: task(k), [(k,) for k in range(count)], most)
 
 
 # Kernels ------------------------------------------------------------------------------------------

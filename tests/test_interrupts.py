@@ -77,9 +77,9 @@ for _ in range(ROUNDS):
         interrupted(call, 2e-2)
 for name, call in calls.items():
     assert call().tobytes() == right[name], name
-from sparse_xent.kernels import pool
+from sparse_xent.engines import threads
 barrier = threading.Barrier(2, timeout=20)
-pool.run(lambda _: barrier.wait(), 2, 2)  # a helper still helps
+threads.run(lambda _: barrier.wait(), [(), ()], 2)  # a helper still helps
 print(raised)
 """
 
@@ -105,7 +105,7 @@ def test_ten_thousand_interrupted_calls_in_one_process():
 
 
 UNDER_WAY = """
-from sparse_xent.kernels import pool
+from sparse_xent.engines import threads
 
 under_way = set()
 
@@ -140,7 +140,7 @@ for _ in range(ROUNDS):
         signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-4, 5e-3), 1e-4)
         try:
             while True:
-                pool.run(helped, 40, 3)
+                threads.run(lambda k, _: helped(k), [(k,) for k in range(40)], 3)
         finally:
             found = list(under_way)
             seen += 1

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import inside
 import pytest
 
 from sparse_xent.engines import threads
@@ -20,7 +21,7 @@ def squares(count, threads):
     def task(k):
         found[k] = k * k
 
-    threads.run(task, count, threads)
+    inside.run_tasks(task, count, threads)
     return found
 
 
@@ -32,7 +33,7 @@ def test_every_task_is_done_once_and_before_run_returns(count, threads):
 
 def test_each_task_is_taken_by_one_thread_only():
     taken = []
-    threads.run(taken.append, 20_000, 4)
+    inside.run_tasks(taken.append, 20_000, 4)
     assert sorted(taken) == list(range(20_000))
 
 
@@ -44,14 +45,14 @@ def test_the_caller_takes_a_share_and_others_help():
         seen.add(threading.get_ident())
         barrier.wait()  # two tasks are under way at once
 
-    threads.run(task, 2, 2)
+    inside.run_tasks(task, 2, 2)
     assert here in seen
     assert len(seen) == 2
 
 
 def test_one_thread_means_the_caller_alone():
     seen = set()
-    threads.run(lambda _: seen.add(threading.get_ident()), 50, 1)
+    inside.run_tasks(lambda _: seen.add(threading.get_ident()), 50, 1)
     assert seen == {threading.get_ident()}
 
 
@@ -69,7 +70,7 @@ def test_the_first_error_comes_back_when_no_task_is_under_way(threads):
             under_way.remove(k)
 
     with pytest.raises(ValueError, match="three"):
-        threads.run(task, 100, threads)
+        inside.run_tasks(task, 100, threads)
     assert under_way == []
     assert squares(10, threads) == [k * k for k in range(10)]
 
@@ -95,14 +96,14 @@ def test_a_task_may_call_the_pool():
     def task(k):
         sums[k] = sum(squares(10, 2))
 
-    threads.run(task, 4, 2)
+    inside.run_tasks(task, 4, 2)
     assert sums == [285] * 4
 
 
 def _in_child(queue):
     """Two tasks that wait for each other: the child needs a thread of its own for one of them."""
     barrier = threading.Barrier(2, timeout=10)
-    threads.run(lambda _: barrier.wait(), 2, 2)
+    inside.run_tasks(lambda _: barrier.wait(), 2, 2)
     queue.put(squares(50, 3))
 
 
@@ -135,7 +136,10 @@ def test_a_fork_while_another_thread_holds_the_pools_lock():
 
 CTRL_C = """
 import os, signal, sys, threading, time
-from sparse_xent.kernels import pool
+from sparse_xent.engines import threads
+
+def run(task, count, most):
+    threads.run(lambda k, _: task(k), [(k,) for k in range(count)], most)
 
 running = []
 
@@ -147,12 +151,12 @@ def task(k):
 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 began = time.monotonic()
 try:
-    pool.run(task, 10_000, 2)
+    run(task, 10_000, 2)
 except KeyboardInterrupt:
     own = 1  # the task in which the caller was interrupted did not reach its end
     print(len(running) <= own, time.monotonic() - began < 10)
 found = [0] * 100
-pool.run(lambda k: found.__setitem__(k, k), 100, 2)
+run(lambda k: found.__setitem__(k, k), 100, 2)
 print(found == list(range(100)))
 """
 

@@ -140,6 +140,10 @@ class Problem:
     counts_as: np.dtype[Any]  # what the scores' dtype counts as
     arithmetic: np.dtype[Any]
     result: np.dtype[Any]
+    labels_in_shape: Callable[[Array, tuple[int, ...], int], Array]
+    """(labels as they were sent, the losses' shape, the class axis) -> a view in that shape."""
+    weights_aligned: Callable[[Array, tuple[int, ...]], Array]
+    """(weights as they were sent, the losses' shape) -> a view that broadcasts to that shape."""
     decode: Callable[[Array], tuple[Array, Array]]
     """Labels -> int64 (-1 where ignored), and where they are neither class nor ignored."""
     label_message: Callable[[float, str | None, Ints], str]
@@ -162,26 +166,25 @@ class Problem:
 
     def without_gradient(self) -> "Problem":
         """The same without the gradient: its losses or its value alone."""
-        task = Task.VALUE if self.task.reduces else Task.LOSSES
-        return replace(self, task=task, dx=None, layout_with_dx=self.layout)
+        if self.task.reduces:
+            return replace(self, task=Task.VALUE, dx=None, layout_with_dx=self.layout)
+        # Losses lie in the order of positions that they have beside the gradient.
+        return replace(self, task=Task.LOSSES, dx=None, layout=self.layout_with_dx)
 
 
 class Operands(NamedTuple):
-    """The arrays of one call: labels and weights in the losses' shape."""
+    """The arrays of one call, as they were sent."""
 
     y: Any
     x: Any
     w: Any = None
     losses: Any = None  # where they (or ranks) go, in the losses' shape
     dx: Any = None
-    targets: Any = None
+    sent_w: Any = None  # the weights as they were sent, where `w` is a copy
 
 
 class Program(Protocol):
     """What runs the calls of one kind."""
-
-    as_sent: bool
-    """Whether it reads labels and weights as they were sent, in whatever shape."""
 
     def run(self, *at: Any) -> Sums:
         """Do what the task says.

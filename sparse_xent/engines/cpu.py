@@ -25,6 +25,7 @@ from sparse_xent.engines.base import (
     Array,
     BadLabel,
     Found,
+    Misaligned,
     MissingWeight,
     Operands,
     Problem,
@@ -112,7 +113,7 @@ class _Geometry:
     def lines(self) -> dict[str, int]:
         """What `abi.ChunkParams` says of labels and weights, but for where they lie.
 
-        Those that kernels do not read as they lie come as `labels` and `weights` make them.
+        Those that kernels do not read as they lie come as `labels` and `readable` make them.
         """
         dtype, step, ignored = _DECODED, _DECODED.itemsize, _MINUS_ONE
         if self.reads_labels:
@@ -135,6 +136,21 @@ class _Geometry:
         sums = [sum(map(operator.mul, index, steps[:-3])) for index in indices]
         return np.array(sums, np.int64)
 
+    def readable(self, at: Operands) -> Operands:
+        """The same with labels in the losses' shape, and weights copied as kernels read them.
+
+        Labels and weights that kernels read as they lie stay as they are.
+        """
+        shape, axis, layout = at.x.shape, self.layout.axis, self.layout
+        losses, y, w = shape[:axis] + shape[axis + 1 :], at.y, at.w
+        if not self.reads_labels:
+            y = self.problem.labels_in_shape(y, losses, axis)
+        if not self.reads_weights:
+            w = np.empty(losses if self.per_row else layout.ordered_losses)
+            order = range(w.ndim) if self.per_row else np.argsort(self._order)
+            w.transpose(*order)[...] = self.problem.weights_aligned(at.w, losses)
+        return at._replace(y=y, w=w, sent_w=at.w)
+
     def labels(self, labels: Array, start: int, stop: int) -> Array:
         """The labels of some positions, decoded.
 
@@ -152,11 +168,6 @@ class _Geometry:
                 raise BadLabel
         return y
 
-    def weights(self, weights: Array, start: int, stop: int) -> Array:
-        """The weights of some positions, float64 one after the other."""
-        line = numpy_engine.in_order(weights, self._order, self._w_step)
-        return np.ascontiguousarray(np.asarray(line[start:stop], np.float64))
-
     def _reads_labels(self) -> bool:
         """Whether kernels read the labels where they lie."""
         y, exact = self.problem.y, len(self._ignored) == len(self.problem.ignored)
@@ -173,10 +184,10 @@ class RankProgram:
 
     def __init__(self, problem: Problem, open_rows: bool) -> None:
         self._geometry = _Geometry(problem, open_rows)
-        self.as_sent = self._geometry.reads_labels
+        self._reads = self._geometry.reads_labels
         self._rank = functions.rank(abi.format_of(problem.x.dtype))
         self._lines = self._geometry.lines()
-        self._decode = functions.decode_labels(problem.y.dtype) if self.as_sent else None
+        self._decode = functions.decode_labels(problem.y.dtype) if self._reads else None
         self._offsets = self._geometry.offsets(self._geometry.steps)
 
     def run(self, y: Any, x: Any, w: Any = None, ranks: Any = None, *_: Any) -> Sums:
@@ -186,9 +197,12 @@ class RankProgram:
             BadLabel: a label is neither class nor ignored.
         """
         geometry, lines = self._geometry, self._lines
+        y = geometry.readable(Operands(y, x)).y
         classes, inner, slab = geometry.classes, geometry.inner, geometry.positions(x)
         xo, xc, xi = geometry.steps[-3:]
         to, labels, step = _address(ranks), _address(y), lines["y_step"]
+        if _address(x) % x.itemsize or (self._reads and labels % y.itemsize):
+            raise Misaligned
         bad = []
         slabs = list(enumerate((_address(x) + self._offsets).tolist()))
 
@@ -217,8 +231,8 @@ class LossProgram:
 
     def __init__(self, problem: Problem, open_rows: bool) -> None:
         self._problem, self._geometry = problem, _Geometry(problem, open_rows)
-        self._labels, self._weights = self._geometry.reads_labels, self._geometry.reads_weights
-        self.as_sent = self._labels and self._weights
+        self._labels = self._geometry.reads_labels
+        self._as_they_lie = self._labels and self._geometry.reads_weights
         self._own = dtypes.arithmetic(problem.x.dtype, None)
         self._writes_losses = problem.task in (Task.LOSSES, Task.LOSSES_AND_GRADIENT)
         self._reduces = problem.task.reduces
@@ -260,9 +274,7 @@ class LossProgram:
         one = self._geometry.slabs == 1 and self._forward is None
         return one and array_objects.are_as_expected()
 
-    def run(
-        self, y: Any, x: Any, w: Any = None, losses: Any = None, dx: Any = None, _: Any = None
-    ) -> Sums:
+    def run(self, y: Any, x: Any, w: Any = None, losses: Any = None, dx: Any = None) -> Sums:
         """Do what the task says.
 
         Raises:
@@ -270,14 +282,17 @@ class LossProgram:
         """
         if len(x) > self._rows:
             geometry, at = self._geometry, Operands(y, x, w, losses, dx)
+            if not self._as_they_lie:
+                at = geometry.readable(at)
             positions = len(x) * geometry.per_row if geometry.per_row else geometry.slab
             if not self._takes_one or positions > self._chunk:
                 return self._in_chunks(at, positions)
             return self._converted(at, positions)
         sums = np.zeros(abi.SUMS) if self._wants_sums else None
         arrays = y, x, losses, dx, sums, _scratch.array, w
-        if self._one_chunk(self._params_at, id(arrays)):
-            return self._unusual(Operands(y, x, w, losses, dx), sums)
+        unusual = self._one_chunk(self._params_at, id(arrays))
+        if unusual:
+            return self._unusual(Operands(y, x, w, losses, dx), sums, unusual)
         if sums is None:
             return DONE
         total, kept, weight = sums[:3].tolist()
@@ -286,7 +301,7 @@ class LossProgram:
     def _rows_at_once(self) -> int:
         """Up to which length of the first axis a call goes straight to the one C function."""
         geometry = self._geometry
-        if not self._takes_one or not self.as_sent or self._casts:
+        if not self._takes_one or not self._as_they_lie or self._casts:
             return -1
         if geometry.per_row:
             return self._chunk // geometry.per_row
@@ -295,20 +310,21 @@ class LossProgram:
     def _converted(self, at: Operands, positions: int) -> Sums:
         """One chunk whose labels or weights have to be decoded first, or whose losses are cast."""
         y = at.y if self._labels else self._geometry.labels(at.y, 0, positions)
-        w = at.w if self._weights else self._geometry.weights(at.w, 0, positions)
         made = np.empty(positions, self._own) if self._casts else at.losses
         sums = np.zeros(abi.SUMS) if self._wants_sums else None
-        arrays = y, at.x, made, at.dx, sums, _scratch.array, w
+        arrays = y, at.x, made, at.dx, sums, _scratch.array, at.w
         unusual = self._one_chunk(self._params_at, id(arrays))
         if self._casts:
             with np.errstate(all="ignore"):
                 at.losses.reshape(-1)[...] = made
         if unusual:
-            return self._unusual(at, sums)
+            return self._unusual(at, sums, unusual)
         return DONE if sums is None else _summed(sums[None])
 
-    def _unusual(self, at: Operands, sums: Array | None) -> Sums:
-        """What is to be done where one chunk's sums say that something is unusual."""
+    def _unusual(self, at: Operands, sums: Array | None, what: int) -> Sums:
+        """What is to be done where something about one chunk is unusual."""
+        if what < 0:
+            raise Misaligned
         if sums is None:
             return self._in_chunks(at, self._geometry.positions(at.x))
         counted = _summed(sums[None])
@@ -331,27 +347,28 @@ class LossProgram:
             dx = params[:, _DX].copy()
             params[:, _DX] = params[:, _KERNEL] = 0  # labels and weights are checked, and counted
             run()
-            counted, total = _summed(rows), None
+            counted = _summed(rows)
+            if self._forward is not None:
+                w = at.w if at.sent_w is None else at.sent_w
+                counted = self._forward.run(at.y, at.x, w)
             divisor = self._problem.divisor.of(counted.kept, counted.weight)
             weighted = at.w is not None or self._problem.by_class is not None
             if weighted and self._is_beyond(rows, divisor):
                 return self._by_numpy(at, divisor)
-            if self._forward is not None:
-                total = self._forward.run(*at._replace(dx=None)).total
             params[:, _DX], params[:, _KERNEL] = dx, self._kernel
             scalars[-1] = divisor
             run()
             made = _summed(rows)
-        return made if total is None else made._replace(total=total)
+        return made if self._forward is None else counted
 
     def _by_numpy(self, at: Operands, divisor: float) -> Sums:
         """The gradient by the NumPy engine, whose factors may be any; values are the kernels'."""
         problem = self._problem
         if self._geometry.per_row:
             problem = problem.with_rows(len(at.x))
-        values = LossProgram(problem.without_gradient(), False).run(*at._replace(dx=None))
-        with np.errstate(all="ignore"):
-            numpy_engine.prepare(problem).gradient(at._replace(losses=None), divisor)
+        w = at.w if at.sent_w is None else at.sent_w
+        values = LossProgram(problem.without_gradient(), False).run(at.y, at.x, w, at.losses)
+        numpy_engine.prepare(problem).gradient(at.y, at.x, w, at.dx, divisor)
         return values
 
     def _is_beyond(self, sums: Array, divisor: float) -> bool:
@@ -367,18 +384,25 @@ class LossProgram:
         """Write into the parameters of each slab where the arrays of this call lie."""
         slabs = np.arange(self._geometry.slabs)
         starts = slabs * slab  # positions of the slabs that came before
-        x = _address(at.x)
+        x, odd, others = _address(at.x), at.x.itemsize - 1, 0
         params[:, _X] += x
         params[:, _SUMS] = _address(sums) + slabs * sums[0].nbytes
         params[:, _SCALARS] = _address(scalars)
         if at.dx is not None:
             dx = x if at.dx is at.x else _address(at.dx)
+            others |= dx & odd
             params[:, _DX] += dx
             params[:, _NONTEMPORAL] = self._geometry.choice.nontemporal and dx != x
         if self._labels:
-            params[:, _Y] = _address(at.y) + starts * params[:, _Y_STEP]
-        if self._weights and at.w is not None:
-            params[:, _W] = _address(at.w) + starts * params[:, _W_STEP]
+            y = _address(at.y)
+            others |= y & (at.y.itemsize - 1)
+            params[:, _Y] = y + starts * params[:, _Y_STEP]
+        if at.w is not None:
+            w = _address(at.w)
+            others |= w & 7
+            params[:, _W] = w + starts * params[:, _W_STEP]
+        if x & odd or others:
+            raise Misaligned
         if at.losses is not None and not self._casts:
             params[:, _LOSSES] = _address(at.losses) + starts * at.losses.itemsize
 
@@ -388,7 +412,7 @@ class LossProgram:
         if self._differentiates:
             taken = self._geometry.classes * at.x.itemsize
         length = max(1, TASK_BYTES // (self._chunk * taken)) * self._chunk
-        direct = self.as_sent and not self._casts
+        direct = self._labels and not self._casts
         slabs: Sequence[int] = range(len(params))
         if direct:
             slabs = range(at_ := _address(params), at_ + params.nbytes, params[0].nbytes)
@@ -396,18 +420,15 @@ class LossProgram:
         return _in_tasks(task, slabs, slab, length, at.x.nbytes)
 
     def _converting(self, at: Operands, params: Array, slab: int) -> Callable[..., None]:
-        """What runs a task whose labels or weights are decoded first, or whose losses are cast."""
+        """What runs a task whose labels are decoded first, or whose losses are cast."""
         losses = None if at.losses is None else at.losses.reshape(-1)
 
         def task(number: int, first: int, last: int, scratch: int) -> None:
             start, stop = number * slab + first, number * slab + last
-            own, held = params[number].copy(), []
+            own, y = params[number].copy(), None
             if not self._labels:
-                held.append(self._geometry.labels(at.y, start, stop))
-                own[_Y] = _address(held[-1]) - first * held[-1].itemsize
-            if not self._weights:
-                held.append(self._geometry.weights(at.w, start, stop))
-                own[_W] = _address(held[-1]) - first * held[-1].itemsize
+                y = self._geometry.labels(at.y, start, stop)
+                own[_Y] = _address(y) - first * y.itemsize
             made = np.empty(stop - start, self._own)
             if self._casts:
                 own[_LOSSES] = _address(made) - first * made.itemsize
@@ -428,7 +449,8 @@ class LossProgram:
         one = abi.ChunkParams(
             kernel=self._kernel, wide=self._own == np.float64, classes=geometry.classes,
             inner=geometry.inner, x=0, xo=xo, xc=xc, xi=xi, dx=0, do=dx[-3], dc=dx[-2], di=dx[-1],
-            size=self._chunk, formula=0, **geometry.lines(),
+            size=self._chunk, formula=0, x_odd=problem.x.dtype.itemsize - 1,
+            y_odd=problem.y.dtype.itemsize - 1 if self._labels else 0, **geometry.lines(),
         )  # fmt: skip
         laid = np.tile(one.laid(), (geometry.slabs, 1))
         laid[:, _X], laid[:, _DX] = geometry.offsets(geometry.steps), geometry.offsets(dx)

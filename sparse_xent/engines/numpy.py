@@ -7,6 +7,7 @@ every label and weight has been checked, for it may go into the caller's own arr
 float64, block by block in the flat order of positions.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import as_strided
 
 from sparse_xent.engines import numpy_formulas as formulas
 from sparse_xent.engines import numpy_soft_targets as soft_formulas
@@ -90,7 +90,7 @@ def in_order(array: Array, order: tuple[int, ...], step: int | None) -> Any:
         step: from position to position, if it is the same everywhere: the layout's `line`.
     """
     ordered = array.transpose(order)
-    return ordered.flat if step is None else as_strided(ordered, (ordered.size,), (step,))
+    return ordered.flat if step is None else ordered.reshape(-1)
 
 
 def weighted(losses: Array, w: Float64) -> Float64:
@@ -109,12 +109,21 @@ class NumpyProgram:
             "eps": problem.epsilon,
         }
 
-    as_sent = False
-
     def run(self, *at: Any) -> Sums:
         """Do what the task says."""
         with np.errstate(all="ignore"):  # infinities and NaN are results
-            return self._run(Operands(*at))
+            return self._run(self._shaped(Operands(*at)))
+
+    def _shaped(self, at: Operands) -> Operands:
+        """The same with labels and weights in the losses' shape."""
+        problem, losses = self._problem, self._problem.layout.losses
+        y = at.y
+        if problem.targets is None:
+            y = problem.labels_in_shape(y, losses, problem.layout.axis)
+        w = at.w
+        if w is not None:
+            w = np.broadcast_to(problem.weights_aligned(w, losses), losses)
+        return at._replace(y=y, w=w)
 
     def _run(self, at: Operands) -> Sums:
         problem = self._problem
@@ -128,7 +137,7 @@ class NumpyProgram:
         # the sum: a pass of its own gives the value the bits that it has without a gradient.
         alike = problem.layout == problem.layout_with_dx
         alone = None if alike or at.losses is not None else self._losses(at)
-        made = self.gradient(at, divisor)
+        made = self._gradient(at, divisor)
         return counted._replace(total=(alone or made).total, found=made.found)
 
     def _losses(self, at: Operands) -> Sums:
@@ -151,8 +160,13 @@ class NumpyProgram:
             sums.add(w, y, w)
         return sums.total(NOTHING)
 
-    def gradient(self, at: Operands, divisor: float) -> Sums:
-        """Write the gradient of sum(w * l) / divisor; labels and weights were checked before.
+    def gradient(self, y: Array, x: Array, w: Array | None, dx: Array, divisor: float) -> None:
+        """Write the gradient of sum(w * l) / divisor; labels and weights were checked before."""
+        with np.errstate(all="ignore"):
+            self._gradient(self._shaped(Operands(y, x, w, None, dx)), divisor)
+
+    def _gradient(self, at: Operands, divisor: float) -> Sums:
+        """The same, and every w * l into `at.losses`, if it is there.
 
         Scores that cannot be probabilities are found before the gradient goes where they are.
         """
@@ -179,8 +193,11 @@ class NumpyProgram:
     def _blocks(self, at: Operands, layout: Layout) -> Iterator[tuple[Block, Int64, Float64]]:
         """Each block with its labels and weights, checked: flat, in the order of positions."""
         problem = self._problem
-        order, weights = layout.order, None
-        labels = in_order(at.y, order, layout.line(at.y.strides))
+        order, weights, targets = layout.order, None, None
+        if problem.targets is None:
+            labels = in_order(at.y, order, layout.line(at.y.strides))
+        else:  # no position is ignored
+            labels, targets = np.zeros(layout.count, np.int64), _view(at.y, layout)
         if at.w is not None:
             weights = in_order(at.w, order, layout.line(at.w.strides))
         bytes_of_a_row = layout.classes * problem.arithmetic.itemsize
@@ -189,7 +206,7 @@ class NumpyProgram:
             y, bad = problem.decode(labels[here])
             if bad.any():
                 raise BadLabel
-            if at.targets is not None and not (block.of(_view(at.targets, layout)) >= 0).all():
+            if targets is not None and not (block.of(targets) >= 0).all():
                 raise BadTarget  # NaN is not >= 0 either
             yield block, y, self._weights(None if weights is None else weights[here], y)
 
@@ -207,7 +224,7 @@ class NumpyProgram:
         return w
 
     def _nll(self, at: Operands, x: Array, block: Block, y: Int64, layout: Layout) -> Array:
-        if at.targets is not None:
+        if self._problem.targets is not None:
             return self._soft(at, x, block, layout)[0].ravel()
         loss: Array = formulas.nll(x, block.boxed(y), **self._formula)
         return loss.ravel()
@@ -222,7 +239,7 @@ class NumpyProgram:
         dx: Array,
         layout: Layout,
     ) -> Array:
-        if at.targets is None:
+        if self._problem.targets is None:
             boxed = block.boxed(y), block.boxed(g)
             loss: Array = formulas.nll_and_grad(x, *boxed, out=dx, **self._formula)[0]
             return loss.ravel()
@@ -233,7 +250,7 @@ class NumpyProgram:
         return loss.ravel()
 
     def _soft(self, at: Operands, x: Array, block: Block, layout: Layout) -> tuple[Array, Array]:
-        targets = block.of(_view(at.targets, layout))
+        targets = block.of(_view(at.y, layout))
         return soft_formulas.nll_and_grad(x, targets, **self._formula)
 
     def _scores(self, at: Operands, block: Block, layout: Layout) -> Array:
@@ -247,8 +264,11 @@ class NumpyProgram:
 
 
 def _view(array: Array, layout: Layout) -> Array:
-    """An array of y_pred's shape as [*rest, outer, C, inner]."""
-    return as_strided(array, *layout.view(array.strides))
+    """An array of y_pred's shape as [*rest, outer, C, inner]: the axes of a group merge."""
+    *before, inner = layout.groups
+    axes = [*itertools.chain(*before), layout.axis, *inner]
+    idle = [a for a in range(array.ndim) if a not in axes]
+    return array.transpose(*idle, *axes).reshape(layout.merged)
 
 
 class _Sums:

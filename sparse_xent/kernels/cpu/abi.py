@@ -109,6 +109,8 @@ class ChunkParams(NamedTuple):
     run_chunks: int = 0  # what `run_one_chunk` calls
     row: int = 0  # positions of each entry of the scores' first axis; 0 where `positions` has all
     positions: int = 0
+    x_odd: int = 0  # bits that no address of scores has: their size less 1
+    y_odd: int = 0
     order: int = 0  # of positions among the losses (`implausible`); 0 where it is C order
 
     def laid(self) -> Any:

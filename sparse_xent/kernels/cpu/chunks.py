@@ -239,7 +239,7 @@ def run_chunks(call, first, last, scratch):  # type: ignore[no-untyped-def]
     (
         kernel, wide, classes, inner, x, xo, xc, xi, dx, do, dc, di,
         decoder, y_from, y_step, ignored, many, w_from, w_step, by_class,
-        size, formula, sums, losses, divided_by, nontemporal, _, _, _, order,
+        size, formula, sums, losses, divided_by, nontemporal, _, _, _, _, _, order,
     ) = _numbers(call)  # fmt: skip
     smoothing, low, high, divisor = _doubles(formula)
     l_at, g_at, w_at = scratch, scratch + 8 * POSITIONS, scratch + 16 * POSITIONS
@@ -298,6 +298,7 @@ Y, X, LOSSES, DX, SUMS_AT, W, RUN_CHUNKS, ROW, COUNT = (
     8 * ChunkParams._fields.index(f)
     for f in ("y", "x", "losses", "dx", "sums", "w", "run_chunks", "row", "positions")
 )
+X_ODD, Y_ODD = (8 * ChunkParams._fields.index(f) for f in ("x_odd", "y_odd"))
 
 
 @primitive
@@ -318,7 +319,8 @@ def run_one_chunk(plan, arrays):  # type: ignore[no-untyped-def]
 
     Returns:
         0 where nothing is unusual: labels that are no class, weights that are NA, rows that cannot
-        be probabilities, factors of the gradient that no kernel takes.
+        be probabilities, factors of the gradient that no kernel takes; -1 where some array's
+        address is no multiple of its elements' size, and nothing was done.
     """
     call, to = stack_alloc(_CALL), stack_alloc(_SPARE)
     for i in range(FIELDS):
@@ -329,15 +331,23 @@ def run_one_chunk(plan, arrays):  # type: ignore[no-untyped-def]
         keep(to + 8 * BAD, 0.0)
         keep(to + 8 * MISSING, 0.0)
         keep(to + 8 * ODD_ROWS, 0.0)
-    keep(call + Y, _item(arrays, 0))
-    keep(call + X, _item(arrays, 1))
+    y, x, odd = _item(arrays, 0), _item(arrays, 1), fetch_long(plan + X_ODD)
+    wrong = (x & odd) | (y & fetch_long(plan + Y_ODD))
+    keep(call + Y, y)
+    keep(call + X, x)
     keep(call + SUMS_AT, to)
     if fetch_long(plan + LOSSES):
         keep(call + LOSSES, _item(arrays, 2))
     if fetch_long(plan + DX):
-        keep(call + DX, _item(arrays, 3))
+        dx = _item(arrays, 3)
+        wrong |= dx & odd
+        keep(call + DX, dx)
     if fetch_long(plan + W):
-        keep(call + W, _item(arrays, 6))
+        w = _item(arrays, 6)
+        wrong |= w & 7
+        keep(call + W, w)
+    if wrong:
+        return -1
     positions = fetch_long(plan + COUNT)
     if fetch_long(plan + ROW):
         rows = fetch_long(fetch_long(fetch_long(arrays + (ITEMS + 8)) + SHAPE))
