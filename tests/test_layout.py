@@ -381,6 +381,49 @@ def test_a_second_call_gives_what_the_first_gave(
     np.testing.assert_array_equal(again, losses)
 
 
+@pytest.mark.parametrize("reduction", [None, "sum", "mean", "mean_with_sample_weight"])
+@pytest.mark.parametrize("order", [*itertools.permutations(range(3))])
+@pytest.mark.parametrize("weights", ["each", "float32", "of samples", "infinite"])
+def test_a_gradient_s_value_has_the_bits_of_a_call(
+    order: tuple[int, ...], reduction: str | None, weights: str
+) -> None:
+    """Whatever the layouts of the scores and of `out`."""
+    rng = np.random.default_rng(68)
+    x = np.transpose(np.transpose(rng.normal(size=(3, 4, 5)), order).copy(), np.argsort(order))
+    y, w = rng.integers(0, 4, (3, 5)), rng.random((3, 5))
+    if weights == "infinite":
+        w[1, 2], w[2, 1] = np.inf, 1e300
+    elif weights != "each":
+        w = w.astype(np.float32) if weights == "float32" else w[:, 0]
+    loss = make(1, from_logits=True, reduction=reduction, dtype="float64")
+    value, gradients = loss(y, x, w), []
+    for layout in "CFKC":
+        value_too, gradient = loss.value_and_grad(y, x, w, out=np.empty_like(x, order=layout))
+        np.testing.assert_array_equal(value_too, value)
+        gradients.append(gradient)
+    for gradient in gradients:
+        np.testing.assert_allclose(gradient, gradients[0], rtol=1e-13)
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("classes", [1, 3, 30])
+@pytest.mark.filterwarnings("ignore:y_pred must hold at least two classes")
+def test_calls_that_differ_in_their_number_of_rows(axis: int, classes: int) -> None:
+    rng = np.random.default_rng(69)
+    x = np.moveaxis(rng.normal(size=(700, 5, classes)), -1, axis).copy()
+    y, w = rng.integers(0, classes, (700, 5)), rng.random((700, 5))
+    loss = make(axis, from_logits=True, reduction=None, dtype="float64")
+    whole, slopes = loss.value_and_grad(y, x, w)
+    for rows in (2, 700, 0, 1, 300, 1, 2):
+        some = y[:rows], x[:rows], w[:rows]
+        value, gradient = loss.value_and_grad(*some)
+        np.testing.assert_array_equal(value, whole[:rows])
+        np.testing.assert_array_equal(gradient, slopes[:rows])
+        np.testing.assert_array_equal(loss(*some), whole[:rows])
+        total = make(axis, from_logits=True, reduction="sum", dtype="float64")(*some)
+        np.testing.assert_allclose(total, whole[:rows].sum(), rtol=1e-13)
+
+
 def test_bits_hold_in_a_batch_of_many_blocks() -> None:
     rng = np.random.default_rng(66)
     x, y = rng.normal(size=(200_000, 10)).astype("float32"), rng.integers(0, 10, 200_000)

@@ -56,8 +56,8 @@ def check(call, most_calls=CALLS, most_files=FILES):
     taken, files = counted(call)
     number = sum(taken.values())
     found = (
-        f"{number} Python calls (at most {most_calls}), most of {taken.most_common(8)}, in {len(files)} "
-        f"files of the package (at most {most_files}): {sorted(files)}"
+        f"{number} Python calls (at most {most_calls}), most of {taken.most_common(8)}, in "
+        f"{len(files)} files of the package (at most {most_files}): {sorted(files)}"
     )
     assert 0 < number <= most_calls, found
     assert 0 < len(files) <= most_files, found
