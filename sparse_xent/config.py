@@ -162,8 +162,14 @@ def config_threads() -> int:
         >>> config_threads() >= 1
         True
     """
-    cores = _cores() if _threads is None else _threads
-    return max(1, min([cores, *_caps()]))
+    global _cap
+    _cap = _read_cap()
+    return threads()
+
+
+def threads() -> int:
+    """The same with the environment's caps as they were last read: when imported, or asked for."""
+    return max(1, min(_threads or _cores(), _cap))
 
 
 def config_set_threads(value: int | None) -> None:
@@ -199,11 +205,14 @@ def _cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _caps() -> list[int]:
-    """The caps of the environment; of a list, as OMP_NUM_THREADS may be, the first counts."""
-    caps = []
+def _read_cap() -> int:
+    """The least cap of the environment; of a list, as OMP_NUM_THREADS may be, the first counts."""
+    caps = [sys.maxsize]
     for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
         text = os.environ.get(name, "").split(",")[0].strip()
         if text.isdigit() and int(text) > 0:
             caps.append(int(text))
-    return caps
+    return min(caps)
+
+
+_cap = _read_cap()

@@ -37,7 +37,8 @@ _LARGEST, _LEAST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).t
 _LISTED = 64
 
 _ndarray, _empty, _empty_like, _find = np.ndarray, np.empty, np.empty_like, plans.find
-_LOSSES, _VALUE, _VALUE_AND_GRADIENT = Task.LOSSES, Task.VALUE, Task.VALUE_AND_GRADIENT
+_LOSSES, _RANKS = Task.LOSSES, Task.RANKS
+_VALUE, _VALUE_AND_GRADIENT = Task.VALUE, Task.VALUE_AND_GRADIENT
 _KEPT = Divisor.KEPT
 
 
@@ -113,7 +114,7 @@ def value_and_grad(
             made = _divided(sums, call.plan)
         call.warn(sums.found)
         return made, call.sent.dx if out is None else out
-    dx = _empty_like(y_pred) if out is None else out
+    dx = _empty_like(y_pred, plan.counts_as) if out is None else out
     try:
         sums = plan.run(y_true, y_pred, sample_weight, None, dx)
     except BadValue as error:
@@ -130,10 +131,18 @@ def ranks(y_true: Any, y_pred: Any, options: Options) -> Any:
         int64, the losses' shape: 0 where the label is predicted, the number of classes where the
         scores hold a NaN, -1 where the label is ignored.
     """
-    made = _on_device(Task.RANKS, options, y_true, y_pred, None)
-    if made is not None:
+    plan = _find(_RANKS, options, y_true, y_pred)
+    if plan is None:
+        made = _on_device(_RANKS, options, y_true, y_pred, None)
+        if made is None:
+            made, _ = _Call(_RANKS, options, y_true, y_pred, None).losses()
         return made
-    return _Call(Task.RANKS, options, y_true, y_pred, None).losses()[0]
+    made = _empty(y_true.shape, plan.result)
+    try:
+        plan.run(y_true, y_pred, None, made)
+    except BadValue as error:
+        _again(error, plan, y_true, y_pred, None, made, None)
+    return made
 
 
 def losses_and_found(y_true: object, y_pred: object, options: Options) -> tuple[Any, Found]:
@@ -221,7 +230,8 @@ def _listed(given: list[Any]) -> Array | None:
     """A short list of plain numbers as an array; None for any other."""
     if len(given) > _LISTED or not all(n.__class__ in (int, float) for n in given):
         return None
-    return np.array(given)
+    made = np.array(given)
+    return None if made.dtype.kind == "O" else made  # beyond every integer
 
 
 def _may_take(out: Any, y_true: Any, y_pred: Any, sample_weight: Any) -> bool:
@@ -240,7 +250,10 @@ def _again(
     """What comes of a call whose values were not as expected, or the refusal in words."""
     if isinstance(error, Misaligned):
         return _Call(plan.task, plan.options, y, x, w, dx).run(losses)
-    return _refuse(error, Sent(y, x, w, dx, y, w), plan.options)
+    try:
+        _refuse(error, Sent(y, x, w, dx, y, w), plan.options)
+    except ValueError as refusal:
+        raise refusal from None
 
 
 def _refuse(error: BadValue, sent: Sent, options: Options) -> NoReturn:
@@ -254,15 +267,16 @@ def _refuse(error: BadValue, sent: Sent, options: Options) -> NoReturn:
 def _check_values(sent: Sent, options: Options) -> None:
     """Refuse labels that are neither classes nor ignored, and weights that are missing."""
     layout = layout_of(sent.x.shape, options.axis, sent.x.strides)
-    reader = labels.read(spec_of(sent.y), layout, options.ignore_class, sent.y_true, sent.x)
-    y, bad = reader.decode(reader.shaped(sent.y))
+    y = np.broadcast_to(np.int64(0), layout.losses) if options.soft else sent.y
+    reader = labels.read(spec_of(y), layout, options.ignore_class, sent.y_true, sent.x)
+    decoded, bad = reader.decode(reader.shaped(y))
     if bad.any():
-        reader.refuse(sent.y)
+        reader.refuse(y)
     if sent.w is not None:
         aligned = weights.read(spec_of(sent.w), layout, sent.sample_weight)
         assert aligned is not None
-        if weights.missing(weights.in_shape(sent.w, layout.losses), y).any():
-            aligned.refuse(sent.w, y)
+        if weights.missing(weights.in_shape(sent.w, layout.losses), decoded).any():
+            aligned.refuse(sent.w, decoded)
 
 
 # ---- CUDA devices -------------------------------------------------------------------------------

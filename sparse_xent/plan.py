@@ -21,7 +21,8 @@ from sparse_xent.arrays.base import ArraySpec, dense_strides
 from sparse_xent.arrays.numpy import spec_of
 from sparse_xent.arrays.output import check_output, reach
 from sparse_xent.arrays.refusals import EXPECTED, refuse_dtype
-from sparse_xent.engines import cpu, cuda, cuda_driver, numpy_program
+from sparse_xent.engines import cpu, cuda, cuda_driver
+from sparse_xent.engines import numpy as numpy_engine
 from sparse_xent.engines.base import Array, Divisor, Problem, Program, Sums, Task
 from sparse_xent.kernels import loader
 from sparse_xent.layout import layout_of
@@ -40,6 +41,7 @@ class Plan:
     options: Options  # held, so that no other options get their id
     axis: int  # of the classes
     result: np.dtype[Any]
+    counts_as: np.dtype[Any]  # what the scores' dtype counts as: the gradient's dtype
     divisor: Divisor
     one_class: bool
     as_sent: bool  # whether the program takes the arrays as they were sent
@@ -50,7 +52,7 @@ class Plan:
 
 
 _plans: dict[tuple[Any, ...] | None, Any] = {}  # Plans, and DevicePlans
-_found: dict[tuple[Any, ...] | None, Plan] = {}  # the same, by keys that are quickly made
+_found: dict[tuple[Any, ...], Plan] = {}  # the same, by keys that are quickly made
 
 
 def find(
@@ -68,43 +70,43 @@ def find(
     """
     if x.__class__ is not _ndarray or y.__class__ is not _ndarray:
         return None
-    key = (
+    key: tuple[Any, ...] = (
         task, id(options), config._epsilon, config._compiled,
         x.shape, x.strides, x.dtype, y.shape, y.strides, y.dtype,
     )  # fmt: skip
-    if w is not None or out is not None:
-        return _found.get(_with_others(key, x, w, out))
-    return _found.get(key)
-
-
-def _with_others(key: tuple[Any, ...], x: Array, w: Any, out: Any) -> tuple[Any, ...] | None:
-    """The key of a call with weights or a place for its gradient; None where they are others'."""
     if w is not None:
         if w.__class__ is not _ndarray:
             return None
         key = (*key, w.shape, w.strides, w.dtype)
-    if out is None or out is x:
+    if out is not None:
+        key = _with_out(key, x, out)
+    return _found.get(key)
+
+
+def _with_out(key: tuple[Any, ...], x: Array, out: Any) -> tuple[Any, ...]:
+    if out is x or out.__class__ is not _ndarray:
         return (*key, out is x)
-    return (*key, out.shape, out.strides, out.dtype) if out.__class__ is _ndarray else None
+    return (*key, out.shape, out.strides, out.dtype)
 
 
 def remember(task: Task, options: Options, y: Any, x: Any, w: Any, out: Any, plan: Plan) -> None:
     """Let `find` find the plan for calls like this one, if it takes arrays as they were sent."""
     arrays = [a for a in (y, x, w) if a is not None]
-    direct = plan.as_sent and not plan.one_class
-    if task == Task.LOSSES:  # of one loss a scalar is made
-        direct = direct and plan.as_losses and y.ndim > 0
+    one_each = task in (Task.LOSSES, Task.RANKS)  # made in the labels' shape; one is a scalar
+    as_losses = plan.as_losses and y.ndim > 0
+    direct = plan.as_sent and not plan.one_class and (as_losses or not one_each)
     if not direct or any(a.__class__ is not _ndarray for a in arrays):
         return
-    if task.differentiates and out is None and x.dtype != dtypes.counts_as(x.dtype):
-        return  # a new gradient is not of the scores' own dtype
-    key: tuple[Any, ...] | None = (
+    key: tuple[Any, ...] = (
         task, id(options), config._epsilon, config._compiled,
         x.shape, x.strides, x.dtype, y.shape, y.strides, y.dtype,
     )  # fmt: skip
-    if key and (w is not None or out is not None):
-        key = _with_others(key, x, w, out)
-    if key is None or not all(a.flags.aligned for a in arrays):
+    if w is not None:
+        key = (*key, w.shape, w.strides, w.dtype)
+    if out is not None:
+        arrays.append(out)
+        key = _with_out(key, x, out)
+    if any(a.__class__ is not _ndarray or not a.flags.aligned for a in arrays):
         return
     if len(_found) >= _LIMIT:
         _found.clear()
@@ -170,7 +172,8 @@ def _made(
     open_rows, lasting = False, True
     if config._compiled:
         try:
-            if may_be_open and problem.layout.axis:
+            # One class would not keep the first axis apart from those behind it.
+            if may_be_open and problem.layout.axis and problem.layout.classes > 1:
                 rows = [_with_rows(spec, 2) for spec in specs]  # of 1 row the steps say nothing
                 program = cpu.prepare(_problem(task, options, _SentAs(), *rows), open_rows=True)
                 open_rows = program is not None
@@ -178,7 +181,7 @@ def _made(
         except loader.EngineUnavailable as error:
             config.fall_back(error)
             lasting = False
-    program = program or numpy_program.prepare(problem)
+    program = program or numpy_engine.prepare(problem)
     return _plan(program, options, problem, specs, open_rows), lasting
 
 
@@ -192,6 +195,7 @@ def _plan(
     layout = problem.layout
     if problem.task == Task.LOSSES_AND_GRADIENT:
         layout = problem.layout_with_dx
+    order = layout.order
     y, _, w, _ = specs
     shaped = y.shape == layout.losses and (w is None or w.shape == layout.losses)
     return Plan(
@@ -200,13 +204,14 @@ def _plan(
         options=options,
         axis=layout.axis,
         result=problem.result,
+        counts_as=problem.counts_as,
         divisor=problem.divisor,
         one_class=layout.classes == 1,
         as_sent=program.as_sent or shaped,
         as_losses=y.shape == layout.losses,
         open_rows=open_rows,
         ordered=layout.ordered_losses,
-        to_losses=tuple(int(a) for a in np.argsort(layout.order)),
+        to_losses=tuple(range(len(order)) if open_rows else np.argsort(order).tolist()),
     )
 
 

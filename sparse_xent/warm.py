@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sparse_xent.kernels import ScoreKind, cache, loader
 from sparse_xent.kernels.cpu import abi
 
-_LAYOUTS = ("tile", "medium", "rows", "strided")
+_LAYOUTS = ("tile", "row_batches", "rows", "strided")
 _WIDE, _HALVES = ("float32", "float64"), ("float16", "bfloat16")
 
 
@@ -34,13 +34,13 @@ def kernels(halves: bool = False, everything: bool = False) -> Iterator[tuple[An
         everything: every dtype, every kind of probabilities, and label smoothing too.
     """
     formats = _WIDE + _HALVES if halves or everything else _WIDE
-    yield from (("small",), ("carry",))
-    yield from (("lowering", name) for name in sorted(set(abi.LABELS.values())))
+    yield from (("run_one_chunk",), ("run_chunks",))
+    yield from (("decode_labels", name) for name in sorted(set(abi.LABELS.values())))
     yield from (("rank", format) for format in formats)
     kinds = tuple(ScoreKind) if everything else (ScoreKind.LOGITS, ScoreKind.CLIP_NORMALIZE)
     smooths = (False, True) if everything else (False,)
     for format, scores, smooth in itertools.product(formats, kinds, smooths):
-        layouts = ("picked",) if scores == ScoreKind.CLIP and not smooth else _LAYOUTS
+        layouts = ("gather",) if scores == ScoreKind.CLIP and not smooth else _LAYOUTS
         for layout, gradient in itertools.product(layouts, (False, True)):
             yield layout, format, scores.name, smooth, gradient
 

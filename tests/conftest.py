@@ -1,5 +1,8 @@
 """What every test runs under: no silent skip, no endless test, signs of life, a count of each part.
 
+And what tests have in common: each engine in turn, and one table each of the kinds of scores, of
+shapes, of layouts in memory and of tolerances.
+
 Under CI=true a skip (an expected failure too) is a failure unless its reason stands in
 ``allowed_skips.txt``. Elsewhere a peer that is absent skips what compares with it; so do CUDA's
 compiler and R. The last lines of the run say what was left out, and how to get it.
@@ -11,6 +14,7 @@ in the one that has the terminal; the others, the workers, run the tests.
 import functools
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 import re
 import shutil
@@ -27,6 +31,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -72,6 +77,100 @@ settings.register_profile(
 )
 settings.register_profile("deep", max_examples=5000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if CI else "here"))
+
+
+# --- what tests have in common -------------------------------------------------------------------
+
+ENGINES = ("compiled", "numpy")
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each engine in turn serves the calls of the test; its name."""
+    import inside
+
+    inside.serve_by(request.param, monkeypatch.setattr)
+    return request.param
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process of its own that may import what tests import."""
+    path = os.pathsep.join([str(ROOT / "tests"), *sys.path])
+    return {**os.environ, "PYTHONPATH": path}
+
+
+#: Every kind of scores, as options of a loss.
+KINDS: dict[str, dict[str, Any]] = {
+    "logits": {"from_logits": True},
+    "after": {"normalize": "after"},
+    "before": {"normalize": "before"},
+    "never": {"normalize": "never"},
+}
+REDUCTIONS = ("sum_over_batch_size", "sum", "mean_with_sample_weight", None)
+
+#: What a loss may be off by, relative to itself, by the dtype of the arithmetic.
+TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
+
+#: Shapes and class axes, one for each way in which kernels go through memory.
+SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
+    "few classes": ((200, 10), -1),
+    "some classes": ((60, 50), -1),
+    "many classes": ((8, 520), -1),
+    "classes first": ((10, 200), 0),
+    "channels first": ((5, 21, 3, 9), 1),
+    "classes in the middle": ((6, 5, 4, 3), 2),
+    "two rows": ((2, 3), -1),
+}
+
+
+def _strided(x: Any) -> Any:
+    room = np.full([2 * n + 1 for n in x.shape], 77, x.dtype)
+    view = room[tuple(slice(1, None, 2) for _ in x.shape)]
+    view[...] = x
+    return view
+
+
+def _turned(x: Any) -> Any:
+    return np.moveaxis(np.moveaxis(x, 0, -1).copy(), -1, 0)
+
+
+def _read_only(x: Any) -> Any:
+    view = x.copy()
+    view.flags.writeable = False
+    return view
+
+
+def _misaligned(x: Any) -> Any:
+    room = np.empty(x.nbytes + 1, "uint8")
+    view = room[1:].view(x.dtype).reshape(x.shape)
+    view[...] = x
+    return view
+
+
+#: The same numbers, lying otherwise: functions of an array. The STRIDES keep its dtype, are aligned
+#: and can be written to.
+STRIDES: dict[str, Callable[[Any], Any]] = {
+    "C order": lambda x: x.copy("C"),
+    "Fortran order": lambda x: x.copy("F"),
+    "strided": _strided,
+    "turned": _turned,
+    "rows reversed": lambda x: x[::-1].copy()[::-1],
+    "classes reversed": lambda x: x[..., ::-1].copy()[..., ::-1],
+    "all axes reversed": lambda x: np.flip(np.flip(x).copy()),
+}
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    **STRIDES,
+    "read-only": _read_only,
+    "misaligned": _misaligned,
+    "a field of a record": lambda x: np.rec.fromarrays([x, x], names="a,b")["b"],
+    "big-endian": lambda x: x.astype(x.dtype.newbyteorder(">")),
+    "little-endian": lambda x: x.astype(x.dtype.newbyteorder("<")),
+    "big-endian and Fortran order": lambda x: x.astype(x.dtype.newbyteorder(">"), order="F"),
+    "long double": lambda x: x.astype(np.longdouble),
+    "long double, strided": lambda x: np.repeat(x.astype(np.longdouble), 2, 0)[::2],
+    "a subclass of ndarray": lambda x: x.view(type("Sub", (np.ndarray,), {})),
+    "nested lists": lambda x: x.tolist(),
+}
 
 
 def require_peer(name: str) -> ModuleType:
@@ -122,7 +221,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow what `slow_when` says of its parameters; pytest's -m chooses after that."""
     for item in items:
         for condition in item.iter_markers("slow_when"):
-            if condition.args[0](**item.callspec.params):
+            named = inspect.signature(condition.args[0]).parameters
+            if condition.args[0](**{name: item.callspec.params[name] for name in named}):
                 item.add_marker(pytest.mark.slow)
 
 

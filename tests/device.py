@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import ptx
 
-from sparse_xent.engines import numpy as numpy_engine
+from sparse_xent.engines import numpy_formulas
 from sparse_xent.kernels import ScoreKind
 from sparse_xent.kernels import cache as kernel_cache
 from sparse_xent.kernels.cuda import registry
@@ -92,7 +92,7 @@ class Given:
     up: np.ndarray | None = None
     by: int = 0
     divisor: float = 1.0
-    surveyed: np.ndarray | None = None
+    counted: np.ndarray | None = None
     reduced: bool = False
     out: str = "float64"  # the losses' dtype
     value: str = "float32"  # the reduced value's
@@ -146,8 +146,8 @@ def run(given: Given, verb: Verb) -> Made:
         call["uo"], call["ui"] = call.pop("upo"), call.pop("upi")
     if given.by_class is not None:
         call["by_class"] = memory.give(given.by_class.astype(np.float64))
-    if given.surveyed is not None:
-        call["surveyed"] = memory.give(given.surveyed.astype(np.float64))
+    if given.counted is not None:
+        call["counted"] = memory.give(given.counted.astype(np.float64))
     call["many"] = NEGATIVE
     if given.ignored is not None:
         call["many"] = len(given.ignored)
@@ -231,7 +231,7 @@ def scores(
 def expected(given: Given, g: Any) -> tuple[np.ndarray, np.ndarray]:
     """Losses and gradient of the plain engine, in the kernel's arithmetic."""
     own = arithmetic(given.x.dtype.name)
-    return numpy_engine.nll_and_grad(
+    return numpy_formulas.nll_and_grad(
         given.x.astype(own),
         given.y.astype(np.int64),
         np.broadcast_to(g, given.y.shape),

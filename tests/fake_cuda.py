@@ -17,8 +17,7 @@ from numpy.lib.stride_tricks import as_strided
 from sparse_xent import plan
 from sparse_xent.arrays import adapters
 from sparse_xent.arrays.torch import TorchAdapter
-from sparse_xent.engines import cuda_driver
-from sparse_xent.engines import numpy as numpy_engine
+from sparse_xent.engines import cuda_driver, numpy_formulas
 from sparse_xent.kernels import ScoreKind
 from sparse_xent.kernels.cuda import loader, params
 from sparse_xent.kernels.cuda.params import CODES, NONE, Arguments
@@ -221,18 +220,18 @@ class Work:
             w = w * memory(a.by_class, (a.classes,), (8,), np.dtype(np.float64))[np.maximum(y, 0)]
         w = np.where(ignored, 0.0, w)
         kept = ~ignored
-        if self.family == "survey":
+        if self.family == "count":
             self._sum(np.zeros(self.positions), kept, w)
             return
         x = memory(a.x, (outer, a.classes, a.inner), (a.xo, a.xc, a.xi), self.dtype).copy()
         if self.family.startswith("rank"):
-            made = numpy_engine.rank(x, y).astype(np.float64)
+            made = numpy_formulas.rank(x, y).astype(np.float64)
             out = memory(a.out, self.positions, (a.oo, a.oi), BY_CODE[a.out_code])
             out[...] = np.where(bad, a.classes, made)
             return
         # The kernels' arithmetic; the bounds of the clip come rounded already.
         formula = {"scores": self.scores, "smoothing": a.smoothing, "eps": a.lo}
-        loss = numpy_engine.nll(x, y, **formula).astype(np.float64)
+        loss = numpy_formulas.nll(x, y, **formula).astype(np.float64)
         loss = np.where(w == 0, 0.0, loss * w)
         loss[bad] = np.nan
         if a.out:
@@ -243,7 +242,7 @@ class Work:
             up = self._of(a.up, a.uo, a.ui, a.up_code, 1.0)
             divisor = self._divisor()
             g = w * up / divisor if divisor != 0 else np.zeros_like(w)
-            slope = numpy_engine.nll_grad(x, y, g, **formula).astype(np.float64)
+            slope = numpy_formulas.nll_grad(x, y, g, **formula).astype(np.float64)
             slope[np.broadcast_to(bad[:, None], slope.shape)] = np.nan
             dx = memory(a.dx, x.shape, (a.do, a.dc, a.di), self.dtype)
             dx[...] = slope.astype(dx.dtype)
@@ -270,7 +269,7 @@ class Work:
         bad = ~ignored & ~good
         if bad.any():
             first = int(np.flatnonzero(bad.ravel())[0])
-            self._tell(0, (a.first + first) << params.TOLD | told_code(values.ravel()[first]))
+            self._tell(0, (a.first + first) << params.LABEL_BITS | told_code(values.ravel()[first]))
         return np.where(good & ~ignored, values, -1).astype(np.int64), bad, ignored
 
     def _tell(self, word, value):
@@ -280,7 +279,7 @@ class Work:
     def _divisor(self):
         if self.a.by == params.GIVEN:
             return self.a.divisor
-        sums = memory(self.a.surveyed, (3,), (8,), np.dtype(np.float64))
+        sums = memory(self.a.counted, (3,), (8,), np.dtype(np.float64))
         return sums[params.KEPT_AT if self.a.by == params.KEPT else params.WEIGHT_AT]
 
     def _sum(self, loss, kept, w):
@@ -311,12 +310,12 @@ def told_code(value):
     if np.isinf(value):
         return params.ALL_ABOVE if value > 0 else params.ALL_BELOW
     if value != np.floor(value):
-        return params.PART
+        return params.NOT_WHOLE
     if value == -(2**31):
         return params.NA
     if not params.SMALLEST <= value <= params.LARGEST:
         return params.BELOW if value < 0 else params.ABOVE
-    return params.MIDDLE + int(value)
+    return params.LABEL_ZERO + int(value)
 
 
 def install(monkeypatch, gpu):

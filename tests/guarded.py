@@ -17,11 +17,12 @@ import os
 import sys
 import warnings
 
+import inside
 import ml_dtypes
 import numpy as np
+from conftest import KINDS
 
 import sparse_xent as sx
-from sparse_xent import carried, plain
 
 PAGE = mmap.PAGESIZE
 BYTES = 512 * PAGE  # of one operand, gaps included
@@ -30,7 +31,6 @@ MARGIN = 256  # bytes beside an operand that must stay as they are
 
 CLASSES = (1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8, 9, 10, 13, 16, 21, 23, 24, 25, 31, 32, 33, 47, 64, 100)
 MORE_CLASSES = (130, 257, 300, 511, 512, 515, 600, 1030, 2100)
-SCORES = ("logits", "after", "before", "never")
 
 
 class Memory:
@@ -175,7 +175,7 @@ def _scores(r, shape, axis, dtype, kind):
 
 def _formula(r, few):
     """dtype, options, and whether a gradient is wanted; `few` are what other tests compile too."""
-    kind = str(r.choice(SCORES))
+    kind = str(r.choice(list(KINDS)))
     gradient = bool(r.random() < 0.6)
     if few:
         dtype = str(r.choice(("float32", "float64", "float16")))
@@ -186,9 +186,7 @@ def _formula(r, few):
     else:
         dtype = str(r.choice(("float32", "float64", "float16", "bfloat16")))
         smoothing = float(r.choice((0.0, 0.1)))
-    options = {"from_logits": kind == "logits", "label_smoothing": smoothing}
-    if kind != "logits":
-        options["normalize"] = kind
+    options = {**KINDS[kind], "label_smoothing": smoothing}
     return np.dtype(getattr(ml_dtypes, dtype) if dtype == "bfloat16" else dtype), options, gradient
 
 
@@ -205,7 +203,7 @@ class Case:
         shape, self.axis = _shape(r, r.random() < 0.8)
         dtype, self.options, gradient = _formula(r, few)
         losses = shape[: self.axis] + shape[self.axis + 1 :]
-        kind = "logits" if self.options["from_logits"] else "probabilities"
+        kind = "logits" if "from_logits" in self.options else "probabilities"
         x = _scores(r, shape, self.axis, dtype, kind)
         self.x = Operand(r, memories[0], *_repeat(r, x))
         self.y = Operand(r, memories[1], *_repeat(r, _labels(r, shape[self.axis], losses)))
@@ -236,8 +234,7 @@ class Case:
         x, y = getattr(self.x, side), getattr(self.y, side)
         given = {"axis": self.axis, "ignore_class": self.ignored}
         if self.verb == "rank":
-            options = sx.SparseCategoricalCrossentropy(**given)._options
-            return [carried.read(y, x, None, options).ranks()]  # what the accuracies ask for
+            return [inside.ranks(y, x, **given)]
         given |= self.options
         if self.verb == "losses":
             return [sx.loss_sparse_categorical_crossentropy(y, x, **given)]
@@ -271,13 +268,10 @@ def main(calls, seed, few):
     memories = [Memory() for _ in range(4)]
     np.seterr(all="ignore")
     warnings.simplefilter("ignore")  # of scores that cannot be probabilities, which are wanted
-    carried.SERIAL_BYTES = 0  # arrays of this size go to helper threads, too
     for k in range(calls):
-        if k % 500 == 0:  # calls of one chunk and of many
-            carried.CHUNK_BYTES, carried.TASK_BYTES = ((1 << 18, 1 << 21), (1 << 12, 1 << 13))[
-                k // 500 % 2
-            ]
-            plain._plans.clear()
+        if k % 500 == 0:  # calls of one chunk and of many, on helper threads too
+            chunk, task = ((1 << 18, 1 << 21), (1 << 12, 1 << 13))[k // 500 % 2]
+            inside.cut_small(chunk=chunk, task=task)
         case = Case(r, memories, few)
         text = f"{k} {case.text()}"
         os.write(1, f"{text}\n".encode())

@@ -20,6 +20,7 @@ from typing import Any
 import ml_dtypes
 import mpmath
 import numpy as np
+from conftest import TOLERANCES
 
 mp: Any = mpmath.MPContext()  # a context of our own: mpmath's global precision stays as it is
 mp.dps = 420
@@ -345,5 +346,4 @@ def assert_close(got: Any, want: Any, rtol: float, atol: float = 0.0) -> None:
 
 def tolerance(arithmetic: Any, result: Any) -> float:
     """What a loss may be off by, relative to itself: the arithmetic's promise and one rounding."""
-    promise = 1e-12 if np.dtype(arithmetic) == np.float64 else 1e-5
-    return promise + float(finfo(result).eps)
+    return TOLERANCES[np.dtype(arithmetic).name] + float(finfo(result).eps)

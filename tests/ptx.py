@@ -1,6 +1,6 @@
 """A simulator of a GPU that runs what the compiler made: PTX, all threads of a launch in step.
 
-The kernels' tests run the very code that is compiled for a GPU, words and inline PTX and all; what
+The tests run the very code that is compiled for a GPU, primitives and inline PTX included; what
 stands between it and a GPU is `ptxas` alone. Every instruction is done for all threads at once by
 NumPy. Threads that part at a branch wait for each other as a GPU's do: whoever is at the least
 address goes first; barriers and shuffles wait for all whom they name, and a launch that waits for

@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: found again, never stale, nobody else's, no error where none is."""
+"""Compiled kernels on disk: found again, never of another version, never anybody else's."""
 
 import compileall
 import logging
@@ -14,15 +14,16 @@ import platformdirs
 import pytest
 
 import sparse_xent
+from sparse_xent.kernels import cache as kernel_cache
 
 PACKAGE = Path(sparse_xent.__file__).parent
 
 SCRIPT = """
 import numpy as np, sparse_xent as sx
-from sparse_xent.kernels import code
+from sparse_xent.kernels import loader
 x = np.array([[0.0, 1.0, 2.0]] * 3)
 print(sx.loss_sparse_categorical_crossentropy(np.array([0, 1, 2]), x, True).tolist())
-print(len(code.compiled))
+print(len(loader.compiled))
 """
 
 posix = pytest.mark.skipif(os.name != "posix", reason="owners and modes as POSIX has them")
@@ -78,10 +79,10 @@ def test_a_second_process_finds_what_the_first_compiled(compiled):
 
 def edit(folder):
     """Change what a kernel computes."""
-    algebra = folder / "sparse_xent/kernels/cpu/formulas.py"
-    text = algebra.read_text("utf-8")
+    formulas = folder / "sparse_xent/kernels/formulas.py"
+    text = formulas.read_text("utf-8")
     assert "LN2 = math.log(2)" in text
-    algebra.write_text(text.replace("LN2 = math.log(2)", "LN2 = 1.0"), "utf-8")
+    formulas.write_text(text.replace("LN2 = math.log(2)", "LN2 = 1.0"), "utf-8")
 
 
 def without_sources(folder):
@@ -98,7 +99,7 @@ def zipped(folder):
     return Path(shutil.make_archive(str(folder), "zip", folder))
 
 
-STAMP = "from sparse_xent.kernels import disk; print(disk.stamp())"
+STAMP = "from sparse_xent.kernels import cache; print(cache.stamp())"
 
 
 @pytest.mark.parametrize("shipped", [Path, without_sources, zipped])
@@ -117,13 +118,13 @@ def test_another_version_has_another_stamp_also_where_there_are_no_sources(shipp
 def test_code_that_cannot_be_read_is_not_kept(tmp_path, monkeypatch):
     """Nor loaded, for how old it is cannot be known: programs that are frozen into one file."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    cache.keep(("k",), b"image")
-    assert cache.load(("k",)) == b"image"
-    cache.stamp.cache_clear()
-    monkeypatch.setattr(type(cache.__spec__.loader), "get_data", None)
-    assert cache.load(("k",)) is None
+    kernel_cache.keep(("k",), b"image")
+    assert kernel_cache.load(("k",)) == b"image"
+    kernel_cache.stamp.cache_clear()
+    monkeypatch.setattr(type(kernel_cache.__spec__.loader), "get_data", None)
+    assert kernel_cache.load(("k",)) is None
     with pytest.raises(OSError, match=r"the code of sparse_xent\.kernels cannot be read"):
-        cache.keep(("k",), b"image")
+        kernel_cache.keep(("k",), b"image")
 
 
 def test_an_edit_of_what_a_kernel_calls_is_seen(compiled, filled, tmp_path):
@@ -152,7 +153,7 @@ def test_what_is_on_disk_needs_no_numba(compiled):
 def cache(tmp_path, monkeypatch):
     """A cache of this process's own, for files that need not be kernels: those take seconds."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
-    cache.keep(("a", True), b"image of a")
+    kernel_cache.keep(("a", True), b"image of a")
     return tmp_path / "cache"
 
 
@@ -181,22 +182,22 @@ def test_files_cut_short_or_open_to_others_are_compiled_anew(filled, compiled):
     "change", [lambda b: b[:-1], lambda b: b[:20], lambda b: b"", lambda b: b"x" + b]
 )
 def test_a_changed_file_counts_as_absent(change, cache):
-    assert cache.load(("a", True)) == b"image of a"
+    assert kernel_cache.load(("a", True)) == b"image of a"
     the_file(cache).write_bytes(change(the_file(cache).read_bytes()))
-    assert cache.load(("a", True)) is None
+    assert kernel_cache.load(("a", True)) is None
 
 
 def test_a_file_under_another_name_counts_as_absent(cache):
     for name in (("b", True), ("a", False)):
         file = the_file(cache).with_name("-".join(map(str, name)) + ".o")
         shutil.copy(the_file(cache), file)
-        assert cache.load(name) is None
+        assert kernel_cache.load(name) is None
 
 
 def test_a_file_of_another_version_counts_as_absent(cache, monkeypatch):
-    monkeypatch.setattr(cache, "stamp", lambda: "f" * 16)
+    monkeypatch.setattr(kernel_cache, "stamp", lambda: "f" * 16)
     shutil.copytree(the_file(cache).parent, cache / "sparse_xent" / ("f" * 16))
-    assert cache.load(("a", True)) is None
+    assert kernel_cache.load(("a", True)) is None
 
 
 # --- nobody else's -------------------------------------------------------------------------------
@@ -230,7 +231,7 @@ def give(monkeypatch):
 @pytest.mark.parametrize("which", range(4))
 def test_what_another_user_owns_is_not_loaded(which, cache, give):
     give(places(cache)[which])
-    assert cache.load(("a", True)) is None
+    assert kernel_cache.load(("a", True)) is None
 
 
 @posix
@@ -238,17 +239,17 @@ def test_what_another_user_owns_is_not_loaded(which, cache, give):
 @pytest.mark.parametrize("which", range(3))
 def test_what_others_may_write_is_not_loaded(which, mode, cache):
     places(cache)[which].chmod(mode)
-    assert cache.load(("a", True)) is None
+    assert kernel_cache.load(("a", True)) is None
 
 
 @posix
 def test_nor_from_a_cache_folder_in_which_others_may_move_ours(cache):
     cache.chmod(0o777)
-    assert cache.load(("a", True)) is None
+    assert kernel_cache.load(("a", True)) is None
     with pytest.raises(PermissionError, match=r"may be written by others \(its mode is 777\)"):
-        cache.keep(("b",), b"image")
+        kernel_cache.keep(("b",), b"image")
     cache.chmod(0o1777)  # as /tmp has it
-    assert cache.load(("a", True)) == b"image of a"
+    assert kernel_cache.load(("a", True)) == b"image of a"
 
 
 @posix
@@ -257,9 +258,9 @@ def test_no_symbolic_link_is_followed_below_the_cache_folder(which, cache, tmp_p
     place = places(cache)[which]
     place.rename(tmp_path / "elsewhere")
     place.symlink_to(tmp_path / "elsewhere")
-    assert cache.load(("a", True)) is None
+    assert kernel_cache.load(("a", True)) is None
     if which == 0:
-        cache.keep(("a", True), b"image of a")  # takes the link's place
+        kernel_cache.keep(("a", True), b"image of a")  # takes the link's place
         assert not place.is_symlink()
 
 
@@ -267,7 +268,7 @@ def test_no_symbolic_link_is_followed_below_the_cache_folder(which, cache, tmp_p
 def test_the_cache_folder_itself_may_be_a_link(cache, tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(cache)
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "link"))
-    assert cache.load(("a", True)) == b"image of a"
+    assert kernel_cache.load(("a", True)) == b"image of a"
 
 
 @posix
@@ -276,10 +277,10 @@ def test_a_pipe_or_a_folder_in_a_file_s_place_keeps_nobody_waiting(cache):
     file = the_file(cache)
     file.unlink()
     os.mkfifo(file)
-    assert cache.load(("a", True)) is None
+    assert kernel_cache.load(("a", True)) is None
     file.unlink()
     file.mkdir()
-    assert cache.load(("a", True)) is None
+    assert kernel_cache.load(("a", True)) is None
 
 
 # --- a group's -----------------------------------------------------------------------------------
@@ -301,7 +302,7 @@ def shared(tmp_path, monkeypatch, umask):
     folder.chmod(0o2775)
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(folder))
     umask(0o002)
-    cache.keep(("a", True), b"image of a")
+    kernel_cache.keep(("a", True), b"image of a")
     return folder
 
 
@@ -327,16 +328,16 @@ def test_what_another_user_of_the_group_wrote_is_loaded(shared, give):
     give(*below, member=True)
     for folder in below[1:]:
         folder.chmod(0o2775)
-    assert cache.load(("a", True)) == b"image of a"
+    assert kernel_cache.load(("a", True)) == b"image of a"
     below[0].chmod(0o666)
-    assert cache.load(("a", True)) is None
+    assert kernel_cache.load(("a", True)) is None
 
 
 @posix
 def test_a_group_that_the_caller_is_not_in_is_not_trusted(shared, give):
     give_group(shared)
     give(*places(shared)[:-1])
-    assert cache.load(("a", True)) is None
+    assert kernel_cache.load(("a", True)) is None
 
 
 @posix
@@ -345,9 +346,9 @@ def test_files_are_the_group_s_also_where_the_folder_does_not_see_to_that(shared
     give_group(shared, 0o775)
     shutil.rmtree(shared / "sparse_xent")
     give(member=True)
-    cache.keep(("a", True), b"image of a")
+    kernel_cache.keep(("a", True), b"image of a")
     assert {p.stat().st_gid for p in places(shared)} == {shared.stat().st_gid}
-    assert cache.load(("a", True)) == b"image of a"
+    assert kernel_cache.load(("a", True)) == b"image of a"
 
 
 @posix
@@ -355,7 +356,7 @@ def test_nor_a_group_s_folder_that_anybody_can_have_put_there(shared, give):
     """As in /tmp, by someone who is in a group with the caller."""
     shared.parent.chmod(0o1777)
     give(*places(shared), member=True)
-    assert cache.load(("a", True)) is None
+    assert kernel_cache.load(("a", True)) is None
 
 
 @posix
@@ -364,24 +365,24 @@ def test_nor_a_group_s_folder_that_the_user_did_not_name(tmp_path, monkeypatch, 
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     tmp_path.chmod(0o775)
-    cache.keep(("a", True), b"image of a")
+    kernel_cache.keep(("a", True), b"image of a")
     file, *folders, _ = places(tmp_path)
     assert {stat.S_IMODE(f.stat().st_mode) for f in folders} == {0o700}
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert cache.load(("a", True)) == b"image of a"
+    assert kernel_cache.load(("a", True)) == b"image of a"
     folders[0].chmod(0o770)
-    assert cache.load(("a", True)) is None
+    assert kernel_cache.load(("a", True)) is None
 
 
 AS_USER = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from sparse_xent.kernels import disk
-disk.stamp()  # while what it imports can be read
+from sparse_xent.kernels import cache
+cache.stamp()  # while what it imports can be read
 os.setgroups([4321]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2])); os.umask(0o002)
 if sys.argv[3] == "keep":
-    disk.keep(("a", True), b"image of a")
-print(disk.load(("a", True)) == b"image of a")
+    cache.keep(("a", True), b"image of a")
+print(cache.load(("a", True)) == b"image of a")
 """
 
 
@@ -426,7 +427,7 @@ def test_no_writable_folder_means_no_cache_and_no_error(tmp_path):
 @pytest.fixture
 def told(caplog, monkeypatch):
     """What is logged, while nothing has been noted yet."""
-    monkeypatch.setattr(cache, "_noted", False)
+    monkeypatch.setattr(kernel_cache, "_noted", False)
     caplog.set_level(logging.DEBUG, "sparse_xent")
     return caplog
 
@@ -436,7 +437,7 @@ def test_one_note_names_the_folder_the_cause_and_the_variable(tmp_path, monkeypa
     blocked.write_text("")
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(blocked))
     for kernel in "ab":
-        cache.save((kernel,), b"image")
+        kernel_cache.save((kernel,), b"image")
     (note,) = told.records
     text = note.getMessage()
     assert note.levelno == logging.WARNING
@@ -450,10 +451,10 @@ def test_a_full_disk_leaves_no_draft_and_the_old_file(cache, monkeypatch, told):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    cache.save(("a", True), b"another image")
+    kernel_cache.save(("a", True), b"another image")
     assert "No space left on device" in told.records[0].getMessage()
     assert [f.name for f in the_file(cache).parent.iterdir()] == ["a-True.o"]
-    assert cache.load(("a", True)) == b"image of a"
+    assert kernel_cache.load(("a", True)) == b"image of a"
 
 
 @pytest.mark.parametrize("known", ["an error", "~/.cache/sparse_xent"])
@@ -466,16 +467,16 @@ def test_a_user_without_a_home_gets_no_folder_where_he_stands(known, tmp_path, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setattr(platformdirs, "user_cache_path", homeless)
-    cache.save(("a", True), b"image")
+    kernel_cache.save(("a", True), b"image")
     assert "no home" in told.records[0].getMessage()
-    assert cache.load(("a", True)) is None
+    assert kernel_cache.load(("a", True)) is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_where_there_are_no_modes_files_are_kept_all_the_same(cache, monkeypatch):
     """On Windows: no owners, no folders by handle."""
     monkeypatch.setattr("sparse_xent.kernels.trusted._MODES", False)
-    assert cache.load(("a", True)) == b"image of a"
-    cache.keep(("new", 1), b"image")
-    assert cache.load(("new", 1)) == b"image"
+    assert kernel_cache.load(("a", True)) == b"image of a"
+    kernel_cache.keep(("new", 1), b"image")
+    assert kernel_cache.load(("new", 1)) == b"image"
     assert sorted(f.name for f in the_file(cache).parent.iterdir()) == ["a-True.o", "new-1.o"]

@@ -22,28 +22,28 @@ pytestmark = [pytest.mark.slow, NEEDS_CUDA_COMPILER]
 
 ARCHITECTURES = [(8, 0), (9, 0), (10, 0)]
 
-#: Every walk, with the formats, scores and outputs that ask most of it.
+#: Every kernel, with the formats, scores and outputs that ask most of it.
 KERNELS = [
-    "few.float32.logits.sharp.nll",
-    "few.bfloat16.before.smooth.grad",
-    "lanes32x2.float32.logits.sharp.nll",
-    "lanes32x8.float32.logits.sharp.nll",
-    "lanes32x16.float32.logits.sharp.grad",
-    "lanes32x8.bfloat16.logits.sharp.grad",
-    "lanes32x4.bfloat16.before.smooth.grad",
-    "lanes32x8.float64.logits.sharp.grad",
-    "rows.float32.logits.sharp.nll",
-    "rows.bfloat16.logits.sharp.nll",
-    "rows.float64.logits.sharp.nll",
-    "held.float32.logits.sharp.grad",
-    "held.bfloat16.logits.sharp.grad",
-    "held.float64.before.smooth.grad",
-    "cluster.float32.logits.sharp.grad",
+    "thread_rows.float32.logits.sharp.nll",
+    "thread_rows.bfloat16.normalize_clip.smooth.grad",
+    "warp_rows32x2.float32.logits.sharp.nll",
+    "warp_rows32x8.float32.logits.sharp.nll",
+    "warp_rows32x16.float32.logits.sharp.grad",
+    "warp_rows32x8.bfloat16.logits.sharp.grad",
+    "warp_rows32x4.bfloat16.normalize_clip.smooth.grad",
+    "warp_rows32x8.float64.logits.sharp.grad",
+    "block_rows.float32.logits.sharp.nll",
+    "block_rows.bfloat16.logits.sharp.nll",
+    "block_rows.float64.logits.sharp.nll",
+    "cached_rows.float32.logits.sharp.grad",
+    "cached_rows.bfloat16.logits.sharp.grad",
+    "cached_rows.float64.normalize_clip.smooth.grad",
+    "cluster_rows.float32.logits.sharp.grad",
     "strided4.float32.logits.sharp.nll",
     "strided8.bfloat16.logits.sharp.grad",
-    "picked.float32.never.sharp.nll",
+    "gather.float32.clip.sharp.nll",
     "rank_rows.bfloat16",
-    "survey",
+    "count",
 ]
 
 
@@ -103,7 +103,7 @@ def read(kernel, cc, folder):
     image = Path(folder) / f"{kernel}.{cc[0]}.cubin"
     image.write_bytes(loader.cubin(kernel, cc).image)
 
-    def told(tool, *options):
+    def output(tool, *options):
         from cuda.pathfinder import find_nvidia_binary_utility  # comes with the compiler
 
         path = find_nvidia_binary_utility(tool)
@@ -111,12 +111,12 @@ def read(kernel, cc, folder):
         return run.stdout
 
     # without an analysis of the flow of data, which takes as long as all the rest
-    return Listing(told("nvdisasm", "-c", "-ndf"), told("cuobjdump", "-res-usage"))
+    return Listing(output("nvdisasm", "-c", "-ndf"), output("cuobjdump", "-res-usage"))
 
 
 def _read_all(kernel, folder):
     device.text(kernel)  # the simulator wants it later; once Numba knows its types, all is quick
-    able = [cc for cc in ARCHITECTURES if cc[0] >= 9 or not kernel.startswith("cluster")]
+    able = [cc for cc in ARCHITECTURES if cc[0] >= 9 or not kernel.startswith("cluster_rows")]
     return [(cc, read(kernel, cc, folder)) for cc in able]
 
 
@@ -141,7 +141,7 @@ def test_kernels_live_in_their_registers(listings):
 
 def test_scores_are_read_and_written_16_bytes_at_once(listings):
     for kernel, all_ in listings.items():
-        if kernel.startswith(("picked", "survey")):
+        if kernel.startswith(("gather", "count")):
             continue
         for cc, listing in all_:
             assert listing.count(WIDE), f"{kernel} {cc} reads less than 16 bytes at once"
@@ -162,7 +162,7 @@ def test_float64_stays_out_of_the_loops_over_classes_of_other_formats(listings):
     for kernel, all_ in listings.items():
         for cc, listing in all_:
             loops = list(listing.loops_over_classes())
-            if kernel.startswith(("rows", "held", "cluster", "strided")):
+            if kernel.startswith(("block_rows", "cached_rows", "cluster_rows", "strided")):
                 assert loops, f"{kernel} {cc} has no loop over classes"
             found = sum(listing.count(FLOAT64, lines) for lines in loops)
             if "float64" in kernel:
@@ -175,8 +175,8 @@ def test_float64_stays_out_of_the_loops_over_classes_of_other_formats(listings):
 def test_float64_of_a_row_in_lanes_is_the_same_for_any_number_of_classes(listings):
     """The loop over classes is unrolled there: four times as many classes take no more of it."""
     few, many = (
-        listings["lanes32x2.float32.logits.sharp.nll"],
-        listings["lanes32x8.float32.logits.sharp.nll"],
+        listings["warp_rows32x2.float32.logits.sharp.nll"],
+        listings["warp_rows32x8.float32.logits.sharp.nll"],
     )
     for (cc, a), (_, b) in zip(few, many, strict=True):
         assert a.count(FLOAT64) == b.count(FLOAT64), cc
@@ -222,22 +222,22 @@ def fresh(tmp_path, monkeypatch):
 
 
 def test_code_is_compiled_once_and_then_found_on_disk(fresh, monkeypatch):
-    first = loader.cubin("survey", (9, 0))
-    assert loader.compiled == [("survey", (9, 0))]
+    first = loader.cubin("count", (9, 0))
+    assert loader.compiled == [("count", (9, 0))]
     assert first.image.startswith(b"\x7fELF")
     assert first.entry.encode() in first.image
     monkeypatch.setattr(loader, "_codes", {})
     monkeypatch.setattr(loader, "_made", None)
-    assert loader.cubin("survey", (9, 0)) == first
-    assert loader.cubin("survey", (9, 0)) is loader.cubin("survey", (9, 0))
+    assert loader.cubin("count", (9, 0)) == first
+    assert loader.cubin("count", (9, 0)) is loader.cubin("count", (9, 0))
 
 
 def test_a_file_cut_short_is_compiled_anew(fresh):
-    whole = loader.cubin("survey", (9, 0))
+    whole = loader.cubin("count", (9, 0))
     (kept,) = fresh.rglob("*.o")
     kept.write_bytes(kept.read_bytes()[:-100])
     loader._codes.clear()
-    assert len(loader.cubin("survey", (9, 0)).image) == len(whole.image)
+    assert len(loader.cubin("count", (9, 0)).image) == len(whole.image)
     assert len(loader.compiled) == 2
 
 
@@ -246,7 +246,7 @@ def test_the_compiler_has_to_be_nvidias(monkeypatch):
 
     monkeypatch.setattr(cuda, "implementation", "Numba")
     with pytest.raises(RuntimeError, match=r"takes the package numba-cuda.*pip install"):
-        registry.compiled("survey", (9, 0), "ptx")
+        registry.compiled("count", (9, 0), "ptx")
 
 
 def test_absent_packages_are_told_in_one_sentence(fresh, monkeypatch):
@@ -254,4 +254,4 @@ def test_absent_packages_are_told_in_one_sentence(fresh, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "cuda.core", None)
     with pytest.raises(RuntimeError, match=r"numba-cuda and cuda-core.*pip install"):
-        loader.cubin("survey", (9, 0))
+        loader.cubin("count", (9, 0))

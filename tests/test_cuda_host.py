@@ -704,7 +704,7 @@ def test_old_error_slots_go_round(cupy, monkeypatch):
     assert not device.has_errors()
     device._records[3, 0] = 5
     assert device.has_errors()
-    assert device.pending_errors() == [(used + 2, 5, params.NONE)]
+    assert device.pending_errors() == [(used + 2, (5, params.NONE))]
     assert not device.has_errors()
 
 

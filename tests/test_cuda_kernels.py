@@ -1,6 +1,6 @@
 """What is compiled for a GPU gives what the plain engine gives, on every boundary that it has.
 
-The kernels run on a simulator of threads (`ptx`), which is told nothing of the loss.
+The kernels run on a simulator of threads (`ptx`), which knows nothing of the loss.
 """
 
 import device
@@ -10,9 +10,9 @@ import pytest
 from conftest import NEEDS_CUDA_COMPILER
 from device import DTYPES, Given, run
 
-from sparse_xent.engines import numpy as numpy_engine
+from sparse_xent.engines import numpy_formulas
 from sparse_xent.kernels import ScoreKind
-from sparse_xent.kernels.cuda import params as words
+from sparse_xent.kernels.cuda import params
 from sparse_xent.kernels.cuda.geometry import Verb
 from sparse_xent.kernels.cuda.params import KEPT, NONE, WEIGHT
 
@@ -27,58 +27,58 @@ def _compiling():
 
 #: What the tests below launch, in their order.
 KERNELS = [
-    "few.float16.logits.sharp.grad",
-    "few.float32.logits.sharp.grad",
-    "few.float64.logits.sharp.grad",
-    "lanes16x1.float16.logits.sharp.grad",
-    "lanes16x1.bfloat16.logits.sharp.grad",
-    "lanes32x1.float32.logits.sharp.grad",
-    "lanes32x2.float64.logits.sharp.grad",
-    "held.bfloat16.logits.sharp.grad",
-    "held.float32.logits.sharp.grad",
-    "held.float64.logits.sharp.grad",
+    "thread_rows.float16.logits.sharp.grad",
+    "thread_rows.float32.logits.sharp.grad",
+    "thread_rows.float64.logits.sharp.grad",
+    "warp_rows16x1.float16.logits.sharp.grad",
+    "warp_rows16x1.bfloat16.logits.sharp.grad",
+    "warp_rows32x1.float32.logits.sharp.grad",
+    "warp_rows32x2.float64.logits.sharp.grad",
+    "cached_rows.bfloat16.logits.sharp.grad",
+    "cached_rows.float32.logits.sharp.grad",
+    "cached_rows.float64.logits.sharp.grad",
     "strided8.bfloat16.logits.sharp.grad",
     "strided4.float32.logits.sharp.grad",
     "strided2.float64.logits.sharp.grad",
-    "few.float32.after.smooth.grad",
-    "lanes32x1.float32.after.sharp.grad",
-    "lanes32x1.float32.before.smooth.grad",
-    "lanes32x1.float32.never.smooth.grad",
-    "strided4.float32.after.smooth.grad",
-    "strided4.float32.before.sharp.grad",
-    "strided4.float32.never.smooth.grad",
-    "held.float32.logits.smooth.grad",
-    "held.float64.after.sharp.grad",
-    "held.bfloat16.before.smooth.grad",
-    "lanes16x1.float32.logits.sharp.grad",
-    "lanes32x2.float32.logits.sharp.grad",
-    "lanes32x4.float32.logits.sharp.grad",
-    "lanes32x8.float32.logits.sharp.grad",
-    "lanes32x16.float32.logits.sharp.grad",
+    "thread_rows.float32.clip_normalize.smooth.grad",
+    "warp_rows32x1.float32.clip_normalize.sharp.grad",
+    "warp_rows32x1.float32.normalize_clip.smooth.grad",
+    "warp_rows32x1.float32.clip.smooth.grad",
+    "strided4.float32.clip_normalize.smooth.grad",
+    "strided4.float32.normalize_clip.sharp.grad",
+    "strided4.float32.clip.smooth.grad",
+    "cached_rows.float32.logits.smooth.grad",
+    "cached_rows.float64.clip_normalize.sharp.grad",
+    "cached_rows.bfloat16.normalize_clip.smooth.grad",
+    "warp_rows16x1.float32.logits.sharp.grad",
+    "warp_rows32x2.float32.logits.sharp.grad",
+    "warp_rows32x4.float32.logits.sharp.grad",
+    "warp_rows32x8.float32.logits.sharp.grad",
+    "warp_rows32x16.float32.logits.sharp.grad",
     "strided1.float32.logits.sharp.grad",
-    "rows.float32.logits.sharp.nll",
-    "cluster.float32.logits.sharp.grad",
-    "rows.float32.logits.sharp.grad",
-    "few.bfloat16.logits.sharp.grad",
-    "lanes32x2.bfloat16.logits.sharp.nll",
-    "lanes32x4.float32.logits.sharp.nll",
-    "lanes32x8.float64.logits.sharp.nll",
-    "rows.bfloat16.logits.sharp.nll",
-    "rows.float64.logits.sharp.nll",
-    "few.float32.logits.smooth.grad",
-    "lanes32x1.float32.logits.smooth.grad",
+    "block_rows.float32.logits.sharp.nll",
+    "cluster_rows.float32.logits.sharp.grad",
+    "block_rows.float32.logits.sharp.grad",
+    "thread_rows.bfloat16.logits.sharp.grad",
+    "warp_rows32x2.bfloat16.logits.sharp.nll",
+    "warp_rows32x4.float32.logits.sharp.nll",
+    "warp_rows32x8.float64.logits.sharp.nll",
+    "block_rows.bfloat16.logits.sharp.nll",
+    "block_rows.float64.logits.sharp.nll",
+    "thread_rows.float32.logits.smooth.grad",
+    "warp_rows32x1.float32.logits.smooth.grad",
     "strided1.float32.logits.smooth.grad",
-    "few.float32.after.sharp.grad",
-    "few.float32.before.sharp.grad",
-    "few.float32.never.sharp.grad",
-    "lanes32x1.float32.before.sharp.grad",
-    "lanes32x1.float32.never.sharp.grad",
-    "few.float32.logits.sharp.nll",
-    "lanes32x1.float32.logits.sharp.nll",
+    "thread_rows.float32.clip_normalize.sharp.grad",
+    "thread_rows.float32.normalize_clip.sharp.grad",
+    "thread_rows.float32.clip.sharp.grad",
+    "warp_rows32x1.float32.normalize_clip.sharp.grad",
+    "warp_rows32x1.float32.clip.sharp.grad",
+    "thread_rows.float32.logits.sharp.nll",
+    "warp_rows32x1.float32.logits.sharp.nll",
     "strided4.float32.logits.sharp.nll",
-    "picked.float32.never.sharp.nll",
-    "survey",
-    "few.float64.logits.sharp.nll",
+    "gather.float32.clip.sharp.nll",
+    "count",
+    "thread_rows.float64.logits.sharp.nll",
     "rank_rows.float32",
     "rank_rows.bfloat16",
     "rank_rows.float64",
@@ -112,51 +112,51 @@ def agree(given, gradient=True):
 
 
 def named(made):
-    """Position of the first bad label, and what is told of it."""
+    """Position of the first bad label, and what its ErrorSlot says of it."""
     assert made.error[1] == NONE
-    return divmod(int(made.error[0]), 1 << words.TOLD)
+    return divmod(int(made.error[0]), 1 << params.LABEL_BITS)
 
 
-# ---- every walk, format and kind of scores ------------------------------------------------------
+# ---- every kernel, format and kind of scores ----------------------------------------------------
 
-#: walk -> shape [outer, C, inner], order in memory, shift in bytes
+#: kernel -> shape [outer, C, inner], order in memory, shift in bytes
 GEOMETRIES = {
-    "few": ((150, 10, 1), "classes last", 0),
-    "lanes": ((11, 100, 1), "classes last", 8),
-    "held": ((2, 4101, 1), "classes last", 8),
+    "thread_rows": ((150, 10, 1), "classes last", 0),
+    "warp_rows": ((11, 100, 1), "classes last", 8),
+    "cached_rows": ((2, 4101, 1), "classes last", 8),
     "strided": ((2, 21, 16), "classes first", 0),
 }
 
 
 @pytest.mark.parametrize(
-    ("walk", "dtype"),
+    ("kernel", "dtype"),
     [
-        *(("few", d) for d in ("float16", "float32", "float64")),
-        *(("lanes", d) for d in DTYPES),
-        *(("held", d) for d in ("bfloat16", "float32", "float64")),
+        *(("thread_rows", d) for d in ("float16", "float32", "float64")),
+        *(("warp_rows", d) for d in DTYPES),
+        *(("cached_rows", d) for d in ("bfloat16", "float32", "float64")),
         *(("strided", d) for d in ("bfloat16", "float32", "float64")),
     ],
 )
-def test_logits_of_every_format(walk, dtype):
-    shape, order, shift = GEOMETRIES[walk]
+def test_logits_of_every_format(kernel, dtype):
+    shape, order, shift = GEOMETRIES[kernel]
     made = agree(Given(*device.scores(shape, dtype), order=order, shift=shift))
-    assert made.plan.kernel.startswith(walk)
+    assert made.plan.kernel.startswith(kernel)
 
 
 @pytest.mark.parametrize(
-    ("walk", "kind", "smoothing"),
+    ("kernel", "kind", "smoothing"),
     [
-        ("few", ScoreKind.CLIP_NORMALIZE, 0.1),
-        ("lanes", ScoreKind.CLIP_NORMALIZE, 0.0),
-        ("lanes", ScoreKind.NORMALIZE_CLIP, 0.1),
-        ("lanes", ScoreKind.CLIP, 0.1),
+        ("thread_rows", ScoreKind.CLIP_NORMALIZE, 0.1),
+        ("warp_rows", ScoreKind.CLIP_NORMALIZE, 0.0),
+        ("warp_rows", ScoreKind.NORMALIZE_CLIP, 0.1),
+        ("warp_rows", ScoreKind.CLIP, 0.1),
         ("strided", ScoreKind.CLIP_NORMALIZE, 0.1),
         ("strided", ScoreKind.NORMALIZE_CLIP, 0.0),
         ("strided", ScoreKind.CLIP, 0.1),
     ],
 )
-def test_probabilities_of_every_kind(walk, kind, smoothing):
-    shape, order, shift = GEOMETRIES[walk]
+def test_probabilities_of_every_kind(kernel, kind, smoothing):
+    shape, order, shift = GEOMETRIES[kernel]
     x, y = device.scores(shape, "float32", kind)
     agree(Given(x, y, kind, smoothing, order, shift))
 
@@ -177,24 +177,24 @@ def test_long_rows_of_other_kinds(kind, smoothing, dtype):
 @pytest.mark.parametrize(
     ("shape", "order", "shift", "kernel"),
     [
-        ((1, 1, 1), "classes last", 0, "few."),
-        ((1, 2, 1), "classes last", 4, "few."),
-        ((129, 32, 1), "classes last", 0, "few."),
-        ((128, 31, 1), "classes last", 0, "few."),
-        ((3, 33, 1), "classes last", 4, "lanes16x1."),
-        ((9, 128, 1), "classes last", 0, "lanes32x1."),
-        ((9, 128, 1), "classes last", 12, "lanes32x2."),
-        ((3, 257, 1), "classes last", 4, "lanes32x4."),
-        ((3, 1000, 1), "classes last", 0, "lanes32x8."),
-        ((2, 2045, 1), "classes last", 4, "lanes32x16."),
-        ((2, 2049, 1), "classes last", 4, "held."),
-        ((2, 8192, 1), "classes last", 0, "held."),
+        ((1, 1, 1), "classes last", 0, "thread_rows."),
+        ((1, 2, 1), "classes last", 4, "thread_rows."),
+        ((129, 32, 1), "classes last", 0, "thread_rows."),
+        ((128, 31, 1), "classes last", 0, "thread_rows."),
+        ((3, 33, 1), "classes last", 4, "warp_rows16x1."),
+        ((9, 128, 1), "classes last", 0, "warp_rows32x1."),
+        ((9, 128, 1), "classes last", 12, "warp_rows32x2."),
+        ((3, 257, 1), "classes last", 4, "warp_rows32x4."),
+        ((3, 1000, 1), "classes last", 0, "warp_rows32x8."),
+        ((2, 2045, 1), "classes last", 4, "warp_rows32x16."),
+        ((2, 2049, 1), "classes last", 4, "cached_rows."),
+        ((2, 8192, 1), "classes last", 0, "cached_rows."),
         ((1, 2, 130), "classes first", 0, "strided1."),
         ((1, 3, 4), "classes first", 0, "strided4."),
         ((2, 130, 132), "classes first", 0, "strided4."),
         ((2, 130, 8), "classes first", 4, "strided1."),
         ((135, 9, 1), "R", 0, "strided1."),
-        ((3, 40, 5), "classes last", 0, "lanes"),
+        ((3, 40, 5), "classes last", 0, "warp_rows"),
     ],
 )
 def test_boundary_shapes(shape, order, shift, kernel):
@@ -206,9 +206,9 @@ def test_rows_beyond_one_block():
     """A cluster shares what no block can hold; where there are none, the row is read again."""
     x, y = device.scores((2, 60001, 1), "float32")
     alone = run(Given(x, y, shift=4), NLL)
-    for cc, walk in (((9, 0), "cluster"), ((8, 0), "rows")):
+    for cc, kernel in (((9, 0), "cluster_rows"), ((8, 0), "block_rows")):
         made = agree(Given(x, y, shift=4, cc=cc))
-        assert made.plan.kernel.startswith(walk)
+        assert made.plan.kernel.startswith(kernel)
         assert made.losses.tobytes() == alone.losses.tobytes()
 
 
@@ -337,7 +337,7 @@ def test_losses_are_right_relative_to_themselves(classes, offset):
     x[:12] = np.where(x[:12] == offset, np.float32(offset - 40.5), x[:12])
     x[np.arange(12), y[:12, 0], 0] = offset
     losses = run(Given(x, y), NLL).losses
-    exact = numpy_engine.nll(
+    exact = numpy_formulas.nll(
         x.astype(np.float64), y, scores=ScoreKind.LOGITS, smoothing=0, eps=1e-7
     )
     np.testing.assert_allclose(losses, exact, 1e-5)
@@ -346,9 +346,9 @@ def test_losses_are_right_relative_to_themselves(classes, offset):
 # ---- ignored, weights, labels -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("walk", GEOMETRIES)
-def test_ignored_and_unweighted_positions_are_exact_zeros(walk):
-    shape, order, shift = GEOMETRIES[walk]
+@pytest.mark.parametrize("kernel", GEOMETRIES)
+def test_ignored_and_unweighted_positions_are_exact_zeros(kernel):
+    shape, order, shift = GEOMETRIES[kernel]
     x, y = device.scores(shape, "float32")
     w = np.linspace(1, 2, y.size).reshape(y.shape)
     y.flat[1], w.flat[0] = 255, 0.0
@@ -370,19 +370,19 @@ def test_ignored_classes(ignored):
     x, y = device.scores((40, 6, 1), "float32")
     y[5], y[6] = 3, -5
     made = run(Given(x, y, ignored=ignored), NLL)
-    expected = numpy_engine.nll(
+    expected = numpy_formulas.nll(
         x, np.where(np.isin(y, ignored) | (y < 0), -1, y),
         scores=ScoreKind.LOGITS, smoothing=0, eps=1e-7,
     )  # fmt: skip
     if -5 not in ignored:
         expected[6] = np.nan
-        assert named(made) == (6, words.MIDDLE - 5)
+        assert named(made) == (6, params.LABEL_ZERO - 5)
     np.testing.assert_allclose(made.losses, expected, 4e-6)
 
 
 @pytest.mark.parametrize(
     "dtype",
-    [dtype for dtype in words.CODES if dtype != "bfloat16"],
+    [dtype for dtype in params.CODES if dtype != "bfloat16"],
 )
 def test_labels_of_every_dtype(dtype):
     x, y = device.scores((9, 2, 1), "float32")
@@ -398,29 +398,29 @@ def test_labels_of_bfloat16():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "bad", "told"),
+    ("dtype", "bad", "code"),
     [
-        ("int64", -1, words.MIDDLE - 1),
-        ("int64", 10, words.MIDDLE + 10),
-        ("int64", 2**62, words.ABOVE),
-        ("int64", -(2**62), words.BELOW),
-        ("int32", -(2**31), words.NA),
-        ("uint64", 2**64 - 1, words.ABOVE),
-        ("uint8", 255, words.MIDDLE + 255),
-        ("float64", 1.5, words.PART),
-        ("float64", np.nan, words.NAN),
-        ("float32", np.inf, words.ALL_ABOVE),
-        ("float32", -np.inf, words.ALL_BELOW),
-        ("float64", 1e300, words.ABOVE),
+        ("int64", -1, params.LABEL_ZERO - 1),
+        ("int64", 10, params.LABEL_ZERO + 10),
+        ("int64", 2**62, params.ABOVE),
+        ("int64", -(2**62), params.BELOW),
+        ("int32", -(2**31), params.NA),
+        ("uint64", 2**64 - 1, params.ABOVE),
+        ("uint8", 255, params.LABEL_ZERO + 255),
+        ("float64", 1.5, params.NOT_WHOLE),
+        ("float64", np.nan, params.NAN),
+        ("float32", np.inf, params.ALL_ABOVE),
+        ("float32", -np.inf, params.ALL_BELOW),
+        ("float64", 1e300, params.ABOVE),
     ],
 )
-def test_a_label_that_is_no_class(dtype, bad, told):
+def test_a_label_that_is_no_class(dtype, bad, code):
     """Its loss and gradient row are NaN, the others' are theirs, and the first is named."""
     x, y = device.scores((150, 10, 1), "float32")
     labels = y.astype(dtype)
     labels[140] = labels[70] = np.array(bad).astype(dtype)
     made = run(Given(x, labels, ignored=(3 * 10**9,)), BOTH)
-    assert named(made) == (70, told)
+    assert named(made) == (70, code)
     wrong = np.zeros(150, bool)
     wrong[[70, 140]] = True
     assert np.isnan(made.losses[wrong]).all()
@@ -429,13 +429,13 @@ def test_a_label_that_is_no_class(dtype, bad, told):
     assert not np.isnan(made.dx[~wrong]).any()
 
 
-@pytest.mark.parametrize("walk", GEOMETRIES)
-def test_bad_labels_in_every_walk(walk):
-    shape, order, shift = GEOMETRIES[walk]
+@pytest.mark.parametrize("kernel", GEOMETRIES)
+def test_bad_labels_in_every_kernel(kernel):
+    shape, order, shift = GEOMETRIES[kernel]
     x, y = device.scores(shape, "float32")
     y.flat[-1] = shape[1]
     made = run(Given(x, y, order=order, shift=shift), BOTH)
-    assert named(made) == (y.size - 1, words.MIDDLE + shape[1])
+    assert named(made) == (y.size - 1, params.LABEL_ZERO + shape[1])
     assert np.isnan(made.losses.flat[-1])
     assert np.isnan(made.dx[-1, :, -1]).all()
     assert not np.isnan(made.losses.flat[:-1]).any()
@@ -476,10 +476,10 @@ def test_weights_of_every_kind(dtype):
 # ---- reductions ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("walk", [*GEOMETRIES, "picked"])
-def test_sums_of_all_blocks(walk):
-    kind = ScoreKind.CLIP if walk == "picked" else ScoreKind.LOGITS
-    shape, order, shift = GEOMETRIES.get(walk, ((600, 10, 1), "classes last", 0))
+@pytest.mark.parametrize("kernel", [*GEOMETRIES, "gather"])
+def test_sums_of_all_blocks(kernel):
+    kind = ScoreKind.CLIP if kernel == "gather" else ScoreKind.LOGITS
+    shape, order, shift = GEOMETRIES.get(kernel, ((600, 10, 1), "classes last", 0))
     x, y = device.scores(shape, "float32", kind)
     y.flat[3 % y.size] = -1
     given = Given(x, y, kind, order=order, shift=shift, reduced=True, by=KEPT, divisor=0.0)
@@ -508,24 +508,24 @@ def test_a_call_of_several_slabs_is_one_sum():
 
 
 @pytest.mark.parametrize("by", [KEPT, WEIGHT])
-def test_a_gradient_divided_by_what_was_surveyed(by):
+def test_a_gradient_divided_by_what_was_counted(by):
     x, y = device.scores((150, 10, 1), "float32")
     y[9] = -1
     w = np.linspace(0, 2, 150).reshape(150, 1)
-    surveyed = run(Given(x, y, w=w, reduced=True), Verb.SURVEY).result
-    assert surveyed[0] == 0
-    made = run(Given(x, y, w=w, by=by, surveyed=surveyed, reduced=True), BOTH)
-    assert made.result[1:].tolist() == surveyed[1:].tolist()
-    _, dx = device.expected(Given(x, y), w / surveyed[by])
+    counted = run(Given(x, y, w=w, reduced=True), Verb.COUNT).result
+    assert counted[0] == 0
+    made = run(Given(x, y, w=w, by=by, counted=counted, reduced=True), BOTH)
+    assert made.result[1:].tolist() == counted[1:].tolist()
+    _, dx = device.expected(Given(x, y), w / counted[by])
     np.testing.assert_allclose(made.dx, dx, 4e-6, 1e-9)
-    assert made.value == np.float32(made.result[0] / surveyed[by])
+    assert made.value == np.float32(made.result[0] / counted[by])
 
 
 def test_nothing_kept_is_zero():
     x, y = device.scores((40, 6, 1), "float32")
     y[:] = -1
-    surveyed = run(Given(x, y, reduced=True), Verb.SURVEY).result
-    made = run(Given(x, y, by=KEPT, surveyed=surveyed, reduced=True), BOTH)
+    counted = run(Given(x, y, reduced=True), Verb.COUNT).result
+    made = run(Given(x, y, by=KEPT, counted=counted, reduced=True), BOTH)
     assert made.value == 0
     assert not made.dx.any()
 
@@ -568,7 +568,7 @@ def test_ranks(shape, order, dtype):
     x[1, 4, 0] = np.nan
     y.flat[2] = -1
     made = run(Given(x, y, order=order), Verb.RANK)
-    np.testing.assert_array_equal(made.losses, numpy_engine.rank(x, y))
+    np.testing.assert_array_equal(made.losses, numpy_formulas.rank(x, y))
     y.flat[-1] = shape[1]
     made = run(Given(x, y, order=order), Verb.RANK)
     assert made.losses.flat[-1] == shape[1]

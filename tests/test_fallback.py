@@ -1,26 +1,25 @@
 """Where kernels cannot be had the NumPy engine serves: right results, one warning that says why."""
 
+import os
 import subprocess
 import sys
 import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+import inside
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
 import sparse_xent as sx
-from sparse_xent import carried, config, plain
-from sparse_xent.kernels import cache, loader
 
+TESTS = Path(__file__).parent
 ROOT = Path(sx.__file__).parents[1]
 
 CALL = """
 import os, sys, warnings
-import numpy as np, sparse_xent as sx
-from sparse_xent import config
-from sparse_xent.kernels import code
+import inside, numpy as np, sparse_xent as sx
 
 def call():
     scores = np.array([[.05, .95, 0], [.1, .8, .1]])
@@ -52,7 +51,7 @@ def python(script, cache, **env):
         text=True,
         env={
             "PATH": "/usr/bin:/bin",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS)]),
             "NUMBA_CACHE_DIR": str(cache),
             **env,
         },
@@ -76,28 +75,41 @@ def warm(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("value", "compiled"),
-    [("", True), (" ", True), ("compiled", True), ("numpy", False), ("plain", False)],
+    ("value", "engine"),
+    [
+        ("", "compiled"),
+        (" ", "compiled"),
+        ("compiled", "compiled"),
+        ("numpy", "numpy"),
+        ("plain", "numpy"),
+    ],
 )
-def test_the_engine_is_named_in_the_environment(value, compiled, monkeypatch):
+def test_the_engine_is_named_in_the_environment(value, engine, monkeypatch):
     monkeypatch.setenv("SPARSE_XENT_ENGINE", value)
-    assert (config._asked_for() == "compiled") is compiled
+    assert inside.asked_for() == engine
 
 
 def test_another_engine_is_refused(monkeypatch):
     monkeypatch.setenv("SPARSE_XENT_ENGINE", "fast")
     with pytest.raises(ValueError, match=r'must be "compiled" or "numpy" .*, got \'fast\''):
-        config._asked_for()
+        inside.asked_for()
 
 
 def test_an_empty_engine_counts_as_unset(tmp_path):
-    script = "print(config._compiled)"
-    assert python(script, tmp_path, SPARSE_XENT_ENGINE="") == "True\n"
+    script = "print(inside.serving())"
+    assert python(script, tmp_path, SPARSE_XENT_ENGINE="") == "compiled\n"
+
+
+def test_the_numpy_engine_asks_for_no_kernel(monkeypatch):
+    asked = inside.refuse_kernels(monkeypatch.setattr, lasting=True)
+    inside.serve_by("numpy", monkeypatch.setattr)
+    results((6, 5), 1)
+    assert not asked
 
 
 @pytest.mark.parametrize("value", ["1", "true"])
 def test_numba_disable_jit_is_heeded_in_silence(value, tmp_path):
-    python("call(); assert not code._addresses", tmp_path, NUMBA_DISABLE_JIT=value)
+    python("call(); assert not inside.loaded()", tmp_path, NUMBA_DISABLE_JIT=value)
 
 
 @pytest.mark.parametrize(
@@ -115,10 +127,10 @@ def test_also_where_it_is_set_while_the_process_runs(disable, enable, warm):
     script = f"""
 {disable}
 call()
-assert not code._addresses
+assert not inside.loaded()
 {enable}
 call()
-assert code._addresses
+assert inside.loaded()
 {disable}
 call()
 """
@@ -129,7 +141,7 @@ def test_a_settings_file_of_numba_s_is_heeded(tmp_path):
     """It is read where there is a `yaml`, and known once Numba is imported."""
     (tmp_path / ".numba_config.yaml").write_text("disable_jit: 1\n")
     (tmp_path / "yaml.py").write_text("def safe_load(file): return {'disable_jit': 1}\n")
-    script = f"os.chdir({str(tmp_path)!r}); call(); assert not code._addresses"
+    script = f"os.chdir({str(tmp_path)!r}); call(); assert not inside.loaded()"
     python(script + "; assert 'numba' in sys.modules", tmp_path)
 
 
@@ -141,7 +153,7 @@ def test_a_numba_whose_private_names_moved_is_told_of_once(tmp_path):
 import numba.core.dispatcher
 del numba.core.dispatcher._FunctionCompiler
 name = "ImportError: cannot import name '_FunctionCompiler'"
-told(name, f"Numba {numba.__version__}", "parts.py:")
+told(name, f"Numba {numba.__version__}", "compiler.py:")
 """
     python(script, tmp_path)
 
@@ -153,9 +165,8 @@ def test_a_machine_without_numba_is_told_of_once(package, tmp_path):
 
 def test_a_fault_of_our_own_is_not_hidden(tmp_path):
     script = """
-from sparse_xent.kernels import build
-def object_code(*name): raise TypeError("a fault\\nof two lines")
-build.object_code = object_code
+def fault(*name): raise TypeError("a fault\\nof two lines")
+inside.compile_by(fault)
 told("TypeError: a fault of two lines", "<string>:")
 """
     python(script, tmp_path)
@@ -199,10 +210,10 @@ def limit(extra):
 hard = resource.getrlimit(resource.RLIMIT_AS)[1]
 limit({mib} << 20)
 told("too little memory")
-assert config._compiled and not code._addresses
+assert inside.serving() == 'compiled' and not inside.loaded()
 resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 call()
-assert code._addresses
+assert inside.loaded()
 """
 
 
@@ -221,12 +232,11 @@ def test_nor_one_that_keeps_kernels_from_being_compiled(mib, tmp_path):
 
 
 def test_what_failed_to_be_linked_can_be_linked_again():
-    name = ("lowering", "uint8")
-    image = cache.load(name) or loader.made(name)
+    image = inside.object_code(inside.QUICK)
     with pytest.raises(RuntimeError):
-        loader._link(name, b"no object file")
-    assert loader._link(name, image)
-    assert loader._link(name, image)
+        inside.link(inside.QUICK, b"no object file")
+    assert inside.link(inside.QUICK, image)
+    assert inside.link(inside.QUICK, image)
 
 
 def test_an_import_of_numba_that_failed_can_be_repeated(tmp_path):
@@ -240,31 +250,12 @@ sys.meta_path.insert(0, Finder)
 assert "too little memory for kernels to be compiled" in said
 assert "numba" not in sys.modules
 sys.meta_path.remove(Finder)
-assert len(code.made(("lowering", "uint8"))) > 100
+assert len(inside.compiled_now(inside.QUICK)) > 100
 """
     python(script, tmp_path)
 
 
 # --- whoever calls -------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def no_kernels(monkeypatch):
-    """In this process no kernel can be had, until further notice or for a while."""
-
-    def refuse(lasting):
-        def address(*name):
-            asked.append(name)
-            raise loader.EngineUnavailable("not here", lasting=lasting)
-
-        asked = []
-        monkeypatch.setattr(loader, "address", address)
-        monkeypatch.setattr(plain, "_plans", {})
-        monkeypatch.setattr(config, "_compiled", True)
-        monkeypatch.setattr(config, "_fell_back", False)
-        return asked
-
-    return refuse
 
 
 def results(shape, axis):
@@ -282,28 +273,28 @@ def results(shape, axis):
         loss(y, x, rng.random(y.shape)),
         *loss.value_and_grad(y, x),
         *each.value_and_grad(y, x, rng.random(y.shape), out=out),
-        carried.read(y, x, None, loss._options).ranks(),
+        inside.ranks(y, x, axis),
     ]
 
 
 @pytest.mark.parametrize("lasting", [True, False])
 @pytest.mark.parametrize(("shape", "axis"), [((6, 5), 1), ((5000, 5), 1), ((2, 5, 7), 1)])
-def test_every_call_is_served_and_one_warning_given(shape, axis, lasting, no_kernels, monkeypatch):
-    monkeypatch.setattr(config, "_compiled", False)
+def test_every_call_is_served_and_one_warning_given(shape, axis, lasting, monkeypatch):
+    inside.serve_by("numpy", monkeypatch.setattr)
     expected = results(shape, axis)
-    asked = no_kernels(lasting)
+    asked = inside.refuse_kernels(monkeypatch.setattr, lasting)
     with pytest.warns(RuntimeWarning, match="not here") as seen:
         got = results(shape, axis)
     assert len(seen) == 1
     assert seen[0].filename == __file__
     for mine, reference in zip(got, expected, strict=True):
         np.testing.assert_array_equal(mine, reference)
-    assert config._compiled is not lasting
+    assert inside.serving() == ("numpy" if lasting else "compiled")
     assert len(asked) == 1 if lasting else len(asked) > 5
 
 
-def test_nothing_is_written_before_a_label_is_refused(no_kernels):
-    no_kernels(lasting=False)
+def test_nothing_is_written_before_a_label_is_refused(monkeypatch):
+    inside.refuse_kernels(monkeypatch.setattr, lasting=False)
     x, y = np.full((5000, 5), 0.2), np.zeros(5000, int)
     y[-1] = 5
     before = x.copy()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+from conftest import KINDS, REDUCTIONS
 from oracle import Definition, assert_close
 
 from sparse_xent import (
@@ -25,14 +26,9 @@ from sparse_xent import (
     loss_sparse_categorical_crossentropy,
 )
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 NAN, INF = np.nan, np.inf
-KINDS: dict[str, dict[str, Any]] = {
-    "logits": {"from_logits": True},
-    "probabilities after": {"normalize": "after"},
-    "probabilities before": {"normalize": "before"},
-    "probabilities never": {"normalize": "never"},
-}
-REDUCTIONS = ["sum_over_batch_size", "sum", "mean_with_sample_weight", None]
 CLASSES = 5
 CLASS_WEIGHT = [0.5, 2.0, 1.0, 0.0, 1.5]
 
@@ -268,9 +264,9 @@ def test_the_one_hot_siblings_rows_of_weight_0_are_0_even_with_nan() -> None:
 
 TROUBLE = {
     "logits": [NAN, INF, 1.0],
-    "probabilities after": [NAN, 0.5, 0.5],
-    "probabilities before": [0.0, 0.0, 0.0],
-    "probabilities never": [NAN, NAN, NAN],
+    "after": [NAN, 0.5, 0.5],
+    "before": [0.0, 0.0, 0.0],
+    "never": [NAN, NAN, NAN],
 }
 
 

@@ -6,21 +6,16 @@ slow one every format and kind, and the code for processors without AVX-512 and 
 
 import mmap
 import os
-import platform
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import llvmlite.binding as llvm
+import processors
 import pytest
+from conftest import environment
 
 PROGRAM = Path(__file__).with_name("guarded.py")
-#: Names and features of processors that the code is compiled for.
-PROCESSORS = {
-    "haswell": "+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe",
-    "nehalem": "+sse4.2,+popcnt",
-}
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no mprotect")
 
@@ -50,15 +45,11 @@ def test_no_byte_outside_is_touched_by_any_kernel():
 
 @pytest.mark.slow
 @pytest.mark.seconds(3600)
-@pytest.mark.parametrize("processor", PROCESSORS)
+@pytest.mark.parametrize("processor", processors.PROCESSORS)
 def test_no_byte_outside_is_touched_on_older_processors(processor):
-    if platform.machine() not in ("x86_64", "AMD64"):
-        pytest.skip("the code of x86 processors runs on x86 alone")
-    wanted = [f[1:] for f in PROCESSORS[processor].split(",")]
-    if absent := [f for f in wanted if not llvm.get_host_cpu_features()[f]]:
-        pytest.skip(f"this processor cannot run {processor}'s code: it has no {absent[0]}")
-    features = PROCESSORS[processor]
-    walk(6_000, 3, "few", NUMBA_CPU_NAME=processor, NUMBA_CPU_FEATURES=features)
+    if why := processors.missing(processor):
+        pytest.skip(why)
+    walk(6_000, 3, "few", **processors.environment(processor))
 
 
 TOUCH = """
@@ -77,7 +68,7 @@ ctypes.string_at(*{"behind": (end - 16, 17), "before": (island - 1, 1)}[sys.argv
 def test_the_byte_beside_an_operand_cannot_be_read(side):
     done = subprocess.run(
         [sys.executable, "-c", TOUCH, side],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PROGRAM.parent), *sys.path])},
+        env=environment(),
         capture_output=True,
         text=True,
     )

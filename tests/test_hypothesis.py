@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+from conftest import REDUCTIONS, TOLERANCES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import Definition, assert_close
@@ -29,9 +30,19 @@ from sparse_xent import (
 )
 
 PACKAGE = Path(sparse_xent.__file__).parent
-pytestmark = pytest.mark.filterwarnings("ignore:y_pred must hold")
+pytestmark = [
+    pytest.mark.usefixtures("engine"),
+    pytest.mark.filterwarnings("ignore:y_pred must hold"),
+]
 
-FEW = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+# One engine serves all examples of a test: a fixture of the function does for it.
+FEW = settings(
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.function_scoped_fixture,
+    ]
+)
 
 SCORE_DTYPES = [
     "float16", "bfloat16", "float32", "float64", ">f2", ">f4", ">f8", "longdouble",
@@ -136,10 +147,8 @@ def calls(draw: st.DrawFn) -> tuple[dict[str, Any], Any, Any, Any]:
         "label_smoothing": draw(st.sampled_from([0.0, 0.0, 0.125, 1.0])),
         "class_weight": class_weight,
         "normalize": draw(st.sampled_from(["after", "before", "never"])),
-        "reduction": draw(
-            st.sampled_from(["sum_over_batch_size", "sum", "mean_with_sample_weight", None])
-        ),
-        "dtype": draw(st.sampled_from(["float32", "float64"])),
+        "reduction": draw(st.sampled_from(REDUCTIONS)),
+        "dtype": draw(st.sampled_from(list(TOLERANCES))),
     }
     return options, draw(lying(y_true)), draw(lying(y_pred)), w
 
@@ -328,7 +337,7 @@ def test_any_data_and_options_are_taken_or_refused_by_us(
 @given(
     y_true=st.sampled_from(ODD_ARRAYS), y_pred=st.sampled_from(ODD_ARRAYS),
     w=odd | st.sampled_from(ODD_ARRAYS), out=st.none() | st.sampled_from(ODD_ARRAYS) | odd,
-    reduction=st.sampled_from(["mean", "sum", "mean_with_sample_weight", None]),
+    reduction=st.sampled_from(REDUCTIONS),
 )  # fmt: skip
 def test_any_weights_and_any_out_are_taken_or_refused_by_us(
     y_true: Any, y_pred: Any, w: Any, out: Any, reduction: str | None

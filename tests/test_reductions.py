@@ -19,6 +19,8 @@ from oracle import Definition, assert_close
 
 from sparse_xent import SparseCategoricalCrossentropy, loss_sparse_categorical_crossentropy
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 NAN, INF = np.nan, np.inf
 NA = -2147483648  # how R's integer NA arrives
 MEANS = ["sum_over_batch_size", "mean", "auto"]

@@ -5,16 +5,15 @@ import re
 import subprocess
 import sys
 
+import inside
 import pytest
-
-from sparse_xent.kernels import ScoreKind, cache
-from sparse_xent.kernels.cpu import registry
+from conftest import KINDS, environment
 
 SMALL = """
 import itertools, sys, threading
+import inside
 import numpy as np
 import sparse_xent as sx
-from sparse_xent import carried
 
 KINDS = {kinds}
 SHAPES = [(40, 10, -1), (40, 100, -1), (20, 400, -1), (5, 600, -1), (3, 9000, -1), (2, 40_000, -1),
@@ -33,7 +32,7 @@ def calls():
         for out in (None, apart, x.copy(), x):
             yield from loss.value_and_grad(y, x, out=out)
         if options.get("from_logits"):
-            yield carried.read(y, x, None, loss._options).ranks()
+            yield inside.ranks(y, x, axis)
 
 def results(into):
     into += [a.tobytes() for a in calls()]
@@ -49,22 +48,15 @@ assert here == there
 print(len(here))
 """
 FEW = [
-    ("float32", {"from_logits": True}),
-    ("float32", {"from_logits": True, "label_smoothing": 0.1}),
-    ("float32", {}),
-    ("float32", {"normalize": "never"}),
-    ("float64", {"from_logits": True}),
+    *[("float32", KINDS[kind]) for kind in ("logits", "after", "never")],
+    ("float32", {**KINDS["logits"], "label_smoothing": 0.1}),
+    ("float64", KINDS["logits"]),
 ]
 ALL = [
     (dtype, {**kind, "label_smoothing": s})
     for dtype in ("float32", "float64", "float16")
     for s in (0.0, 0.1)
-    for kind in (
-        {"from_logits": True},
-        {"normalize": "after"},
-        {"normalize": "before"},
-        {"normalize": "never"},
-    )
+    for kind in KINDS.values()
 ]
 
 
@@ -78,16 +70,17 @@ ALL = [
 def test_a_thread_of_128_kib_gets_what_any_other_gets(kinds):
     done = subprocess.run(
         [sys.executable, "-c", SMALL.replace("{kinds}", repr(kinds))],
+        env=environment(),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, f"ended with {done.returncode}\n{done.stderr}"
 
 
-def frame(*name):
+def frame(kernel):
     """Bytes of a kernel's largest stack frame: what its functions take from the stack's pointer."""
-    image = cache.load(name) or registry.object_code(*name)
-    taken = re.findall(rb"\x48\x81\xec(....)", image, re.DOTALL)  # sub rsp, ....
+    code = inside.object_code(kernel)
+    taken = re.findall(rb"\x48\x81\xec(....)", code, re.DOTALL)  # sub rsp, ....
     return max((int.from_bytes(size, "little") for size in taken), default=0)
 
 
@@ -95,14 +88,6 @@ def frame(*name):
 def test_the_kernels_of_one_call_take_less_than_64_kib_of_the_stack():
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("frames are read from the code of x86 processors")
-    walks = [
-        ("picked", "float32", ScoreKind.CLIP.name, False, True),
-        *[
-            (walk, format, ScoreKind.LOGITS.name, False, True)
-            for walk in ("tile", "medium", "rows", "strided")
-            for format in ("float32", "float64")
-        ],
-    ]
-    largest = max(frame(*walk) for walk in walks)
+    largest = max(map(frame, inside.DEEPEST))
     assert largest > 4096  # frames are seen
-    assert frame("small") + frame("carry") + largest < 48 << 10  # the rest is for small functions
+    assert sum(map(frame, inside.CALLERS)) + largest < 48 << 10  # the rest is for small functions

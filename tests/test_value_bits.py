@@ -1,41 +1,23 @@
 """`value_and_grad` gives the bits that the call gives, whatever out, reduction and weights are."""
 
+import inside
 import numpy as np
 import pytest
+from conftest import REDUCTIONS, SHAPES, STRIDES
 
 import sparse_xent as sx
-from sparse_xent import carried, config, plain
 
-REDUCTIONS = ("sum_over_batch_size", "mean", "sum", "mean_with_sample_weight", None)
-SHAPES = [
-    ((40, 10), 1),
-    ((10, 40), 0),
-    ((30, 60), 1),
-    ((7, 600), 1),
-    ((5, 21, 9), 1),
-    ((4, 5, 6), 2),
-]
 SIZES = (0.0, 1e-45, 1e-38, 1e-31, 1.0, 1.0, 1e29, 1e31, 1e35, 1e200, np.inf)
 
 
-@pytest.fixture(params=[True, False], ids=["compiled", "numpy"], autouse=True)
-def _engine(request, monkeypatch):
-    monkeypatch.setattr(config, "_compiled", request.param)
-    monkeypatch.setattr(carried, "SERIAL_BYTES", 0)  # helper threads take their share
-    monkeypatch.setattr(carried, "CHUNK_BYTES", 1 << 11)
-    monkeypatch.setattr(carried, "TASK_BYTES", 1 << 12)
-    monkeypatch.setattr(plain, "_plans", {})
+@pytest.fixture(autouse=True)
+def _cut_small(engine, monkeypatch):
+    """Many chunks of few positions, for helper threads too."""
+    inside.cut_small(monkeypatch.setattr, 1 << 11, 1 << 12)
 
 
 def laid(r, x):
-    """An array of x's shape and values, laid out in some other way."""
-    axes = r.permutation(x.ndim)
-    steps = tuple(int(r.choice((1, -1, 2))) for _ in axes)
-    room = [n * abs(step) for n, step in zip(np.array(x.shape)[axes], steps, strict=True)]
-    view = np.empty(room, x.dtype)[tuple(slice(None, None, step) for step in steps)]
-    view = view.transpose(np.argsort(axes))
-    view[...] = x
-    return view
+    return STRIDES[r.choice(list(STRIDES))](x)
 
 
 def weights(r, losses):
@@ -52,17 +34,17 @@ def weights(r, losses):
 def compare(seed, calls):
     r = np.random.default_rng(seed)
     for k in range(calls):
-        shape, axis = SHAPES[r.integers(len(SHAPES))]
+        shape, axis = SHAPES[r.choice(list(SHAPES))]
         dtype = r.choice(("float32", "float32", "float64", "float16"))
         logits = bool(r.integers(2)) or dtype == "float16"
         x = r.normal(0, 3, shape)
         x = laid(r, (x if logits else 1 / (1 + np.exp(-x))).astype(dtype))
-        losses = shape[:axis] + shape[axis + 1 :]
+        losses = tuple(np.delete(shape, axis))
         y = r.integers(0, shape[axis], losses)
         options = {
             "from_logits": logits,
             "label_smoothing": 0.1 if dtype == "float32" and r.random() < 0.3 else 0.0,
-            "reduction": REDUCTIONS[r.integers(5)],
+            "reduction": REDUCTIONS[r.integers(len(REDUCTIONS))],
             "dtype": r.choice(("float32", "float64", "float16", "bfloat16")),
             "axis": axis,
             "ignore_class": 1 if r.random() < 0.3 else None,

@@ -1,14 +1,16 @@
-"""Every word of the vector vocabulary does what its docstring says, in both widths and all formats.
+"""Every primitive on vectors does what its docstring says, in both widths and all formats.
 
-Each word is called in a kernel of its own on plain arrays, and NumPy says what is right.
+Each is called in a kernel of its own on plain arrays, and NumPy says what is right.
 """
 
 import numpy as np
 import pytest
 from numba import njit
 
+from sparse_xent.kernels import arithmetic, staging
+from sparse_xent.kernels.arithmetic import BFLOAT16, FLOAT16, FLOAT32, FLOAT64
 from sparse_xent.kernels.cpu import vectors
-from sparse_xent.kernels.cpu.vectors import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, LINE
+from sparse_xent.kernels.cpu.abi import LINE
 
 WIDTHS = pytest.mark.parametrize("fmt", [FLOAT32, FLOAT64], ids=lambda f: f.name)
 kernel = njit(error_model="numpy")
@@ -31,22 +33,24 @@ def numbers(fmt, rows=1, seed=0):
     return np.random.default_rng(seed).normal(size=(rows, fmt.lanes)).astype(own(fmt))
 
 
-def on_lanes(fmt, word, *vectors, result=None):
-    """What a word of vectors makes of these, lane by lane."""
+def on_lanes(fmt, function, *vectors_, result=None):
+    """What a primitive or a kernel makes of these vectors, lane by lane."""
 
     @kernel
     def one(fmt, a, out):
-        vectors.keep(out, word(vectors.fetch(fmt, a)))
+        vectors.keep(out, function(vectors.fetch(fmt, a)))
 
     @kernel
     def two(fmt, a, b, out):
-        vectors.keep(out, word(vectors.fetch(fmt, a), vectors.fetch(fmt, b)))
+        vectors.keep(out, function(vectors.fetch(fmt, a), vectors.fetch(fmt, b)))
 
     @kernel
     def three(fmt, a, b, c, out):
-        vectors.keep(out, word(vectors.fetch(fmt, a), vectors.fetch(fmt, b), vectors.fetch(fmt, c)))
+        vectors.keep(
+            out, function(vectors.fetch(fmt, a), vectors.fetch(fmt, b), vectors.fetch(fmt, c))
+        )
 
-    arrays = [np.ascontiguousarray(v, own(fmt)) for v in vectors]
+    arrays = [np.ascontiguousarray(v, own(fmt)) for v in vectors_]
     out = np.zeros(fmt.lanes, result or own(fmt))
     call = (one, two, three)[len(arrays) - 1]
     call(fmt, *(a.ctypes.data for a in arrays), out.ctypes.data)
@@ -64,12 +68,12 @@ def test_formats_say_their_lanes():
 def converted(fmt, source, made, step_in, step_out, widen):
     @kernel
     def up(fmt, source, made, n):
-        for i in range(0, n, vectors.lanes(fmt)):
+        for i in range(0, n, arithmetic.lanes(fmt)):
             vectors.keep(made + 4 * i, vectors.load(fmt, source + 2 * i))
 
     @kernel
     def down(fmt, source, made, n):
-        for i in range(0, n, vectors.lanes(fmt)):
+        for i in range(0, n, arithmetic.lanes(fmt)):
             vectors.store(fmt, made + 2 * i, vectors.fetch(fmt, source + 4 * i))
 
     (up if widen else down)(fmt, source.ctypes.data, made.ctypes.data, source.size)
@@ -89,8 +93,9 @@ def test_every_float16_widens_exactly(instructions, monkeypatch):
 
 def without(monkeypatch, feature):
     """Compile as for a processor that lacks a feature."""
-    can = vectors._can
-    monkeypatch.setattr(vectors, "_can", lambda f: f != feature and can(f))
+    stage = type(staging.stage)
+    has = stage.has_feature
+    monkeypatch.setattr(stage, "has_feature", lambda self, f: f != feature and has(self, f))
 
 
 def halves_and_between():
@@ -191,13 +196,13 @@ def test_labels_and_factors_become_lanes(fmt):
     np.testing.assert_array_equal(found, [labels[1], factors[1]])
 
 
-ROOM = vectors.Room(4096)
+BYTES = vectors.StackBytes(4096)
 
 
 def test_scratch_is_aligned_and_each_piece_apart():
     @kernel
     def places():
-        a, b = vectors.stack(ROOM), vectors.stack(ROOM)
+        a, b = vectors.stack_alloc(BYTES), vectors.stack_alloc(BYTES)
         vectors.prefetch(a + (1 << 40))  # need not exist
         vectors.fence()
         return a, b
@@ -208,10 +213,10 @@ def test_scratch_is_aligned_and_each_piece_apart():
 
 
 @pytest.mark.parametrize(
-    ("word", "size"), [("copy_line", 64), ("stream_line", 64), ("copy_byte", 1)]
+    ("name", "size"), [("copy_line", 64), ("stream_line", 64), ("copy_byte", 1)]
 )
-def test_bytes_are_copied(word, size):
-    copy = getattr(vectors, word)
+def test_bytes_are_copied(name, size):
+    copy = getattr(vectors, name)
 
     @kernel
     def run(to, source):
@@ -233,10 +238,10 @@ def test_lanes_are_numbered_and_filled(fmt):
     @kernel
     def fill(fmt, to, x):
         vectors.keep(to, vectors.indices(fmt))
-        vectors.keep(to + 64, vectors.integers(fmt, -7))
-        vectors.keep(to + 128, vectors.splat(fmt, x))
-        vectors.keep(to + 192, vectors.like(vectors.splat(fmt, 0.0), x))
-        return vectors.lanes(fmt), vectors.itemsize(fmt), vectors.rounded(fmt, x)
+        vectors.keep(to + 64, arithmetic.integers(fmt, -7))
+        vectors.keep(to + 128, arithmetic.splat(fmt, x))
+        vectors.keep(to + 192, arithmetic.like(arithmetic.splat(fmt, 0.0), x))
+        return arithmetic.lanes(fmt), arithmetic.itemsize(fmt), arithmetic.rounded(fmt, x)
 
     to = np.zeros((4, fmt.lanes), own(fmt))
     facts = fill(fmt, to.ctypes.data, 0.1)
@@ -293,7 +298,7 @@ def with_odd(fmt):
 def test_comparisons_are_false_for_nan_but_unequal(fmt, sign):
     ours, due = COMPARISONS[sign]
     compare = kernel(ours)
-    chosen = kernel(lambda a, b: vectors.select(compare(a, b), vectors.like(a, 1.0), 0.0))
+    chosen = kernel(lambda a, b: arithmetic.select(compare(a, b), arithmetic.like(a, 1.0), 0.0))
     a, b = with_odd(fmt)
     np.testing.assert_array_equal(on_lanes(fmt, chosen, a, b), due(a, b))
 
@@ -301,8 +306,12 @@ def test_comparisons_are_false_for_nan_but_unequal(fmt, sign):
 @WIDTHS
 def test_masks_are_joined(fmt):
     a, b = with_odd(fmt)
-    both = kernel(lambda a, b: vectors.select((a > 0.0) & (b > 0.0), vectors.like(a, 1.0), 0.0))
-    either = kernel(lambda a, b: vectors.select((a > 0.0) | (b > 0.0), vectors.like(a, 1.0), 0.0))
+    both = kernel(
+        lambda a, b: arithmetic.select((a > 0.0) & (b > 0.0), arithmetic.like(a, 1.0), 0.0)
+    )
+    either = kernel(
+        lambda a, b: arithmetic.select((a > 0.0) | (b > 0.0), arithmetic.like(a, 1.0), 0.0)
+    )
     np.testing.assert_array_equal(on_lanes(fmt, both, a, b), (a > 0) & (b > 0))
     np.testing.assert_array_equal(on_lanes(fmt, either, a, b), (a > 0) | (b > 0))
 
@@ -311,7 +320,7 @@ def test_masks_are_joined(fmt):
 def test_anywhere_sees_one_lane(fmt):
     @kernel
     def seen(fmt, address):
-        return vectors.anywhere(vectors.fetch(fmt, address) > 0.0)
+        return arithmetic.anywhere(vectors.fetch(fmt, address) > 0.0)
 
     for lane in range(fmt.lanes):
         a = np.full(fmt.lanes, -1, own(fmt))
@@ -321,10 +330,10 @@ def test_anywhere_sees_one_lane(fmt):
 
 
 @WIDTHS
-@pytest.mark.parametrize(("word", "due"), [("maximum", np.greater), ("minimum", np.less)])
-def test_the_extreme_keeps_a_nan_on_the_right_alone(fmt, word, due):
+@pytest.mark.parametrize(("name", "due"), [("maximum", np.greater), ("minimum", np.less)])
+def test_the_extreme_keeps_a_nan_on_the_right_alone(fmt, name, due):
     a, b = with_odd(fmt)
-    made = on_lanes(fmt, getattr(vectors, word), a, b)
+    made = on_lanes(fmt, getattr(arithmetic, name), a, b)
     np.testing.assert_array_equal(made, np.where(due(a, b), a, b))
 
 
@@ -335,7 +344,7 @@ def test_fma_rounds_once(fmt, instructions, monkeypatch):
         without(monkeypatch, "fma")
     tiny = np.finfo(own(fmt)).eps
     a = np.full(fmt.lanes, 1 + tiny, own(fmt))
-    once = kernel(lambda a, b, c: vectors.fma(a, b, c))
+    once = kernel(lambda a, b, c: arithmetic.fma(a, b, c))
     exact = on_lanes(fmt, once, a, a, -1 - 2 * tiny + 0 * a)
     np.testing.assert_array_equal(exact, tiny * tiny)  # a product rounded first would give 0
 
@@ -346,24 +355,24 @@ def test_mad_is_right_to_rounding(fmt, instructions, monkeypatch):
     if not instructions:
         without(monkeypatch, "fma")
     a, b, c = np.abs(numbers(fmt, 3))
-    made = on_lanes(fmt, kernel(lambda a, b, c: vectors.mad(a, b, c)), a, b, c)
+    made = on_lanes(fmt, kernel(lambda a, b, c: arithmetic.mad(a, b, c)), a, b, c)
     np.testing.assert_allclose(made, a * b + c, rtol=2 * np.finfo(own(fmt)).eps)
 
 
 @WIDTHS
 def test_floor_goes_down(fmt):
     a = numbers(fmt)[0] * 5
-    np.testing.assert_array_equal(on_lanes(fmt, vectors.floor, a), np.floor(a))
+    np.testing.assert_array_equal(on_lanes(fmt, arithmetic.floor, a), np.floor(a))
 
 
 @WIDTHS
 def test_bits_go_both_ways(fmt):
     (a,) = numbers(fmt)
     whole = np.int64 if fmt.wide else np.int32
-    np.testing.assert_array_equal(on_lanes(fmt, vectors.bits, a, result=whole), a.view(whole))
-    back = kernel(lambda v: vectors.from_bits(vectors.bits(v)))
+    np.testing.assert_array_equal(on_lanes(fmt, arithmetic.bits, a, result=whole), a.view(whole))
+    back = kernel(lambda v: arithmetic.from_bits(arithmetic.bits(v)))
     np.testing.assert_array_equal(on_lanes(fmt, back, a), a)
-    number = kernel(lambda v: vectors.as_float((vectors.bits(v) << 1) >> 3))
+    number = kernel(lambda v: arithmetic.as_float((arithmetic.bits(v) << 1) >> 3))
     with np.errstate(over="ignore"):
         due = (a.view(whole) << 1 >> 3).astype(own(fmt))
     np.testing.assert_array_equal(on_lanes(fmt, number, a), due)
@@ -374,7 +383,7 @@ def test_whole_powers_are_exact_and_end_in_zero(fmt):
     least = -1022 if fmt.wide else -126
     n = np.resize([0, 1, -1, 60, -60, least, least - 1, -2 * 10**6], fmt.lanes).astype(own(fmt))
     due = np.where(n < least, 0, np.ldexp(own(fmt)(1), np.maximum(n, least).astype(int)))
-    np.testing.assert_array_equal(on_lanes(fmt, vectors.whole_power, n), due)
+    np.testing.assert_array_equal(on_lanes(fmt, arithmetic.whole_power, n), due)
 
 
 # Across lanes ----------------------------------------------------------------------------------
@@ -385,7 +394,7 @@ def test_all_lanes_become_one_number(fmt):
     @kernel
     def across(fmt, address):
         v = vectors.fetch(fmt, address)
-        return vectors.total(v), vectors.highest(v), vectors.total(vectors.widen(v))
+        return arithmetic.total(v), arithmetic.highest(v), arithmetic.total(arithmetic.widen(v))
 
     (a,) = numbers(fmt)
     sum_, top, wide = across(fmt, a.ctypes.data)
@@ -457,13 +466,13 @@ def test_where_rows_meet_the_later_prevails(fmt):
     np.testing.assert_array_equal(made[: fmt.lanes], np.arange(1, fmt.lanes + 1))
 
 
-# Words of words --------------------------------------------------------------------------------
+# Primitives of primitives ----------------------------------------------------------------------
 
 
-def test_a_word_takes_single_numbers_as_it_takes_vectors():
+def test_a_primitive_takes_single_numbers_as_it_takes_vectors():
     @kernel
     def alone(a, b):
-        return vectors.maximum(a, b), vectors.fma(a, b, 1.0), vectors.select(a > b, a, b)
+        return arithmetic.maximum(a, b), arithmetic.fma(a, b, 1.0), arithmetic.select(a > b, a, b)
 
     assert alone(2.0, 3.0) == (3.0, 7.0, 3.0)
 
@@ -471,7 +480,7 @@ def test_a_word_takes_single_numbers_as_it_takes_vectors():
 def test_a_constant_is_compiled_for():
     @kernel
     def known(fmt):
-        return vectors.lanes(fmt)
+        return arithmetic.lanes(fmt)
 
     assert [known(f) for f in (FLOAT32, FLOAT64, BFLOAT16)] == [16, 8, 16]
     assert len(known.signatures) == 3

@@ -8,14 +8,17 @@ one chunk takes the shortest way: one C function that is given the array objects
 
 import itertools
 import math
+import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from sparse_xent import config, dtypes
-from sparse_xent.engines import numpy_program, threads
+from sparse_xent.engines import numpy as numpy_engine
+from sparse_xent.engines import threads
 from sparse_xent.engines.base import (
     DONE,
     NOTHING,
@@ -45,6 +48,17 @@ LABELS_AT_ONCE = 1 << 13
 EXACT = 1 << 53  # ignored classes that compare exactly with labels of any dtype
 
 _scratch = abi.scratch
+_own_scratch = partial(getattr, _scratch, "at")
+(
+    _KERNEL, _X, _DX, _Y, _Y_STEP, _W, _W_STEP, _SCALARS, _SUMS, _LOSSES, _DIVIDED_BY,
+    _NONTEMPORAL, _RUN_CHUNKS, _ROW, _POSITIONS, _ORDER,
+) = (
+    abi.ChunkParams._fields.index(name)
+    for name in (
+        "kernel", "x", "dx", "y", "y_step", "w", "w_step", "formula", "sums", "losses",
+        "divided_by", "nontemporal", "run_chunks", "row", "positions", "order",
+    )
+)  # fmt: skip
 _DECODED, _MINUS_ONE = np.dtype(np.int32), np.array([-1], np.int64)
 
 
@@ -86,52 +100,62 @@ class _Geometry:
             CHUNK_BYTES,
         )
         self._ignored = np.array([c for c in problem.ignored if abs(c) <= EXACT], np.int64)
+        self._order = self.layout.order
         self._y_step = self.layout.line(problem.y.strides)
         self._w_step = 0 if problem.w is None else self.layout.line(problem.w.strides)
-        self.reads_lines = self._reads_labels() and self._reads_weights()
-        self.decoder = problem.y.dtype if self.reads_lines else _DECODED
+        self.reads_labels, self.reads_weights = self._reads_labels(), self._reads_weights()
 
     def positions(self, x: Array) -> int:
         """How many positions a slab of this call has."""
         return len(x) * self.per_row if self.per_row else self.slab
 
-    def lines(self, y: Array | None, w: Array | None, position: int) -> dict[str, int]:
-        """What `abi.ChunkParams` says of labels and weights, counted from this position.
+    def lines(self) -> dict[str, int]:
+        """What `abi.ChunkParams` says of labels and weights, but for where they lie.
 
-        Labels and weights that kernels do not read as they lie are None, and come decoded.
+        Those that kernels do not read as they lie come as `labels` and `weights` make them.
         """
-        if not self.reads_lines:
-            ignored, y_step, w_step = _MINUS_ONE, _DECODED.itemsize, 8
-        else:
-            ignored, y_step, w_step = self._ignored, self._y_step or 0, self._w_step or 0
+        dtype, step, ignored = _DECODED, _DECODED.itemsize, _MINUS_ONE
+        if self.reads_labels:
+            dtype, step, ignored = self.problem.y.dtype, self._y_step or 0, self._ignored
         by_class = self.problem.by_class
         return {
-            "lowering": abi.lowering(self.decoder),
-            "y": 0 if y is None else y.ctypes.data + position * y_step,
-            "y_step": y_step,
-            "ignored": ignored.ctypes.data,
+            "decoder": abi.decoder(dtype),
+            "y": 0,
+            "y_step": step,
+            "ignored": _address(ignored),
             "many": ignored.size,
-            "w": 0 if w is None else w.ctypes.data + position * w_step,
-            "w_step": w_step,
-            "by_class": 0 if by_class is None else by_class.ctypes.data,
+            "w": 0,
+            "w_step": (self._w_step or 0) if self.reads_weights else 8,
+            "by_class": 0 if by_class is None else _address(by_class),
         }
 
-    def decoded(self, at: Operands, start: int, stop: int) -> tuple[Array, Array | None]:
-        """Labels and weights of some positions, as kernels read them: copies.
+    def offsets(self, steps: tuple[int, ...]) -> Array:
+        """Where each slab of an array with these steps begins, in bytes behind the first."""
+        indices = itertools.product(*map(range, self.rest))
+        sums = [sum(map(operator.mul, index, steps[:-3])) for index in indices]
+        return np.array(sums, np.int64)
+
+    def labels(self, labels: Array, start: int, stop: int) -> Array:
+        """The labels of some positions, decoded.
 
         Raises:
-            BadLabel: a label is neither class nor ignored.
+            BadLabel: one is neither class nor ignored.
         """
-        labels, y = numpy_program.in_order(at.y, self.layout), np.empty(stop - start, _DECODED)
+        line, y = (
+            numpy_engine.in_order(labels, self._order, self._y_step),
+            np.empty(stop - start, _DECODED),
+        )
         for begin in range(start, stop, LABELS_AT_ONCE):
             end = min(stop, begin + LABELS_AT_ONCE)
-            y[begin - start : end - start], bad = self.problem.decode(np.asarray(labels[begin:end]))
+            y[begin - start : end - start], bad = self.problem.decode(np.asarray(line[begin:end]))
             if bad.any():
                 raise BadLabel
-        if at.w is None:
-            return y, None
-        w = np.asarray(numpy_program.in_order(at.w, self.layout)[start:stop], np.float64)
-        return y, np.ascontiguousarray(w)
+        return y
+
+    def weights(self, weights: Array, start: int, stop: int) -> Array:
+        """The weights of some positions, float64 one after the other."""
+        line = numpy_engine.in_order(weights, self._order, self._w_step)
+        return np.ascontiguousarray(np.asarray(line[start:stop], np.float64))
 
     def _reads_labels(self) -> bool:
         """Whether kernels read the labels where they lie."""
@@ -149,37 +173,40 @@ class RankProgram:
 
     def __init__(self, problem: Problem, open_rows: bool) -> None:
         self._geometry = _Geometry(problem, open_rows)
-        self.as_sent = self._geometry.reads_lines
+        self.as_sent = self._geometry.reads_labels
         self._rank = abi.rank(abi.format_of(problem.x.dtype))
-        self._decode = abi.lower(self._geometry.decoder) if self._geometry.reads_lines else None
+        self._lines = self._geometry.lines()
+        self._decode = abi.decode_labels(problem.y.dtype) if self.as_sent else None
+        self._offsets = self._geometry.offsets(self._geometry.steps)
 
-    def run(self, *at: Any) -> Sums:
-        """Write the ranks."""
-        with np.errstate(all="ignore"):
-            return self._run(Operands(*at))
+    def run(self, y: Any, x: Any, w: Any = None, ranks: Any = None, *_: Any) -> Sums:
+        """Write the ranks.
 
-    def _run(self, at: Operands) -> Sums:
-        geometry, flat = self._geometry, at.losses.reshape(-1)
-        classes, inner, slab = geometry.classes, geometry.inner, geometry.positions(at.x)
-        *steps, xo, xc, xi = geometry.steps
-        slabs = [at.x.ctypes.data + before for before in _offsets(geometry.rest, steps)]
+        Raises:
+            BadLabel: a label is neither class nor ignored.
+        """
+        geometry, lines = self._geometry, self._lines
+        classes, inner, slab = geometry.classes, geometry.inner, geometry.positions(x)
+        xo, xc, xi = geometry.steps[-3:]
+        to, labels, step = _address(ranks), _address(y), lines["y_step"]
         bad = []
+        slabs = list(enumerate((_address(x) + self._offsets).tolist()))
 
-        def task(number: int, first: int, last: int) -> None:
+        def rank(number_and_scores: tuple[int, int], first: int, last: int, _: object) -> None:
+            number, scores = number_and_scores
             start = number * slab + first
-            y = np.empty(last - first, _DECODED)
+            decoded = np.empty(last - first, _DECODED)
             if self._decode is None:
-                y[...] = geometry.decoded(at, start, start + y.size)[0]
+                decoded[...] = geometry.labels(y, start, start + decoded.size)
             else:
-                lines = geometry.lines(at.y, None, start)
-                said = (lines[name] for name in ("ignored", "many"))
-                if self._decode(lines["y"], lines["y_step"], y.size, classes, *said, y.ctypes.data):
+                said = labels + start * step, step, decoded.size, classes
+                if self._decode(*said, lines["ignored"], lines["many"], _address(decoded)):
                     bad.append(start)
                     return
-            to = flat[start:].ctypes.data
-            self._rank(classes, inner, first, last, slabs[number], xo, xc, xi, y.ctypes.data, to)
+            here = _address(decoded), to + 8 * start
+            self._rank(classes, inner, first, last, scores, xo, xc, xi, *here)
 
-        _in_tasks(task, len(slabs), slab, geometry.choice.chunk, at.x.nbytes)
+        _in_tasks(rank, slabs, slab, geometry.choice.chunk, x.nbytes)()
         if bad:
             raise BadLabel
         return DONE
@@ -190,7 +217,8 @@ class LossProgram:
 
     def __init__(self, problem: Problem, open_rows: bool) -> None:
         self._problem, self._geometry = problem, _Geometry(problem, open_rows)
-        self.as_sent = self._geometry.reads_lines
+        self._labels, self._weights = self._geometry.reads_labels, self._geometry.reads_weights
+        self.as_sent = self._labels and self._weights
         self._own = dtypes.arithmetic(problem.x.dtype, None)
         self._writes_losses = problem.task in (Task.LOSSES, Task.LOSSES_AND_GRADIENT)
         self._reduces = problem.task.reduces
@@ -198,40 +226,39 @@ class LossProgram:
         self._casts = self._writes_losses and problem.result != self._own
         choice = self._geometry.choice
         self._kernel = choice.both() if self._differentiates else choice.forward()
-        self._chunk, self._run_chunks = choice.chunk, abi.carry()
+        self._chunk, self._run_chunks = choice.chunk, abi.run_chunks()
         clip_range = dtypes.clip_range(problem.epsilon, self._own)
-        self._scalars = abi.ScalarParams(problem.smoothing, *clip_range, 1.0)
+        self._scalars = abi.ScalarParams(problem.smoothing, *clip_range, 1.0).laid()
         self._order = self._geometry.layout.c_order_of_slabs()
+        self._template = self._laid()
         self._forward: LossProgram | None = None
         # Where `dx` is laid out unlike the scores the chunks are others, and with them the order of
         # the sum: a pass of its own gives the value the bits that it has without a gradient.
         if problem.layout != problem.layout_with_dx and problem.task == Task.VALUE_AND_GRADIENT:
             self._forward = LossProgram(problem.without_gradient(), open_rows)
         self._wants_sums = problem.task != Task.LOSSES
-        self._one_chunk = self._for_one_chunk()
+        self._params, self._one_chunk = self._template[0].copy(), abi.run_one_chunk()
+        self._takes_one = self._ready_for_one_chunk()
         self._rows = self._rows_at_once()
 
     # ---- one chunk ------------------------------------------------------------------------------
 
-    def _for_one_chunk(self) -> Callable[[int, int, int], int] | None:
-        """The C function for a call that is one chunk; None where it does not serve."""
+    def _ready_for_one_chunk(self) -> bool:
+        """Whether the one C function serves calls of one chunk; its parameters are filled in."""
+        for place, number in (
+            (_SCALARS, _address(self._scalars)),
+            (_DX, self._differentiates),
+            (_LOSSES, self._writes_losses),
+            (_W, self._problem.w is not None),
+            (_DIVIDED_BY, abi.DIVIDED_BY + self._problem.divisor),
+            (_RUN_CHUNKS, loader.address("run_chunks")),
+            (_ROW, self._geometry.per_row),
+            (_POSITIONS, self._geometry.slab),
+        ):
+            self._params[place] = number
+        self._params_at = _address(self._params)
         one = self._geometry.slabs == 1 and self._forward is None
-        if not one or not array_objects.are_as_expected():
-            return None
-        self._scalars_at_hand = self._scalars.laid()
-        self._params = self._params_of(
-            0, 0, self._geometry.lines(None, None, 0), self._scalars_at_hand, self._order
-        )._replace(
-            dx=self._differentiates,
-            losses=self._writes_losses,
-            w=self._problem.w is not None,
-            divided_by=abi.DIVIDED_BY + self._problem.divisor,
-            run_chunks=loader.address("carry"),
-            row=self._geometry.per_row,
-            positions=self._geometry.slab,
-        ).laid()  # fmt: skip
-        self._params_at = self._params.ctypes.data
-        return abi.small()
+        return one and array_objects.are_as_expected()
 
     def run(
         self, y: Any, x: Any, w: Any = None, losses: Any = None, dx: Any = None, _: Any = None
@@ -242,7 +269,11 @@ class LossProgram:
             BadValue: nothing is written then, but for losses.
         """
         if len(x) > self._rows:
-            return self._otherwise(Operands(y, x, w, losses, dx))
+            geometry, at = self._geometry, Operands(y, x, w, losses, dx)
+            positions = len(x) * geometry.per_row if geometry.per_row else geometry.slab
+            if not self._takes_one or positions > self._chunk:
+                return self._in_chunks(at, positions)
+            return self._converted(at, positions)
         sums = np.zeros(abi.SUMS) if self._wants_sums else None
         arrays = y, x, losses, dx, sums, _scratch.array, w
         if self._one_chunk(self._params_at, id(arrays)):
@@ -255,38 +286,31 @@ class LossProgram:
     def _rows_at_once(self) -> int:
         """Up to which length of the first axis a call goes straight to the one C function."""
         geometry = self._geometry
-        if self._one_chunk is None or not self.as_sent or self._casts:
+        if not self._takes_one or not self.as_sent or self._casts:
             return -1
         if geometry.per_row:
             return self._chunk // geometry.per_row
         return sys.maxsize if geometry.slab <= self._chunk else -1
 
-    def _otherwise(self, at: Operands) -> Sums:
-        """What is more than one chunk, or whose labels, weights or losses are to be converted."""
-        positions = self._geometry.positions(at.x)
-        if self._one_chunk is None or positions > self._chunk:
-            return self._in_chunks(at, positions)
-        return self._converted(at, positions)
-
     def _converted(self, at: Operands, positions: int) -> Sums:
         """One chunk whose labels or weights have to be decoded first, or whose losses are cast."""
-        y, w = at.y, at.w
-        if not self.as_sent:
-            y, w = self._geometry.decoded(at, 0, positions)
+        y = at.y if self._labels else self._geometry.labels(at.y, 0, positions)
+        w = at.w if self._weights else self._geometry.weights(at.w, 0, positions)
         made = np.empty(positions, self._own) if self._casts else at.losses
-        sums = np.zeros(abi.SUMS)
+        sums = np.zeros(abi.SUMS) if self._wants_sums else None
         arrays = y, at.x, made, at.dx, sums, _scratch.array, w
         unusual = self._one_chunk(self._params_at, id(arrays))
         if self._casts:
             with np.errstate(all="ignore"):
                 at.losses.reshape(-1)[...] = made
-        return self._unusual(at, sums) if unusual else _summed(sums[None])
+        if unusual:
+            return self._unusual(at, sums)
+        return DONE if sums is None else _summed(sums[None])
 
     def _unusual(self, at: Operands, sums: Array | None) -> Sums:
         """What is to be done where one chunk's sums say that something is unusual."""
         if sums is None:
             return self._in_chunks(at, self._geometry.positions(at.x))
-        _refuse(sums[None])
         counted = _summed(sums[None])
         if sums[abi.ODD_ROWS] == abi.BEYOND:
             return self._by_numpy(at, self._problem.divisor.of(counted.kept, counted.weight))
@@ -294,175 +318,172 @@ class LossProgram:
 
     # ---- many chunks ----------------------------------------------------------------------------
 
-    def _in_chunks(self, at: Operands, positions: int) -> Sums:
+    def _in_chunks(self, at: Operands, slab: int) -> Sums:
+        sums = np.zeros((self._geometry.slabs, -(-slab // self._chunk), abi.SUMS))
+        scalars, params = self._scalars.copy(), self._template.copy()
+        self._place(params, at, sums, scalars, slab)
+        run = self._prepared(at, params, slab)
+        rows = sums.reshape(-1, abi.SUMS)
         with np.errstate(all="ignore"):
             if not self._differentiates:
-                return _summed(self._pass(at, positions, self._kernel, 1.0))
-            counted = self._pass(at._replace(losses=None), positions, 0, 1.0)
-            sums = _summed(counted)
-            divisor = self._problem.divisor.of(sums.kept, sums.weight)
-            if self._is_beyond(counted, divisor):
+                run()
+                return _summed(rows)
+            dx = params[:, _DX].copy()
+            params[:, _DX] = params[:, _KERNEL] = 0  # labels and weights are checked, and counted
+            run()
+            counted, total = _summed(rows), None
+            divisor = self._problem.divisor.of(counted.kept, counted.weight)
+            weighted = at.w is not None or self._problem.by_class is not None
+            if weighted and self._is_beyond(rows, divisor):
                 return self._by_numpy(at, divisor)
-            total = (
-                None if self._forward is None else self._forward.run(*at._replace(dx=None)).total
-            )
-            made = _summed(self._pass(at, positions, self._kernel, divisor))
-            return made if total is None else made._replace(total=total)
+            if self._forward is not None:
+                total = self._forward.run(*at._replace(dx=None)).total
+            params[:, _DX], params[:, _KERNEL] = dx, self._kernel
+            scalars[-1] = divisor
+            run()
+            made = _summed(rows)
+        return made if total is None else made._replace(total=total)
 
     def _by_numpy(self, at: Operands, divisor: float) -> Sums:
         """The gradient by the NumPy engine, whose factors may be any; values are the kernels'."""
         values = LossProgram(self._problem.without_gradient(), False).run(*at._replace(dx=None))
         with np.errstate(all="ignore"):
-            numpy_program.prepare(self._problem).gradient(at._replace(losses=None), divisor)
+            numpy_engine.prepare(self._problem).gradient(at._replace(losses=None), divisor)
         return values
 
     def _is_beyond(self, sums: Array, divisor: float) -> bool:
         """Whether some w / divisor is infinite, or no number for the arithmetic's float32."""
         if divisor == 0:
             return False
-        largest = sums[:, abi.LARGEST_WEIGHT].max() / abs(divisor)
-        least = sums[:, abi.LEAST_WEIGHT].min() / abs(divisor)
+        largest = np.maximum.reduce(sums[:, abi.LARGEST_WEIGHT]) / abs(divisor)
+        least = np.minimum.reduce(sums[:, abi.LEAST_WEIGHT]) / abs(divisor)
         low, high = abi.FACTORS[self._own.itemsize]
         return not largest <= high or least < low
 
-    def _pass(self, at: Operands, slab: int, kernel: int, divisor: float) -> Array:
-        """Send every chunk through a kernel (0: none); returns their sums, one row a chunk."""
-        geometry, size = self._geometry, self._chunk
-        writes = at.dx is not None and kernel == self._kernel and self._differentiates
-        losses = at.losses.reshape(-1) if at.losses is not None and kernel else None
-        sums = np.zeros((geometry.slabs, -(-slab // size), abi.SUMS))
-        scalars = self._scalars._replace(divisor=divisor).laid()
-        dx_at = at.dx.ctypes.data if writes else 0
-        ahead = dict(
-            walk=kernel,
-            nontemporal=geometry.choice.past and dx_at not in (0, at.x.ctypes.data),
-        )
-        to = losses.ctypes.data if losses is not None and not self._casts else 0
-        lines = geometry.reads_lines
-        calls = []
-        for number, (x_by, dx_by) in enumerate(zip(*self._slab_offsets(), strict=True)):
-            before = number * slab  # positions of the slabs that came before
-            said = geometry.lines(*((at.y, at.w) if lines else (None, None)), before)
-            order = None if self._order is None else self._order[number]
-            calls.append(
-                self._params_of(
-                    at.x.ctypes.data + x_by, dx_at and dx_at + dx_by, said, scalars, order
-                )._replace(
-                    **ahead,
-                    sums=sums[number].ctypes.data,
-                    losses=to and to + before * self._own.itemsize,
-                )
-            )
-        laid = [call.laid() for call in calls]
-        addresses = [call.ctypes.data for call in laid]
-        casts = losses is not None and self._casts
+    def _place(self, params: Array, at: Operands, sums: Array, scalars: Array, slab: int) -> None:
+        """Write into the parameters of each slab where the arrays of this call lie."""
+        slabs = np.arange(self._geometry.slabs)
+        starts = slabs * slab  # positions of the slabs that came before
+        x = _address(at.x)
+        params[:, _X] += x
+        params[:, _SUMS] = _address(sums) + slabs * sums[0].nbytes
+        params[:, _SCALARS] = _address(scalars)
+        if at.dx is not None:
+            dx = x if at.dx is at.x else _address(at.dx)
+            params[:, _DX] += dx
+            params[:, _NONTEMPORAL] = self._geometry.choice.nontemporal and dx != x
+        if self._labels:
+            params[:, _Y] = _address(at.y) + starts * params[:, _Y_STEP]
+        if self._weights and at.w is not None:
+            params[:, _W] = _address(at.w) + starts * params[:, _W_STEP]
+        if at.losses is not None and not self._casts:
+            params[:, _LOSSES] = _address(at.losses) + starts * at.losses.itemsize
 
-        def task(number: int, first: int, last: int) -> None:
-            if lines and not casts:
-                self._run_chunks(addresses[number], first, last, _scratch.at)
-                return
+    def _prepared(self, at: Operands, params: Array, slab: int) -> Callable[[], None]:
+        """What sends every chunk through the kernel that the parameters name."""
+        taken = self._geometry.choice.reads
+        if self._differentiates:
+            taken = self._geometry.classes * at.x.itemsize
+        length = max(1, TASK_BYTES // (self._chunk * taken)) * self._chunk
+        direct = self.as_sent and not self._casts
+        slabs: Sequence[int] = range(len(params))
+        if direct:
+            slabs = range(at_ := _address(params), at_ + params.nbytes, params[0].nbytes)
+        task = self._run_chunks if direct else self._converting(at, params, slab)
+        return _in_tasks(task, slabs, slab, length, at.x.nbytes)
+
+    def _converting(self, at: Operands, params: Array, slab: int) -> Callable[..., None]:
+        """What runs a task whose labels or weights are decoded first, or whose losses are cast."""
+        losses = None if at.losses is None else at.losses.reshape(-1)
+
+        def task(number: int, first: int, last: int, scratch: int) -> None:
             start, stop = number * slab + first, number * slab + last
-            fields, y, w, made = {}, None, None, None
-            if not lines:
-                y, w = geometry.decoded(at, start, stop)
-                fields["y"] = y.ctypes.data - first * y.itemsize
-                if w is not None:
-                    fields["w"] = w.ctypes.data - first * 8
-            if casts:
-                made = np.empty(stop - start, self._own)
-                fields["losses"] = made.ctypes.data - first * self._own.itemsize
-            call = calls[number]._replace(**fields).laid()
-            self._run_chunks(call.ctypes.data, first, last, _scratch.at)
-            if casts:
-                losses[start:stop] = made
+            own, held = params[number].copy(), []
+            if not self._labels:
+                held.append(self._geometry.labels(at.y, start, stop))
+                own[_Y] = _address(held[-1]) - first * held[-1].itemsize
+            if not self._weights:
+                held.append(self._geometry.weights(at.w, start, stop))
+                own[_W] = _address(held[-1]) - first * held[-1].itemsize
+            made = np.empty(stop - start, self._own)
+            if self._casts:
+                own[_LOSSES] = _address(made) - first * made.itemsize
+            self._run_chunks(_address(own), first, last, scratch)
+            if losses is not None and self._casts and own[_KERNEL]:
+                with np.errstate(all="ignore"):
+                    losses[start:stop] = made
 
-        taken = geometry.choice.reads
-        if writes:
-            taken = geometry.classes * at.x.itemsize
-        length = max(1, TASK_BYTES // (size * taken)) * size
-        _in_tasks(task, len(calls), slab, length, at.x.nbytes)
-        sums = sums.reshape(-1, abi.SUMS)
-        _refuse(sums)
-        return sums
+        return task
 
-    def _slab_offsets(self) -> tuple[list[int], list[int]]:
-        """Where each slab of the scores and of the gradient begins."""
-        dx, rest = self._problem.dx, self._geometry.rest
-        steps = self._geometry.steps if dx is None else self._geometry.layout.view(dx.strides)[1]
-        return _offsets(rest, self._geometry.steps[:-3]), _offsets(rest, steps[:-3])
-
-    def _params_of(
-        self, x: int, dx: int, lines: dict[str, int], scalars: Array, order: Array | None
-    ) -> abi.ChunkParams:
-        """What kernels are told of one slab."""
+    def _laid(self) -> Array:
+        """`abi.ChunkParams` of each slab, but for the addresses of a call's arrays."""
         geometry, problem = self._geometry, self._problem
         *_, xo, xc, xi = geometry.steps
-        do = dc = di = 0
+        dx = (0,) * len(geometry.steps)
         if problem.dx is not None:
-            *_, do, dc, di = geometry.layout.view(problem.dx.strides)[1]
-        return abi.ChunkParams(
-            walk=self._kernel, wide=self._own == np.float64, classes=geometry.classes,
-            inner=geometry.inner, x=x, xo=xo, xc=xc, xi=xi, dx=dx, do=do, dc=dc, di=di,
-            size=self._chunk, formula=scalars.ctypes.data,
-            order=0 if order is None else order.ctypes.data, **lines,
+            dx = geometry.layout.view(problem.dx.strides)[1]
+        one = abi.ChunkParams(
+            kernel=self._kernel, wide=self._own == np.float64, classes=geometry.classes,
+            inner=geometry.inner, x=0, xo=xo, xc=xc, xi=xi, dx=0, do=dx[-3], dc=dx[-2], di=dx[-1],
+            size=self._chunk, formula=0, **geometry.lines(),
         )  # fmt: skip
-
-
-def _refuse(sums: Array) -> None:
-    """Raise what was found to be wrong with labels or weights."""
-    if sums[:, abi.BAD].any():
-        raise BadLabel
-    if sums[:, abi.MISSING].any():
-        raise MissingWeight
+        laid = np.tile(one.laid(), (geometry.slabs, 1))
+        laid[:, _X], laid[:, _DX] = geometry.offsets(geometry.steps), geometry.offsets(dx)
+        if self._order is not None:
+            laid[:, _ORDER] = _address(self._order) + np.arange(len(laid)) * self._order[0].nbytes
+        return laid
 
 
 def _summed(sums: Array) -> Sums:
-    """The sums of all chunks, which are added in their order; and what cannot be probabilities."""
-    if len(sums) == 1:
-        total, kept, weight = sums[0, :3].tolist()
-    else:
-        total, kept, weight = np.sum(np.ascontiguousarray(sums.T[:3]), axis=1).tolist()
-    return Sums(total, int(kept), weight, _found(sums))
+    """The sums of all chunks, which are added in their order; and what cannot be probabilities.
+
+    Raises:
+        BadLabel, MissingWeight: some chunk says so.
+    """
+    total, kept, weight, bad, missing = sums[0, : abi.MISSING + 1].tolist()
+    if len(sums) > 1:
+        lines = np.ascontiguousarray(sums.T[: abi.MISSING + 1])
+        total, kept, weight, bad, missing = np.add.reduce(lines, axis=1).tolist()
+    if bad:
+        raise BadLabel
+    if missing:
+        raise MissingWeight
+    found = _found(sums) if np.maximum.reduce(sums[:, abi.ODD_ROWS]) > 0 else NOTHING
+    return Sums(total, int(kept), weight, found)
 
 
 def _found(sums: Array) -> Found:
+    """The rows that cannot be probabilities."""
     chunks = sums[sums[:, abi.ODD_ROWS] > 0]
-    if not len(chunks):
-        return NOTHING
     chunk = chunks[chunks[:, abi.ODD_ROWS + 1].argmin(), abi.ODD_ROWS : abi.ODD_ROWS + abi.FOUND]
     _, first, column, score, least, most, total, whole = chunk.tolist()
     rows = int(chunks[:, abi.ODD_ROWS].sum())
     return Found(rows, int(first), int(column), score, least, most, total, bool(whole))
 
 
-def _offsets(shape: list[int], steps: Any) -> list[int]:
-    """Where each slab begins, in bytes behind the first."""
-    return [
-        sum(i * step for i, step in zip(index, steps, strict=True))
-        for index in itertools.product(*map(range, shape))
-    ]
+def _address(array: Array) -> int:
+    """Where the first element lies; `.ctypes.data` says the same, more slowly."""
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def _in_tasks(
-    task: Callable[[int, int, int], None], slabs: int, positions: int, length: int, nbytes: int
-) -> None:
-    """Call task(slab, first position, the one after the last) until all slabs are done.
+    task: Callable[..., object], slabs: Sequence[object], positions: int, length: int, nbytes: int
+) -> Callable[[], None]:
+    """What calls task(slab, first position, the one after the last, scratch) until all is done.
 
     Args:
         task: what is done; by several threads where there is enough of it.
-        slabs: how many there are.
+        slabs: what tasks are given for each.
         positions: of each slab.
         length: positions of a task.
         nbytes: of all scores.
     """
-    tasks = -(-positions // length)
-    if slabs * tasks == 1:
-        task(0, 0, positions)
-        return
-
-    def one(k: int) -> None:
-        slab, part = divmod(k, tasks)
-        with np.errstate(all="ignore"):  # the caller's does not reach other threads
-            task(slab, part * length, min(positions, (part + 1) * length))
-
-    threads.run(one, slabs * tasks, config.config_threads() if nbytes >= SERIAL_BYTES else 1)
+    arguments = [
+        (slab, first, min(positions, first + length))
+        for slab in slabs
+        for first in range(0, positions, length)
+    ]
+    several = len(arguments) > 1 and nbytes >= SERIAL_BYTES
+    count = config.threads() if several else 1
+    return partial(threads.run, task, arguments, count, _own_scratch)

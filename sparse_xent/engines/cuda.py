@@ -31,7 +31,7 @@ Address = tuple[int, int]  # where in a launch's arguments, and what is added th
 # Places in a launch's arguments that each call fills in.
 _PLACES = {name: place for place, name in enumerate(params.Arguments._fields)}
 X, Y, W, OUT, DX, UP = (_PLACES[name] for name in ("x", "y", "w", "out", "dx", "up"))
-VALUE, COUNTED = _PLACES["value"], _PLACES["surveyed"]
+VALUE, COUNTED = _PLACES["value"], _PLACES["counted"]
 _SCRATCH, _RESULT = _PLACES["scratch"], _PLACES["result"]
 
 LOW_BITS = geometry.VECTOR - 1
@@ -165,7 +165,7 @@ class _ProgramBuilder:
         task, (by, divisor) = self.problem.task, self._divided()
         counts = task == Task.VALUE_AND_GRADIENT and by != params.GIVEN
         steps, scratch = self._steps(_VERBS[task], by, divisor)
-        count, its_scratch = self._steps(Verb.SURVEY, params.GIVEN, 1.0) if counts else ((), 0)
+        count, its_scratch = self._steps(Verb.COUNT, params.GIVEN, 1.0) if counts else ((), 0)
         nbytes = 8 * math.ceil(max(scratch, its_scratch) / 8) + 2 * _SUMS_BYTES
         return LaunchProgram(
             device=self.device,

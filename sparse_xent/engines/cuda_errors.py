@@ -16,7 +16,7 @@ _CODES: dict[int, tuple[float, str | None]] = {
     params.BELOW: (params.LARGEST + 1.0, f"a label below {params.SMALLEST}"),
     params.ABOVE: (params.LARGEST + 1.0, f"a label above {params.LARGEST}"),
     params.NAN: (math.nan, None),
-    params.PART: (0.5, "a label that is not whole"),
+    params.NOT_WHOLE: (0.5, "a label that is not whole"),
     params.NA: (float(NA_INTEGER), None),
     params.ALL_ABOVE: (math.inf, None),
     params.ALL_BELOW: (-math.inf, None),
@@ -31,13 +31,13 @@ class Reporter(NamedTuple):
     label: Callable[[float, str | None, tuple[int, ...]], str]  # (value, how it is shown, place)
     weight: Callable[[tuple[int, ...]], str]  # (place)
 
-    def message(self, label: int, weight: int) -> str:
-        """What there is to say of a slot's two records, one of which at least holds an error."""
-        if label != params.NONE:
-            code = label & ((1 << params.TOLD) - 1)
-            value, shown = _CODES.get(code, (float(code - params.MIDDLE), None))
-            return self.label(value, shown, self.place(label >> params.TOLD))
-        return self.weight(self.place(weight))
+    def message(self, slot: params.ErrorSlot) -> str:
+        """What there is to say of a slot that holds an error: of a label, or else of a weight."""
+        if slot.label == params.NONE:
+            return self.weight(self.place(slot.weight))
+        code = slot.label & ((1 << params.LABEL_BITS) - 1)
+        value, shown = _CODES.get(code, (float(code - params.LABEL_ZERO), None))
+        return self.label(value, shown, self.place(slot.label >> params.LABEL_BITS))
 
 
 def raise_pending(device: Any) -> None:
@@ -47,5 +47,5 @@ def raise_pending(device: Any) -> None:
         ValueError: a label was no class, or a weight was missing.
     """
     device.synchronise()
-    for reporter, label, weight in device.pending_errors():
-        raise ValueError(reporter.message(label, weight))
+    for reporter, slot in device.pending_errors():
+        raise ValueError(reporter.message(slot))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sparse_xent.engines.numpy import sum_by_halves, widen
+from sparse_xent.engines.numpy_formulas import sum_by_halves, widen
 from sparse_xent.kernels import ScoreKind
 
 Array = Any

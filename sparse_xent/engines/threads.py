@@ -14,13 +14,16 @@ import _thread
 import itertools
 import os
 import queue
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from sparse_xent.kernels.locks import Lock
 
-Task = Callable[[int], None]
+Task = Callable[..., object]
+Arguments = Sequence[tuple[Any, ...]]
 
 
 class _Gate:
@@ -79,21 +82,21 @@ class _Forks:
         self._tasks.leave()
 
 
-_spare: list[Lock] = []
-"""Locks of jobs that have ended."""
+_spare: list[_Gate] = []
+"""Gates of jobs that have ended."""
 
 
 class _Job:
-    """Tasks 0 .. count-1 of one call, taken one by one by whoever is free."""
+    """The tasks of one call, taken one by one by whoever is free."""
 
-    def __init__(self, task: Task, count: int) -> None:
-        self._task, self.count = task, count
+    def __init__(self, task: Task, arguments: Arguments, own: Callable[[], object]) -> None:
+        self._task, self._arguments, self._own = task, arguments, own
+        self.count = len(arguments)
         self._next = itertools.count()  # next() is one bytecode: no two threads get one number
         try:
-            self._lock = _spare.pop()
+            self._helpers = _spare.pop()
         except IndexError:
-            self._lock = Lock()
-        self._helpers = _Gate(self._lock)
+            self._helpers = _Gate(Lock())
         self.wait_for_helpers = self._helpers.close
         self.error: BaseException | None = None
 
@@ -104,41 +107,35 @@ class _Job:
                 if not self._helpers.enter(wait=False):
                     return
                 try:
-                    if not self._take():
-                        return
+                    self.work(at_most=1)
                 finally:
                     self._helpers.leave()
 
-    def work(self) -> None:
-        """The caller's share."""
-        while self._take():
-            pass
+    def work(self, at_most: int = sys.maxsize) -> None:
+        """Do the next tasks, until there are none; no Python function is called here but theirs."""
+        try:
+            own = self._own()
+            while at_most and (k := next(self._next)) < self.count:
+                self._task(*self._arguments[k], own)
+                at_most -= 1
+        except BaseException as error:
+            self.error = self.error or error
+        if at_most:
+            self.count = 0  # nobody takes another
 
     def end(self) -> None:
         """After the wait: raise what a task raised.
 
-        A helper that comes late finds no task left, whoever has the lock by then, and no arrays.
+        A helper that comes late finds no task left, whoever has the gate by then, and no arrays.
         """
-        del self._task
+        del self._task, self._arguments
         self._helpers.open()
-        _spare.append(self._lock)
+        _spare.append(self._helpers)
         if self.error is not None:
             try:
                 raise self.error
             finally:
                 self.error = None  # or error, traceback and job would keep each other's arrays
-
-    def _take(self) -> bool:
-        """Do the next task; False where there is none."""
-        k = next(self._next)
-        if k >= self.count:
-            return False
-        try:
-            self._task(k)
-        except BaseException as error:
-            self.error = self.error or error
-            self.count = 0  # nobody takes another
-        return True
 
 
 class _Pool:
@@ -149,10 +146,12 @@ class _Pool:
         self._lock = threading.Lock()
         self._workers = 0
 
-    def run(self, task: Task, count: int, threads: int) -> None:
-        job = _Job(task, count)
+    def run(self, job: _Job, threads: int) -> None:
+        wanted = min(threads, job.count) - 1
         try:
-            for _ in range(self._hire(min(threads, count) - 1)):
+            if self._workers < wanted:
+                wanted = self._hire(wanted)
+            for _ in range(wanted):
                 self._jobs.put(job)
             job.work()
         finally:
@@ -165,16 +164,15 @@ class _Pool:
 
     def _hire(self, wanted: int) -> int:
         """How many workers there are, `wanted` at most: where the system gives no thread, fewer."""
-        if self._workers < wanted:
-            with self._lock:
-                while self._workers < wanted:
-                    try:
-                        # `Thread.start` would wait for the thread, and an interrupt of that wait
-                        # can leave its lock in a state of which the next wait complains.
-                        _thread.start_new_thread(self._serve, ())
-                    except RuntimeError:  # the limit of threads or memory; or the interpreter ends
-                        break
-                    self._workers += 1
+        with self._lock:
+            while self._workers < wanted:
+                try:
+                    # `Thread.start` would wait for the thread, and an interrupt of that wait can
+                    # leave its lock in a state of which the next wait complains.
+                    _thread.start_new_thread(self._serve, ())
+                except RuntimeError:  # the limit of threads or memory; or the interpreter ends
+                    break
+                self._workers += 1
         return min(wanted, self._workers)
 
     def _serve(self) -> None:
@@ -190,25 +188,29 @@ _pool = _Pool()
 _forks = _Forks()
 
 
-def run(task: Task, count: int, threads: int) -> None:
-    """Call task(0) .. task(count - 1) on at most `threads` threads, the caller's among them.
+def run(
+    task: Task, arguments: Arguments, threads: int, own: Callable[[], object] = lambda: None
+) -> None:
+    """Call the task with each of some arguments on several threads, the caller's among them.
 
     Args:
-        task: what is done for each number; releases the GIL for most of its time.
-        count: how many there are.
+        task: what is done; releases the GIL for most of its time.
+        arguments: a tuple for each call.
         threads: how many threads may work on them; 1 means the caller alone.
+        own: gives each thread what the task gets from it, behind the arguments.
 
     Raises:
         BaseException: the first exception that a task raised, or what a signal handler raised; in
             either case when no task is under way any more.
     """
-    _pool.run(task, count, threads)
+    _pool.run(_Job(task, arguments, own), threads)
 
 
 def _after_fork_in_child() -> None:
     """Threads do not survive a fork, and a lock may be held by one of them: begin anew."""
     global _pool
     _pool = _Pool()
+    _spare.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -16,7 +16,6 @@ from sparse_xent import config_epsilon, execute, implausible
 from sparse_xent.accumulate import ExactSum, Moments
 from sparse_xent.config import read_epsilon
 from sparse_xent.engines.base import NOTHING, Found
-from sparse_xent.kernels.cpu.abi import LEAST, MOST
 from sparse_xent.evaluation import sanity
 from sparse_xent.evaluation.frequencies import Frequencies
 from sparse_xent.evaluation.inputs import (
@@ -31,6 +30,7 @@ from sparse_xent.evaluation.inputs import (
 from sparse_xent.evaluation.losses_file import LossesFile
 from sparse_xent.evaluation.readers.source import Array, Box
 from sparse_xent.evaluation.report import Report, exponential
+from sparse_xent.kernels.cpu.abi import LEAST, MOST
 from sparse_xent.options import Options
 from sparse_xent.options import read as read_options
 

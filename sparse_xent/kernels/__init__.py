@@ -1,18 +1,19 @@
-"""The loops, and nothing else: no reduction, no weight, no ignored class by name, no axis.
+"""The compiled loops, and nothing else: no reduction, no weight by name, no ignored class, no axis.
 
-Every engine here (`portable` on array operations, `cpu` on Numba) offers the same four verbs,
+Kernels see scores as x[outer, C, inner], labels as y[outer, inner], already checked, where y < 0
+means ignored, and one factor for each position, g[outer, inner], which scales its gradient row.
 
-    nll(x, y)  nll_grad(x, y, g)  nll_and_grad(x, y, g)  rank(x, y)
-
-on the same views: scores ``x[outer, C, inner]``, labels ``y[outer, inner]`` (checked; y < 0 means
-ignored) and one factor a position ``g[outer, inner]``, by which its gradient row is scaled.
+    staging arithmetic formulas    what both machines share: primitives, lanes, loss and gradient
+    cpu cuda                       the kernels of either machine
+    cache trusted                  compiled kernels on disk, and which of them may be run
+    loader availability locks      machine code by name; why there is none; a lock for both
 """
 
 import enum
 
 
 class ScoreKind(enum.IntEnum):
-    """What the scores are: logits, or probabilities with the way they are made to sum to one."""
+    """What the scores are: logits, or probabilities and how they are made to sum to one."""
 
     LOGITS = 0
     CLIP_NORMALIZE = 1  # clipped, then divided by the sum of the clipped: "after"

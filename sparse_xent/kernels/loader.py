@@ -1,38 +1,33 @@
-"""Machine code by name: at hand, or from the disk, or compiled now.
+"""Machine code by name: loaded already, or from the disk, or compiled now.
 
-Only compiling needs Numba, which takes longer to import than all else in a first call: what the
-disk has is linked by LLVM alone.
+Only compiling needs Numba, which takes longer to import than all else in a first call: what is on
+disk is linked by LLVM alone.
 """
 
 import _thread
 import atexit
 import ctypes
-import errno
 import importlib
 import itertools
-import logging
-import mmap
 import os
 import sys
 import threading
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from sparse_xent.kernels import cache
+from sparse_xent.kernels.availability import (
+    COMPILE,
+    COMPILE_FIRST,
+    LINK,
+    check_jit,
+    check_machine,
+    check_memory,
+    unavailable,
+)
+from sparse_xent.kernels.availability import EngineUnavailable as EngineUnavailable  # by `address`
 from sparse_xent.kernels.locks import Lock
 
-_log = logging.getLogger("sparse_xent")
 _REGISTRY = f"{__package__}.cpu.registry"
-
-# Where memory runs out LLVM ends the process, so what it takes is asked for beforehand. Bytes of
-# address space, with a reserve: llvmlite's library takes 154 MiB; Numba and the first kernel
-# 170 MiB, each further one 10 MiB; to link one takes 1.2 MiB.
-_LLVM, _COMPILE_FIRST, _COMPILE, _LINK = (n << 20 for n in (192, 256, 64, 8))
-_PASSING = {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # errors that may go away
 
 _attempts = itertools.count()
 _addresses: dict[tuple[Any, ...], int] = {}
@@ -46,33 +41,20 @@ compiled: list[tuple[Any, ...]] = []
 """What this process did not find on disk."""
 
 
-class EngineUnavailable(RuntimeError):
-    """Why a kernel cannot be had here, in one line: the NumPy engine serves instead.
-
-    Attributes:
-        lasting: whether asking again is no use.
-        asked_for: whether the user wanted it so, and need not be warned.
-    """
-
-    def __init__(self, why: str, *, lasting: bool = True, asked_for: bool = False) -> None:
-        super().__init__(why)
-        self.lasting, self.asked_for = lasting, asked_for
-
-
 def address(*name: object) -> int:
-    """Address of a C function: a walk, a lowering, `carry`, `small` or `rank`.
+    """Address of a C function, by the name that `cpu.abi` gives it.
 
     Raises:
         EngineUnavailable: it can be neither loaded nor compiled here.
     """
     found = _addresses.get(name)
-    return _on_a_thread_of_its_own(name) if found is None else found
+    return _load_on_a_thread(name) if found is None else found
 
 
-def _on_a_thread_of_its_own(name: tuple[Any, ...]) -> int:
+def _load_on_a_thread(name: tuple[Any, ...]) -> int:
     """Load or compile where no signal handler can raise, and wait for it.
 
-    An import or a link that is cut in the middle cannot be made good in the same process. Here an
+    An import or a link that is interrupted cannot be repeated in the same process. Here an
     exception ends the wait alone: the next call finds what the thread has made by then.
     """
     results: list[int | BaseException] = []
@@ -92,7 +74,7 @@ def _on_a_thread_of_its_own(name: tuple[Any, ...]) -> int:
         if 0 < asked < _STACK:
             threading.stack_size(_STACK)
         _thread.start_new_thread(load, ())
-    except RuntimeError:  # no thread is to be had: as well as may be, on the caller's own
+    except RuntimeError:  # no thread can be started: on the caller's own
         load()
     finally:
         threading.stack_size(asked)
@@ -115,8 +97,8 @@ def _load(name: tuple[Any, ...]) -> int:
 
 def _found(name: tuple[Any, ...]) -> int | None:
     """From the disk; None where it is not there, or is no longer what was written."""
-    with _unavailable("loaded"):
-        _check_machine()
+    with unavailable("loaded"):
+        check_machine()
         image = cache.load(name)
         if image is None:
             return None
@@ -130,7 +112,7 @@ def _made(name: tuple[Any, ...]) -> int:
     image = made(name)
     compiled.append(name)
     cache.save(name, image)
-    with _unavailable("loaded"):
+    with unavailable("loaded"):
         return _link(name, image)
 
 
@@ -140,9 +122,9 @@ def made(name: tuple[Any, ...]) -> bytes:
     Raises:
         EngineUnavailable: it cannot be compiled here.
     """
-    with _unavailable("compiled"):
-        _check_jit()
-        _check_memory(_COMPILE_FIRST if _REGISTRY not in sys.modules else _COMPILE)
+    with unavailable("compiled"):
+        check_jit()
+        check_memory(COMPILE_FIRST if _REGISTRY not in sys.modules else COMPILE)
         return bytes(_registry().object_code(*name))
 
 
@@ -150,7 +132,7 @@ def _link(name: tuple[Any, ...], image: bytes) -> int:
     global _linker
     import llvmlite.binding as llvm
 
-    _check_memory(_LINK)
+    check_memory(LINK)
     if _linker is None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
@@ -167,78 +149,16 @@ def _link(name: tuple[Any, ...], image: bytes) -> int:
     return address
 
 
-# What is in the way -------------------------------------------------------------------------------
-
-
-@contextmanager
-def _unavailable(done: str) -> Iterator[None]:
-    """Let every error say that a kernel cannot be had, and whether that will last."""
-    try:
-        yield
-    except EngineUnavailable:
-        raise
-    except MemoryError as error:
-        why = f"there is too little memory for kernels to be {done}"
-        raise EngineUnavailable(why, lasting=False) from error
-    except Exception as error:  # Numba and LLVM raise what they like
-        _log.info("a kernel cannot be %s", done, exc_info=error)
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        raise EngineUnavailable(
-            f"kernels cannot be {done} with {_numba()}: {text[:500]} "
-            f"[{Path(at.filename).name}:{at.lineno}]",
-            lasting=getattr(error, "errno", None) not in _PASSING,
-        ) from error
-
-
-def _numba() -> str:
-    try:
-        return f"Numba {version('numba')}"
-    except PackageNotFoundError:
-        return "no Numba installed"
-
-
-def _check_machine() -> None:
-    """Refuse what would make LLVM end the process, and what the user does not want."""
-    _check_jit()
-    if "llvmlite.binding" not in sys.modules:
-        _check_memory(_LLVM)
-    import llvmlite.binding as llvm
-
-    try:
-        llvm.check_jit_execution()
-    except OSError as error:
-        if error.errno == errno.ENOMEM:
-            raise MemoryError(str(error)) from error
-        raise EngineUnavailable(
-            f"memory may not be made executable here ({os.strerror(error.errno or 0)})"
-        ) from error
-
-
-def _check_jit() -> None:
-    """Refuse where NUMBA_DISABLE_JIT or, once Numba is there, its config.DISABLE_JIT is set."""
-    config = sys.modules.get("numba.core.config")
-    asked = os.environ.get("NUMBA_DISABLE_JIT", "").strip() not in ("", "0")
-    if asked or getattr(config, "DISABLE_JIT", False):
-        raise EngineUnavailable("NUMBA_DISABLE_JIT is set", lasting=False, asked_for=True)
-
-
-def _check_memory(wanted: int) -> None:
-    """Raise MemoryError where so many bytes are not to be had: LLVM would end the process."""
-    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
-    try:
-        mmap.mmap(-1, wanted, **private).close()
-    except OSError as error:
-        raise MemoryError(f"{wanted >> 20} MiB of memory are not to be had") from error
-
-
 def _registry() -> Any:
-    """The module that compiles. An import that failed leaves nothing by which the next would."""
+    """The module that compiles, named by a string: it is the only import upwards in this package.
+
+    An import that failed leaves no modules behind that would make the next one fail.
+    """
     before = set(sys.modules)
     try:
-        import numba  # noqa: F401  # by itself, for its file of settings may disable compiling
+        import numba  # noqa: F401  # first, for its file of settings may disable compiling
 
-        _check_jit()
+        check_jit()
         return importlib.import_module(_REGISTRY)
     except BaseException:
         if "numba" not in sys.modules:

@@ -1,1 +1,1 @@
-"""The compiled kernels of the CPU."""
+"""The kernels for the CPU."""

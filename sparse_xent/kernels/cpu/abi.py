@@ -1,9 +1,9 @@
 """What the compiled kernels serve, and which of them serves what; this module needs no Numba.
 
-A kernel is a C function in an object file of its own: a walk for one format of scores, one kind of
-scores, with or without smoothing and gradient; a lowering for one dtype of labels; `rank` for one
-format; one `carry` and one `small` for all. `code` finds them on disk or has them compiled, and
-they are known by their addresses.
+A kernel is a C function in an object file of its own: losses for one layout, one format of scores
+and one kind of them, with or without smoothing and gradient; `decode_labels` for one dtype of
+labels; `rank` for one format; one `run_chunks` and one `run_one_chunk` for all. `loader` finds them
+on disk or has them compiled, and they are known by their addresses.
 """
 
 import ctypes
@@ -19,8 +19,8 @@ from sparse_xent.kernels import ScoreKind, loader
 
 LINE = 64  # bytes of a cache line, and of every vector of lanes
 
-# The lines between the walks.
-TILE = 24  # classes at most; above, turning the rows costs more than walking along them
+# Class counts at which another kernel takes over.
+TILE = 24  # classes at most; above, turning the rows costs more than reading along them
 MEDIUM = 512
 
 # Positions of a chunk at most: its scratch of 36 bytes each (labels, losses, weights, factors) is
@@ -34,9 +34,9 @@ CHUNK_LIMIT = 32 << 20
 
 # A caller's thread may have a stack of 128 KiB (musl's default), so that the kernels of one call
 # together take less than half of that; what they need beyond is handed to them.
-LOWERED = 36 * POSITIONS  # bytes: a chunk's positions, in `carry`
-TERMS = 144 << 10  # bytes: of a walk that makes gradients
-SCRATCH = LOWERED + TERMS
+POSITION_BYTES = 36 * POSITIONS  # of a chunk, in `run_chunks`
+TERMS = 144 << 10  # bytes: of a kernel that makes gradients
+SCRATCH = POSITION_BYTES + TERMS
 
 
 class _Scratch(threading.local):
@@ -80,9 +80,9 @@ LEAST, MOST = -1e-3, 1 + 1e-3  # what a probability may be, rounding and all
 
 
 class ChunkParams(NamedTuple):
-    """What `carry` is told: integers of 64 bits in this order, addresses and steps in bytes."""
+    """What `run_chunks` takes: integers of 64 bits in this order, addresses and steps in bytes."""
 
-    walk: int  # the kernel; 0 to check and count labels and weights only
+    kernel: int  # 0 to check and count labels and weights only
     wide: int  # whether losses are float64, else float32
     classes: int
     inner: int
@@ -94,7 +94,7 @@ class ChunkParams(NamedTuple):
     do: int
     dc: int
     di: int
-    lowering: int  # decodes labels
+    decoder: int  # of labels
     y: int
     y_step: int
     ignored: int  # int64, `many` of them
@@ -108,7 +108,7 @@ class ChunkParams(NamedTuple):
     losses: int = 0  # where all losses go, times their weights; 0 for none
     divided_by: int = 0  # what the gradient is divided by where a call is one chunk; see DIVIDED_BY
     nontemporal: int = 0  # whether the gradient is written past the caches
-    run_chunks: int = 0  # what `small` calls
+    run_chunks: int = 0  # what `run_one_chunk` calls
     row: int = 0  # positions of each entry of the scores' first axis; 0 where `positions` has all
     positions: int = 0
     order: int = 0  # of positions among the losses (`implausible`); 0 where it is C order
@@ -119,11 +119,11 @@ class ChunkParams(NamedTuple):
 
 
 class ScalarParams(NamedTuple):
-    """The rest of what `carry` is told: float64 in this order."""
+    """The rest of what `run_chunks` takes: float64 in this order."""
 
-    share: float  # label smoothing
-    lo: float  # the clip's bounds
-    hi: float
+    smoothing: float
+    low: float  # the clip's bounds
+    high: float
     divisor: float  # of the gradient; 0 makes it 0
 
     def laid(self) -> Any:
@@ -132,7 +132,7 @@ class ScalarParams(NamedTuple):
 
 
 INTEGERS, DOUBLES = 16, 3
-"""A walk takes C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes; share, lo,
+"""A kernel takes C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes; share, lo,
 hi; and whether the gradient is written past the caches; scratch of TERMS bytes."""
 
 
@@ -145,7 +145,7 @@ class KernelChoice:
     scores: ScoreKind
     smooth: bool
     chunk: int
-    past: bool  # whether gradients that are not in place go past the caches
+    nontemporal: bool  # whether gradients that are not in place go past the caches
     reads: int  # bytes that the loss of one position takes from memory
 
     def forward(self) -> int:
@@ -166,14 +166,14 @@ def choose_kernel(
     steps: tuple[int, ...],
     chunk_bytes: int,
 ) -> KernelChoice:
-    """The walk for scores with these steps in bytes along classes and inner."""
+    """The kernel for scores with these steps in bytes along classes and inner."""
     size = FORMATS[format]
     positions = min(POSITIONS, max(16, CHUNK_LIMIT // (size * classes) // 16 * 16))
     if scores == ScoreKind.CLIP and not smooth:
-        return KernelChoice("picked", format, scores, smooth, positions, classes >= 4096, LINE)
+        return KernelChoice("gather", format, scores, smooth, positions, classes >= 4096, LINE)
     if classes > 1 and steps[0] != size:
         return KernelChoice("strided", format, scores, smooth, positions, False, size * classes)
-    name = "tile" if classes <= TILE else "medium" if classes < MEDIUM else "rows"
+    name = "tile" if classes <= TILE else "row_batches" if classes < MEDIUM else "rows"
     rows_of_a_chunk = max(1, min(POSITIONS, chunk_bytes // (size * classes)))
     return KernelChoice(
         name, format, scores, smooth, rows_of_a_chunk, classes >= 4096, size * classes
@@ -186,30 +186,30 @@ def format_of(dtype: np.dtype[Any]) -> str:
     return dtype.name
 
 
-def lowering(dtype: np.dtype[Any]) -> int:
-    """Address of the C function that lowers labels of a dtype in LABELS."""
-    return loader.address("lowering", LABELS[dtype])
+def decoder(dtype: np.dtype[Any]) -> int:
+    """Address of the C function that decodes labels of a dtype in LABELS."""
+    return loader.address("decode_labels", LABELS[dtype])
 
 
 @cache
-def carry() -> Callable[[int, int, int, int], None]:
-    """`chunks.carry`: address of a ChunkParams, first position, the one after the last, scratch.
+def run_chunks() -> Callable[[int, int, int, int], None]:
+    """`chunks.run_chunks`: address of a ChunkParams, first position, end, scratch.
 
     Holds no GIL.
     """
-    return _function(loader.address("carry"), None, *[ctypes.c_int64] * 4)
+    return _function(loader.address("run_chunks"), None, *[ctypes.c_int64] * 4)
 
 
 @cache
-def small() -> Callable[..., int]:
-    """`chunks.small`: address of a ChunkParams, and of a tuple of array objects."""
-    return _function(loader.address("small"), ctypes.c_int64, *[ctypes.c_int64] * 2)
+def run_one_chunk() -> Callable[..., int]:
+    """`chunks.run_one_chunk`: address of a ChunkParams, and of a tuple of array objects."""
+    return _function(loader.address("run_one_chunk"), ctypes.c_int64, *[ctypes.c_int64] * 2)
 
 
 @cache
-def lower(dtype: np.dtype[Any]) -> Callable[..., int]:
-    """A lowering that Python can call."""
-    return _function(lowering(dtype), ctypes.c_int64, *[ctypes.c_int64] * 7)
+def decode_labels(dtype: np.dtype[Any]) -> Callable[..., int]:
+    """A decoder that Python can call."""
+    return _function(decoder(dtype), ctypes.c_int64, *[ctypes.c_int64] * 7)
 
 
 @cache
@@ -220,7 +220,7 @@ def rank(format: str) -> Callable[..., None]:
 
 @cache
 def kernel(address: int) -> Callable[..., None]:
-    """A walk that Python can call."""
+    """A kernel that Python can call."""
     takes = [ctypes.c_int64] * INTEGERS + [ctypes.c_double] * DOUBLES + [ctypes.c_int64] * 2
     return _function(address, None, *takes)
 

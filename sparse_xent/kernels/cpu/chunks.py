@@ -1,9 +1,9 @@
-"""One call's chunks of positions, carried through labels, weights, kernel and sums without the GIL.
+"""One call's positions in chunks: labels, weights, kernel and sums, without the GIL.
 
-The compiled half of `sweep`. A chunk's labels are lowered into a scratch that stays in cache, a
-walk makes their losses (and gradients) beside them, and the chunk leaves one row of sums behind:
-chunks are cut by shape alone, so no sum depends on who carried which. Everything is addresses and
-numbers, the walk too (a C function): so this is compiled once for all dtypes and all layouts.
+A chunk's labels are decoded into a scratch that stays in cache, a kernel makes their losses (and
+gradients) beside them, and the chunk leaves one row of sums behind: chunks are cut by shape alone,
+so no sum depends on which thread ran which. Everything is addresses and numbers, the kernel too (a
+C function): so this is compiled once for all dtypes and all layouts.
 
 Notation: y labels, w weights, l losses, n positions of a chunk, g = w / divisor, all flat.
 """
@@ -17,6 +17,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from sparse_xent.kernels.arithmetic import minimum
 from sparse_xent.kernels.cpu.abi import (
     BAD,
     BEYOND,
@@ -28,9 +29,9 @@ from sparse_xent.kernels.cpu.abi import (
     KEPT,
     LARGEST_WEIGHT,
     LEAST_WEIGHT,
-    LOWERED,
     MISSING,
     ODD_ROWS,
+    POSITION_BYTES,
     POSITIONS,
     SUMS,
     TOTAL,
@@ -39,28 +40,26 @@ from sparse_xent.kernels.cpu.abi import (
     ScalarParams,
 )
 from sparse_xent.kernels.cpu.array_objects import DATA, ITEMS, SHAPE
-from sparse_xent.kernels.cpu.compiler import part
+from sparse_xent.kernels.cpu.compiler import inlined
 from sparse_xent.kernels.cpu.implausible import no_notes
 from sparse_xent.kernels.cpu.vectors import (
-    Num,
-    Room,
+    StackBytes,
     fetch_factor,
     fetch_long,
     keep,
-    minimum,
-    stack,
-    word,
+    stack_alloc,
 )
+from sparse_xent.kernels.staging import Value, primitive
 
 _long, _double = types.int64, types.float64
 
 SIGNATURES: dict[str, tuple[types.Type, ...]] = {
-    # C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes; share, lo, hi; past,
-    # scratch
-    "walk": (types.void, *[_long] * INTEGERS, *[_double] * DOUBLES, *[_long] * 2),
-    "lowering": (_long, *[_long] * 7),  # labels, step, n, classes, ignored, many, to
-    "carry": (types.void, *[_long] * 4),
-    "small": (_long, *[_long] * 2),
+    # C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes; smoothing, low, high;
+    # nontemporal, scratch
+    "kernel": (types.void, *[_long] * INTEGERS, *[_double] * DOUBLES, *[_long] * 2),
+    "decode_labels": (_long, *[_long] * 7),  # labels, step, n, classes, ignored, many, to
+    "run_chunks": (types.void, *[_long] * 4),
+    "run_one_chunk": (_long, *[_long] * 2),
     "rank": (types.void, *[_long] * 10),
 }
 """What each C function gives, and what it takes."""
@@ -86,9 +85,9 @@ def _c_function(gives: types.Type, *takes: types.Type) -> Callable[..., Any]:
     return call
 
 
-_call_walk = _c_function(*SIGNATURES["walk"])
-_call_lowering = _c_function(*SIGNATURES["lowering"])
-_call_carry = _c_function(*SIGNATURES["carry"])
+_call_kernel = _c_function(*SIGNATURES["kernel"])
+_call_decoder = _c_function(*SIGNATURES["decode_labels"])
+_call_run_chunks = _c_function(*SIGNATURES["run_chunks"])
 
 
 @intrinsic
@@ -105,8 +104,8 @@ def _at(_typing, typ, address):  # type: ignore[no-untyped-def]
 # Labels ----------------------------------------------------------------------------------------
 
 
-@part
-def _mark(values, step, n, classes, ignored, many, y):  # type: ignore[no-untyped-def]
+@inlined
+def _decode(values, step, n, classes, ignored, many, y):  # type: ignore[no-untyped-def]
     """Every `step`-th of `values` into y; comparisons only, so that NaN and 1.7 are no class."""
     for i in range(n):
         v = values[i * step]
@@ -117,28 +116,28 @@ def _mark(values, step, n, classes, ignored, many, y):  # type: ignore[no-untype
             y[i] = IGNORED if values[i * step] == ignored[c] else y[i]
 
 
-def lowering(typ: types.Type) -> Callable[..., Any]:
-    """The function that lowers labels of a Numba type, to be compiled as a C function."""
+def decode_labels(typ: types.Type) -> Callable[..., Any]:
+    """The function that decodes labels of a Numba type, to be compiled as a C function."""
     size = typ.bitwidth // 8
 
-    def lower(labels, step, n, classes, ignored, many, to):  # type: ignore[no-untyped-def]
+    def decode(labels, step, n, classes, ignored, many, to):  # type: ignore[no-untyped-def]
         """n labels at an address into int32 at another; returns how many are no class."""
         y, ignored = _at(types.int32, to), _at(types.int64, ignored)
-        _mark(_at(typ, labels), step // size, n, classes, ignored, many, y)
+        _decode(_at(typ, labels), step // size, n, classes, ignored, many, y)
         bad = 0
         for i in range(n):
             bad += y[i] == NO_CLASS
         return bad
 
-    return lower
+    return decode
 
 
 # Weights and sums ------------------------------------------------------------------------------
 
 
-@part
-def _weigh(weights, step, by_class, y, n, w):  # type: ignore[no-untyped-def]
-    """The weight of a lowered label, 0 where ignored; returns how many that count are missing."""
+@inlined
+def _weights(weights, step, by_class, y, n, w):  # type: ignore[no-untyped-def]
+    """The weight of a decoded label, 0 where ignored; returns how many that count are missing."""
     missing = 0
     if weights:
         given, every = _at(types.float64, weights), step // 8
@@ -150,15 +149,15 @@ def _weigh(weights, step, by_class, y, n, w):  # type: ignore[no-untyped-def]
         for i in range(n):
             w[i] = 1.0 if y[i] >= 0 else 0.0
     if by_class:
-        shares = _at(types.float64, by_class)
+        class_weights = _at(types.float64, by_class)
         for i in range(n):
             if y[i] >= 0:
-                w[i] *= shares[y[i]]
+                w[i] *= class_weights[y[i]]
     return missing
 
 
-@part
-def _settle(l, w, n, v, to, copied):  # type: ignore[no-untyped-def]
+@inlined
+def _weighted(l, w, n, v, to, copied):  # type: ignore[no-untyped-def]
     """v = l * w, exactly 0 where w is, even where l is inf or NaN; and its copy, if wanted."""
     for i in range(n):
         v[i] = l[i] * w[i] if w[i] != 0 else 0.0
@@ -167,7 +166,7 @@ def _settle(l, w, n, v, to, copied):  # type: ignore[no-untyped-def]
             to[i] = v[i]
 
 
-@part
+@inlined
 def _sum(v, n):  # type: ignore[no-untyped-def]
     """Eight sums side by side, in an order set by n alone."""
     a = b = c = d = e = f = g = h = 0.0  # float64, whatever v is
@@ -191,19 +190,19 @@ def _sum(v, n):  # type: ignore[no-untyped-def]
 # The chunks ------------------------------------------------------------------------------------
 
 
-@word
-def _numbers(address: Num) -> tuple[Num, ...]:
+@primitive
+def _numbers(address: Value) -> tuple[Value, ...]:
     """A `ChunkParams` as it lies in memory."""
     return tuple(fetch_long(address + 8 * i) for i in range(len(ChunkParams._fields)))
 
 
-@word
-def _doubles(address: Num) -> tuple[Num, ...]:
+@primitive
+def _doubles(address: Value) -> tuple[Value, ...]:
     """A `ScalarParams` as it lies in memory."""
     return tuple(fetch_factor(address + 8 * i) for i in range(len(ScalarParams._fields)))
 
 
-@part
+@inlined
 def _sizes(w, n):  # type: ignore[no-untyped-def]
     """The largest |w|, and the least that is not 0."""
     largest, least = 0.0, math.inf
@@ -214,7 +213,7 @@ def _sizes(w, n):  # type: ignore[no-untyped-def]
     return largest, least
 
 
-@part
+@inlined
 def _is_beyond(largest, least, divisor, wide):  # type: ignore[no-untyped-def]
     """Whether some w / divisor lies where no kernel writes gradients."""
     if divisor == 0:
@@ -225,7 +224,7 @@ def _is_beyond(largest, least, divisor, wide):  # type: ignore[no-untyped-def]
     return not largest / abs(divisor) <= high or least / abs(divisor) < low
 
 
-def carry(call, first, last, scratch):  # type: ignore[no-untyped-def]
+def run_chunks(call, first, last, scratch):  # type: ignore[no-untyped-def]
     """Run positions first .. last - 1 of a call, in chunks; `first` is where a chunk begins.
 
     It stops at a chunk that has a label that is no class, or a weight that is NA, or whose gradient
@@ -238,21 +237,21 @@ def carry(call, first, last, scratch):  # type: ignore[no-untyped-def]
         scratch: address of SCRATCH bytes that no other thread uses meanwhile.
     """
     (
-        walk, wide, classes, inner, x, xo, xc, xi, dx, do, dc, di,
-        lowering, y_from, y_step, ignored, many, w_from, w_step, by_class,
+        kernel, wide, classes, inner, x, xo, xc, xi, dx, do, dc, di,
+        decoder, y_from, y_step, ignored, many, w_from, w_step, by_class,
         size, formula, sums, losses, divided_by, nontemporal, _, _, _, order,
     ) = _numbers(call)  # fmt: skip
-    share, lo, hi, divisor = _doubles(formula)
+    smoothing, low, high, divisor = _doubles(formula)
     l_at, g_at, w_at = scratch, scratch + 8 * POSITIONS, scratch + 16 * POSITIONS
-    v_at, y_at, spare = scratch + 24 * POSITIONS, scratch + 32 * POSITIONS, scratch + LOWERED
+    v_at, y_at, spare = scratch + 24 * POSITIONS, scratch + 32 * POSITIONS, scratch + POSITION_BYTES
     y = _at(types.int32, y_at)
     w, v, g = _at(types.float64, w_at), _at(types.float64, v_at), _at(types.float64, g_at)
     for p in range(first, last, size):
         n = minimum(size, last - p)
         row = _at(types.float64, sums + 8 * SUMS * (p // size))
         here = (y_from + p * y_step, y_step, n, classes, ignored, many, y_at)
-        row[BAD] = _call_lowering(lowering, here)
-        row[MISSING] = _weigh(w_from + p * w_step if w_from else 0, w_step, by_class, y, n, w)
+        row[BAD] = _call_decoder(decoder, here)
+        row[MISSING] = _weights(w_from + p * w_step if w_from else 0, w_step, by_class, y, n, w)
         kept = 0
         for i in range(n):
             kept += y[i] >= 0
@@ -263,7 +262,7 @@ def carry(call, first, last, scratch):  # type: ignore[no-untyped-def]
         row[LARGEST_WEIGHT], row[LEAST_WEIGHT] = largest, least
         if row[BAD] or row[MISSING]:
             return
-        if not walk:
+        if not kernel:
             continue
         if dx:
             if divided_by == DIVIDED_BY + 1:
@@ -277,13 +276,15 @@ def carry(call, first, last, scratch):  # type: ignore[no-untyped-def]
                 g[i] = w[i] / divisor if divisor != 0 else 0.0
         notes = no_notes(order)
         rows = x, xo, xc, xi, y_at, l_at, dx, do, dc, di, g_at, notes
-        _call_walk(walk, (classes, inner, p, p + n, *rows, share, lo, hi, nontemporal, spare))
+        _call_kernel(
+            kernel, (classes, inner, p, p + n, *rows, smoothing, low, high, nontemporal, spare)
+        )
         if wide:
             doubles = _at(types.float64, l_at), _at(types.float64, losses + 8 * p)
-            _settle(doubles[0], w, n, v, doubles[1], losses != 0)
+            _weighted(doubles[0], w, n, v, doubles[1], losses != 0)
         else:
             floats = _at(types.float32, l_at), _at(types.float32, losses + 4 * p)
-            _settle(floats[0], w, n, v, floats[1], losses != 0)
+            _weighted(floats[0], w, n, v, floats[1], losses != 0)
         row[TOTAL] = _sum(v, n)
         if fetch_factor(notes) > 0.0:
             for i in range(FOUND):
@@ -291,35 +292,35 @@ def carry(call, first, last, scratch):  # type: ignore[no-untyped-def]
 
 
 FIELDS = len(ChunkParams._fields)
-_CALL, _SPARE = Room(8 * FIELDS), Room(8 * SUMS)
+_CALL, _SPARE = StackBytes(8 * FIELDS), StackBytes(8 * SUMS)
 _NARROW, _WIDE = FACTORS[4], FACTORS[8]
-Y, X, LOSSES, DX, TO, W, CARRY, ROW, COUNT = (
+Y, X, LOSSES, DX, SUMS_AT, W, RUN_CHUNKS, ROW, COUNT = (
     8 * ChunkParams._fields.index(f)
     for f in ("y", "x", "losses", "dx", "sums", "w", "run_chunks", "row", "positions")
 )
 
 
-@word
-def _item(arrays: Num, i: int) -> Num:
+@primitive
+def _item(arrays: Value, i: int) -> Value:
     """The address of the data of array i of a tuple."""
     return fetch_long(fetch_long(arrays + (ITEMS + 8 * i)) + DATA)
 
 
-def small(plan, arrays):  # type: ignore[no-untyped-def]
+def run_one_chunk(plan, arrays):  # type: ignore[no-untyped-def]
     """Run all positions of a call that is one chunk.
 
     Args:
         plan: address of a `ChunkParams` whose arrays are still to come; losses, dx and w are 1
             where there are some.
         arrays: address of a tuple of array objects: labels, scores, losses, gradient, SUMS float64
-            of 0 (nothing where losses alone are wanted), SCRATCH bytes that no other thread uses meanwhile, weights. What there is none of
-            may be anything.
+            of 0, SCRATCH bytes that no other thread uses meanwhile, weights. What there is none of
+            may be anything, and so may the sums where losses alone are wanted.
 
     Returns:
         0 where nothing is unusual: labels that are no class, weights that are NA, rows that cannot
         be probabilities, factors of the gradient that no kernel takes.
     """
-    call, to = stack(_CALL), stack(_SPARE)
+    call, to = stack_alloc(_CALL), stack_alloc(_SPARE)
     for i in range(FIELDS):
         keep(call + 8 * i, fetch_long(plan + 8 * i))
     if fetch_long(plan + DX) or not fetch_long(plan + LOSSES):
@@ -330,7 +331,7 @@ def small(plan, arrays):  # type: ignore[no-untyped-def]
         keep(to + 8 * ODD_ROWS, 0.0)
     keep(call + Y, _item(arrays, 0))
     keep(call + X, _item(arrays, 1))
-    keep(call + TO, to)
+    keep(call + SUMS_AT, to)
     if fetch_long(plan + LOSSES):
         keep(call + LOSSES, _item(arrays, 2))
     if fetch_long(plan + DX):
@@ -341,6 +342,6 @@ def small(plan, arrays):  # type: ignore[no-untyped-def]
     if fetch_long(plan + ROW):
         rows = fetch_long(fetch_long(fetch_long(arrays + (ITEMS + 8)) + SHAPE))
         positions = rows * fetch_long(plan + ROW)
-    _call_carry(fetch_long(plan + CARRY), (call, 0, positions, _item(arrays, 5)))
+    _call_run_chunks(fetch_long(plan + RUN_CHUNKS), (call, 0, positions, _item(arrays, 5)))
     row = _at(types.float64, to)
     return int(row[BAD] + row[MISSING] + abs(row[ODD_ROWS]))

@@ -1,10 +1,10 @@
-"""How Numba makes a kernel: of parts that are typed one by one, and optimised once, together.
+"""How Numba compiles a kernel: its functions are typed one by one, and optimised once, together.
 
 Numba makes every function it compiles callable from Python, optimises it and turns it into machine
-code, all of which is thrown away where the function only serves inside another. Here the parts of
-a kernel stop at plain LLVM, and what contains them all becomes one object file: a C function that
-needs neither Numba nor Python to run. (Half the time of Numba's usual way, and no import of it
-where the object file is found on disk.)
+code. Of a function that is only called by another all that is wasted. Here the functions of a
+kernel stop at plain LLVM, and the kernel itself becomes one object file: a C function that needs
+neither Numba nor Python to run. (That takes half the time of Numba's usual pipeline, and an object
+file that is found on disk takes no import of Numba.)
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
 class _Library(JITCodeLibrary):  # type: ignore[misc]
-    """LLVM that never enters Numba's own engine."""
+    """LLVM code that never enters Numba's own engine."""
 
     def add_linking_library(self, library: Any) -> None:
         if library is not rtsys.library:  # Numba's run-time for objects, of which there are none
@@ -56,15 +56,15 @@ class _Library(JITCodeLibrary):  # type: ignore[misc]
         self._finalized = True
 
 
-class _Part(_Library):
-    """What waits to be linked into a kernel."""
+class _FunctionLibrary(_Library):
+    """A function that is to be linked into a kernel."""
 
     def _optimize_final_module(self) -> None:
         pass
 
 
-class _Kernel(_Library):
-    """What becomes an object file, all of it within ENTRY."""
+class _KernelLibrary(_Library):
+    """A kernel that becomes an object file, all of it within ENTRY."""
 
     inside = ""  # the name that Numba gave to what ENTRY calls
 
@@ -88,12 +88,12 @@ class _Lowering(NativeLowering):  # type: ignore[misc]
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
-class _PartLowering(_Lowering):
-    _name, library = "part_lowering", _Part
+class _FunctionLowering(_Lowering):
+    _name, library = "function_lowering", _FunctionLibrary
 
     def run_pass(self, state: Any) -> bool:
         super().run_pass(state)
-        # Numba knows what it compiled by the builtin that Python would call; any one will do.
+        # Numba identifies what it compiled by the builtin that Python would call; any one will do.
         entry = [].clear
         state.targetctx.insert_user_function(entry, state.cr.fndesc, [state.library])
         state["cr"] = state.cr._replace(cfunc=entry)
@@ -102,7 +102,7 @@ class _PartLowering(_Lowering):
 
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _KernelLowering(_Lowering):
-    _name, library = "kernel_lowering", _Kernel
+    _name, library = "kernel_lowering", _KernelLibrary
 
     def run_pass(self, state: Any) -> bool:
         super().run_pass(state)
@@ -119,13 +119,13 @@ class _KernelLowering(_Lowering):
             module, ir.FunctionType(context.get_value_type(called.restype), takes), ENTRY
         )
         builder = ir.IRBuilder(entry.append_basic_block())
-        # A vector that has to leave its register must not be cut by a line's end. LLVM sees to that
-        # where something on the stack, which nobody else may know, begins a line.
+        # A vector that is spilled to the stack must not lie across two cache lines. LLVM aligns the
+        # stack for that where something on it that escapes is itself aligned to a line.
         place = builder.alloca(ir.IntType(8))
         place.align = LINE
         takes_place = ir.FunctionType(ir.VoidType(), [place.type])
         builder.asm(takes_place, "", "r", [place], side_effect=True)
-        # Kernels raise nothing: the status is not looked at.
+        # Kernels raise nothing: the status is ignored.
         _, result = convention.call_function(
             builder, made, called.restype, called.argtypes, entry.args
         )
@@ -139,13 +139,13 @@ _PASSES = (
     TranslateByteCode,
     FixupArgs,
     IRProcessing,
-    DeadBranchPrune,  # of what is None in a call
+    DeadBranchPrune,  # of arguments that are None
     ReconstructSSA,
     NopythonTypeInference,
     PreLowerStripPhis,
     IRLegalization,
 )
-"""Numba's passes before lowering that kernels have a use for: a third of all."""
+"""The passes of Numba before lowering that kernels need: a third of all."""
 
 
 def _pipeline(lowering: type[_Lowering]) -> type[CompilerBase]:
@@ -160,26 +160,26 @@ def _pipeline(lowering: type[_Lowering]) -> type[CompilerBase]:
     return Pipeline
 
 
-_parts = _pipeline(_PartLowering)
+_functions = _pipeline(_FunctionLowering)
 
-part = njit(**_OPTIONS, forceinline=True, pipeline_class=_parts)
-"""Decorator: a function that becomes a part of every kernel that calls it."""
+inlined = njit(**_OPTIONS, forceinline=True, pipeline_class=_functions)
+"""Decorator: a function that is inlined into every kernel that calls it."""
 
-aside = njit(**_OPTIONS, pipeline_class=_parts)
-"""Decorator: the same for what is long and seldom called: it is not copied to every call."""
+outlined = njit(**_OPTIONS, pipeline_class=_functions)
+"""Decorator: the same, but called and not inlined: for long functions that seldom run."""
 
 
 @global_compiler_lock  # type: ignore[untyped-decorator]
 def object_code(function: Callable[..., Any], gives: types.Type, *takes: types.Type) -> bytes:
-    """An object file that has the function, with this signature in Numba's types."""
+    """An object file with the function, with this signature in Numba's types."""
     compiler = _FunctionCompiler(
         function, cpu_target, {**_OPTIONS, "nopython": True}, {}, _pipeline(_KernelLowering)
     )
     library = compiler.compile(takes, gives).library
     library._ensure_finalized()
     codegen = library._codegen
-    # A file of its own has its constants and its code together, within reach of short addresses;
-    # Numba's model, in which they may lie anywhere, takes an instruction more for each constant.
+    # In an object file of its own constants and code are together, within reach of short addresses;
+    # in Numba's code model they may lie anywhere, which takes one more instruction a constant.
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
         cpu=codegen._get_host_cpu_name(),
         features=codegen._tm_features,

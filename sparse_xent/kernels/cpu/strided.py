@@ -1,341 +1,359 @@
 """Strided: the positions lie together, the classes apart (channels first, Fortran order).
 
-A block of positions is walked class by class, four classes at a time, so that each class is read
-in long runs; what each position has gathered so far stays in the first-level cache. Every lane
-is a position, and its additions come in the order of classes, so its bits depend on its own
-scores alone. A position's reference begins at its first score, and is raised where a term leaves
-the range. This walk takes any strides: where positions do not lie together either, lanes are
-gathered one by one.
+A block of positions is summed class by class, four classes at a time, so that each class is read
+in long runs; the sums so far of each position stay in the first-level cache. Every lane is a
+position, and its additions come in the order of classes, so its bits depend on its own scores
+alone. A position's reference begins at its first score, and is raised where a term overflows. The
+kernel takes any strides: where positions do not lie together either, lanes are read one by one.
 """
 
 import math
 
 from sparse_xent.kernels import ScoreKind
+from sparse_xent.kernels import arithmetic as ops
+from sparse_xent.kernels.cpu import vectors as vec
 from sparse_xent.kernels.cpu.abi import LINE
-from sparse_xent.kernels.cpu.compiler import aside, part
-from sparse_xent.kernels.cpu.exact_row import exact_gradient, exact_sums
-from sparse_xent.kernels.cpu.formulas import (
-    Kind,
-    Span,
-    checked,
-    far,
-    first_reference,
-    gist,
-    higher,
-    lifted,
-    lines,
-    loss,
-    lowered,
-    mean,
-    rescaled,
-    settled,
-    slope,
-    suspicious,
-    term,
-    too_high,
-    where_high,
-    whole_sum,
+from sparse_xent.kernels.cpu.compiler import inlined, outlined
+from sparse_xent.kernels.cpu.epilogue import (
+    WRITTEN,
+    exact_rows,
+    finish_loss,
+    finish_sums,
+    row_coefficients,
+    store_losses,
+    without_ignored,
 )
 from sparse_xent.kernels.cpu.implausible import note, some_are_odd
-from sparse_xent.kernels.cpu.rows import fair, is_smooth, slot, target
-from sparse_xent.kernels.cpu.tiles import sure, unusual
-from sparse_xent.kernels.cpu.vectors import (
-    Num,
-    Room,
-    bits,
-    fact,
-    fetch,
-    fetch_factor,
-    fetch_factors,
-    fetch_label,
-    fetch_labels,
-    fetch_one,
-    from_bits,
-    integers,
-    itemsize,
-    keep,
-    keep_label,
-    lanes,
-    load,
-    load_some,
-    maximum,
-    minimum,
-    prefetch,
-    rounded,
-    select,
-    splat,
-    stack,
-    store,
-    store_some,
-    word,
+from sparse_xent.kernels.cpu.memory import only_with, shifted
+from sparse_xent.kernels.cpu.references import (
+    first_reference,
+    join_exponents,
+    nan_if_overflowed,
+    overflowed,
+    reference_is_far,
+    rescaled,
+    scaled_down,
+    suspicious,
+    term_and_exponent,
+    where_overflowed,
 )
+from sparse_xent.kernels.formulas import (
+    ClipRange,
+    KernelSpec,
+    class_gradient,
+    is_smooth,
+    smoothing_terms,
+    term,
+)
+from sparse_xent.kernels.staging import Value, primitive, static_bool
 
-BLOCK = 512  # positions: what they gather is 8 KiB, beside four classes of 2 KiB each
-_STATE = Room(BLOCK * 8 + 5 * LINE)
-_VALUES = Room(LINE)
-HELD = 96 * 1024  # bytes: terms of a block, so that a gradient takes no second exponential
+BLOCK = 512  # positions: their sums are 8 KiB, beside four classes of 2 KiB each
+_STATE = vec.StackBytes(BLOCK * 8 + 5 * LINE)
+_VALUES = vec.StackBytes(LINE)
+CACHED = 96 * 1024  # bytes: terms of a block, so that a gradient takes no second exponential
 
 
-@word
-def _ahead(kind: Kind, q: Num, apart: Num) -> None:
-    """Ask for the next four classes of the positions at q."""
+# Sums ------------------------------------------------------------------------------------------
+
+State = tuple[Value, Value, Value]
+
+
+@primitive
+def _prefetch_four(spec: KernelSpec, q: Value, apart: Value) -> None:
+    """Prefetch the next four classes of the positions at q."""
     for i in range(4, 8):
-        prefetch(q + apart * i)
+        vec.prefetch(q + apart * i)
 
 
-@word
-def _four(kind: Kind, q: Num, apart: Num, step: Num, count: Num) -> tuple[Num, Num, Num, Num]:
-    return tuple(load_some(kind, q + apart * i, step, count) for i in range(4))
+@primitive
+def _load_four(
+    spec: KernelSpec, q: Value, apart: Value, step: Value, count: Value
+) -> tuple[Value, Value, Value, Value]:
+    return tuple(vec.load_some(spec, q + apart * i, step, count) for i in range(4))
 
 
-@aside
-def _raise(kind, q, xc, xi, count, classes, m_at, rest_at, lost_at, span):  # type: ignore[no-untyped-def]
-    """Give lanes with a higher score among these classes a new reference."""
-    m, top = fetch(kind, m_at), load_some(kind, q, xi, count)
-    heights = lifted(kind, top, m, span)[1]
-    for c in range(1, classes):
-        x = load_some(kind, q + c * xc, xi, count)
-        top, heights = maximum(x, top), heights | lifted(kind, x, m, span)[1]
-    to = where_high(kind, heights, maximum(m, first_reference(kind, top)), m)
-    keep(m_at, to)
-    keep(rest_at, lowered(fetch(kind, rest_at), m - to))
-    keep(lost_at, lowered(fetch(kind, lost_at), m - to))
-
-
-State = tuple[Num, Num, Num]
-
-
-@word
-def _added(value: Num, sum_: Num, lost: Num) -> tuple[Num, Num]:
+@primitive
+def _add(value: Value, sum_: Value, lost: Value) -> tuple[Value, Value]:
     """One number onto a sum whose rounding errors are kept and put back (Kahan)."""
     more = value - lost
     grown = sum_ + more
     return grown, (grown - sum_) - more
 
 
-@word
-def _summed(
-    kind: Kind, x: tuple[Num, ...], c: Num, t: Num, m: Num, span: Span, state: State
-) -> tuple[State, tuple[Num, ...], Num]:
-    """Terms onto the sum, and the target.
+@primitive
+def _add_classes(
+    spec: KernelSpec,
+    x: tuple[Value, ...],
+    c: Value,
+    t: Value,
+    m: Value,
+    clip_range: ClipRange,
+    state: State,
+) -> tuple[State, tuple[Value, ...], Value]:
+    """Terms of neighbouring classes onto the sum, and the target's score.
 
-    Returns the state, the terms and their heights. The target's score is or-ed in among zeros:
+    Returns the state, the terms and their exponents. The target's score is or-ed in among zeros:
     on most processors that leaves the multipliers free, which a blend does not.
     """
-    rest, lost, x_t = state
-    terms, kept, heights = [], [], bits(splat(kind, 0.0))
+    others, lost, x_t = state
+    terms, kept, exponents = [], [], ops.bits(ops.splat(spec, 0.0))
     for i, v in enumerate(x):
         here = t == (c + i).to(t.typ)
-        e, height = lifted(kind, v, m, span)
-        heights = higher(kind, heights, height)
+        e, exponent = term_and_exponent(spec, v, m, clip_range)
+        exponents = join_exponents(spec, exponents, exponent)
         terms.append(e)
-        kept.append(select(here, 0.0, e))
-        x_t = from_bits(bits(x_t) | bits(select(here, v, 0.0)))
+        kept.append(ops.select(here, 0.0, e))
+        x_t = ops.from_bits(ops.bits(x_t) | ops.bits(ops.select(here, v, 0.0)))
     while len(kept) > 1:
         kept = [a + b for a, b in zip(kept[::2], kept[1::2], strict=True)]
-    return (*_added(kept[0], rest, lost), x_t), tuple(terms), heights
+    return (*_add(kept[0], others, lost), x_t), tuple(terms), exponents
 
 
-@word
-def _hold(kind: Kind, to: Num, apart: Num, x: tuple[Num, ...]) -> None:
-    for i, v in enumerate(x):
-        store(kind, to + apart * i, v)
+@primitive
+def _store_terms(spec: KernelSpec, to: Value, apart: Value, terms: tuple[Value, ...]) -> None:
+    for i, e in enumerate(terms):
+        vec.store(spec, to + apart * i, e)
 
 
-@word
-def _may_hold(kind: Kind) -> Num:
-    """Whether a class's slope is made of its term alone, which memory's format holds."""
-    return fact(kind.scores == ScoreKind.LOGITS and not kind.smooth and kind.format.itemsize > 2)
+@primitive
+def _may_cache(spec: KernelSpec) -> Value:
+    """Whether a class's gradient is made of its term alone, which memory's format can hold."""
+    return static_bool(
+        spec.scores == ScoreKind.LOGITS and not spec.smooth and spec.format.itemsize > 2
+    )
 
 
-@word
-def _slope(
-    kind: Kind, x: Num, e: Num, c: Num, t: Num, a: Num, b: Num, aim: Num, s: Num, span: Span
-) -> Num:
-    d = slope(kind, x, e, a, b, s, span)
-    return select(t < 0, 0.0, select(t == c.to(t.typ), aim, d))
+@outlined
+def _raise(spec, q, xc, xi, count, classes, m_at, sum_at, lost_at, clip_range):
+    """Give lanes where a term of these classes overflows a new reference."""
+    m, top = vec.fetch(spec, m_at), vec.load_some(spec, q, xi, count)
+    exponents = term_and_exponent(spec, top, m, clip_range)[1]
+    for c in range(1, classes):
+        x = vec.load_some(spec, q + c * xc, xi, count)
+        exponents = exponents | term_and_exponent(spec, x, m, clip_range)[1]
+        top = ops.maximum(x, top)
+    raised = where_overflowed(spec, exponents, ops.maximum(m, first_reference(spec, top)), m)
+    vec.keep(m_at, raised)
+    vec.keep(sum_at, scaled_down(vec.fetch(spec, sum_at), m - raised))
+    vec.keep(lost_at, scaled_down(vec.fetch(spec, lost_at), m - raised))
 
 
-@part
-def _gather(kind, C, n, p, xc, xi, ms, rests, losts, targets, labels, span, held, step):  # type: ignore[no-untyped-def]
-    """Walk a block of n positions; whether the terms held are under other references; and marks."""
-    w, size, one = lanes(kind), itemsize(kind), slot(kind)
-    zero, stale, marks = splat(kind, 0.0), False, integers(kind, 0)
+@inlined
+def _sums(spec, C, n, p, xc, xi, ms, sums, losts, targets, labels, clip_range, cached_terms, step):
+    """Sum a block of n positions.
+
+    Returns whether some cached terms are under other references than the sums are, and all
+    exponents.
+    """
+    w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
+    zero, cache_invalid, every = ops.splat(spec, 0.0), False, ops.integers(spec, 0)
     for v in range(0, n, w):
-        keep(ms + v * one, first_reference(kind, load_some(kind, p + v * xi, xi, n - v)))
-        keep(rests + v * one, zero)
-        keep(losts + v * one, zero)
-        keep(targets + v * one, zero)
+        vec.keep(ms + v * one, first_reference(spec, vec.load_some(spec, p + v * xi, xi, n - v)))
+        vec.keep(sums + v * one, zero)
+        vec.keep(losts + v * one, zero)
+        vec.keep(targets + v * one, zero)
     c, again = 0, False
     while c < C:
         four, v = c + 4 <= C, 0
         while v < n:
             q, at = p + c * xc + v * xi, v * one
-            t, m = fetch_labels(kind, labels + 4 * v), fetch(kind, ms + at)
-            state = fetch(kind, rests + at), fetch(kind, losts + at), fetch(kind, targets + at)
-            to = held + c * step + v * size
+            t, m = vec.fetch_labels(spec, labels + 4 * v), vec.fetch(spec, ms + at)
+            state = (
+                vec.fetch(spec, sums + at),
+                vec.fetch(spec, losts + at),
+                vec.fetch(spec, targets + at),
+            )
+            to = cached_terms + c * step + v * size
             high = False
             if four:
-                _ahead(kind, q, xc)
-                x = _four(kind, q, xc, xi, n - v)
-                state, terms, heights = _summed(kind, x, c, t, m, span, state)
-                high = too_high(kind, heights)
-                if held:
-                    _hold(kind, to, step, terms)
+                _prefetch_four(spec, q, xc)
+                x = _load_four(spec, q, xc, xi, n - v)
+                state, terms, exponents = _add_classes(spec, x, c, t, m, clip_range, state)
+                high = overflowed(spec, exponents)
+                if cached_terms:
+                    _store_terms(spec, to, step, terms)
             else:
-                x1 = (load_some(kind, q, xi, n - v),)
-                state, term1, heights = _summed(kind, x1, c, t, m, span, state)
-                high = too_high(kind, heights)
-                if held:
-                    _hold(kind, to, step, term1)
-            marks = higher(kind, marks, heights)
+                x1 = (vec.load_some(spec, q, xi, n - v),)
+                state, term1, exponents = _add_classes(spec, x1, c, t, m, clip_range, state)
+                high = overflowed(spec, exponents)
+                if cached_terms:
+                    _store_terms(spec, to, step, term1)
+            every = join_exponents(spec, every, exponents)
             if again:
-                state = checked(kind, state[0], heights), state[1], state[2]
+                state = nan_if_overflowed(spec, state[0], exponents), state[1], state[2]
             elif high:
                 _raise(
-                    kind, q, xc, xi, n - v, 4 if four else 1, ms + at, rests + at, losts + at, span
-                )
-                stale, again = stale or c > 0, True
+                    spec, q, xc, xi, n - v, 4 if four else 1, ms + at, sums + at, losts + at,
+                    clip_range,
+                )  # fmt: skip
+                cache_invalid, again = cache_invalid or c > 0, True
                 continue
-            keep(rests + at, state[0])
-            keep(losts + at, state[1])
-            keep(targets + at, state[2])
+            vec.keep(sums + at, state[0])
+            vec.keep(losts + at, state[1])
+            vec.keep(targets + at, state[2])
             v, again = v + w, False
         c += 4 if four else 1
-    return stale, marks
+    return cache_invalid, every
 
 
-@part
-def _missed(kind, C, p, xc, xi, count, m, s, span):  # type: ignore[no-untyped-def]
-    """The sums of the second look at as many positions as there are lanes."""
-    zero = splat(kind, 0.0)
+@inlined
+def _smoothing_sums(spec, C, p, xc, xi, count, m, s, clip_range):
+    """The sums of the smoothing terms of as many positions as there are lanes."""
+    zero = ops.splat(spec, 0.0)
     sum_, lost, alive = zero, zero, zero
     for c in range(C):
-        both = gist(kind, load_some(kind, p + c * xc, xi, count), m, s, span)
-        sum_, lost = _added(both[0], sum_, lost)
-        lost = select(sum_ > -math.inf, lost, zero)  # the log of a probability of 0: inf - inf
+        x = vec.load_some(spec, p + c * xc, xi, count)
+        both = smoothing_terms(spec, x, m, s, clip_range)
+        sum_, lost = _add(both[0], sum_, lost)
+        lost = ops.select(sum_ > -math.inf, lost, zero)  # the log of a probability of 0: inf - inf
         alive += both[1]
     return sum_, alive
 
 
-@part
-def _descend(
-    kind, C, n, p, xc, xi, to, dc, di, ms, ss, aa, bb, aims, labels, span, held, step, spared
-):  # type: ignore[no-untyped-def]
-    """Write a block's gradient, class by class; positions with label -2 have theirs already."""
-    w, size, one = lanes(kind), itemsize(kind), slot(kind)
+# Gradients -------------------------------------------------------------------------------------
+
+
+@primitive
+def _class_gradient(
+    spec: KernelSpec,
+    x: Value,
+    e: Value,
+    c: Value,
+    t: Value,
+    a: Value,
+    b: Value,
+    target_gradient: Value,
+    s: Value,
+    clip_range: ClipRange,
+) -> Value:
+    d = class_gradient(spec, x, e, a, b, s, clip_range)
+    return ops.select(t < 0, 0.0, ops.select(t == c.to(t.typ), target_gradient, d))
+
+
+@inlined
+def _gradient(
+    spec, C, n, p, xc, xi, to, dc, di, ms, ss, aa, bb, target_gradients, labels, clip_range,
+    cached_terms, step, some_written,
+):  # fmt: skip
+    """Write a block's gradient, class by class, but for positions that are WRITTEN."""
+    w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
     for c in range(C):
         for v in range(0, n, w):
             at, place = v * one, to + c * dc + v * di
-            t, b = fetch_labels(kind, labels + 4 * v), fetch(kind, bb + at)
+            t, b = vec.fetch_labels(spec, labels + 4 * v), vec.fetch(spec, bb + at)
             a, s, x = b, b, b
-            if held:
-                e = load(kind, held + c * step + v * size)
+            if cached_terms:
+                e = vec.load(spec, cached_terms + c * step + v * size)
             else:
-                a, s = fetch(kind, aa + at), fetch(kind, ss + at)
-                x = load_some(kind, p + c * xc + v * xi, xi, n - v)
-                e = term(kind, x, fetch(kind, ms + at), span)
-            d = _slope(kind, x, e, c, t, a, b, fetch(kind, aims + at), s, span)
-            if spared:
-                d = select(t == -2, load_some(kind, place, di, n - v), d)
-            store_some(kind, place, di, n - v, d)
+                a, s = vec.fetch(spec, aa + at), vec.fetch(spec, ss + at)
+                x = vec.load_some(spec, p + c * xc + v * xi, xi, n - v)
+                e = term(spec, x, vec.fetch(spec, ms + at), clip_range)
+            target_gradient = vec.fetch(spec, target_gradients + at)
+            d = _class_gradient(spec, x, e, c, t, a, b, target_gradient, s, clip_range)
+            if some_written:
+                d = ops.select(t == WRITTEN, vec.load_some(spec, place, di, n - v), d)
+            vec.store_some(spec, place, di, n - v, d)
 
 
-@part
+# The kernel ------------------------------------------------------------------------------------
+
+
+@inlined
+def _read_labels(spec, n, y, labels):
+    """Labels of a block; -1 in the lanes behind its last position."""
+    for r in range(n):
+        vec.keep_label(labels + 4 * r, vec.fetch_label(y + 4 * r))
+    for r in range(n, (n + ops.lanes(spec) - 1) // ops.lanes(spec) * ops.lanes(spec)):
+        vec.keep_label(labels + 4 * r, -1)
+
+
+@inlined
+def _note(spec, C, n, p, xc, xi, labels, position, notes):
+    """Look again at a block some of whose positions may not be probabilities."""
+    w = ops.lanes(spec)
+    for v in range(0, n, w):
+        if some_are_odd(spec, p + v * xi, xc, xi, n - v, C):
+            for r in range(v, ops.minimum(v + w, n)):
+                label = vec.fetch_label(labels + 4 * r)
+                note(spec, p + r * xi, xc, C, label, -1, position + r, notes)
+
+
+@inlined
+def _read_factors(count, g, factors, labels):
+    """Factors of a vector of positions; where one is 0, the position counts as ignored."""
+    for r in range(count):
+        vec.keep(factors + 8 * r, vec.fetch_factor(g + 8 * r))
+        if vec.fetch_factor(factors + 8 * r) == 0.0:
+            vec.keep_label(labels + 4 * r, -1)
+
+
+@inlined
 def strided(
-    kind, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes, share, span,
-    past, work,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+    spec, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes,
+    smoothing, clip_range, nontemporal, scratch,
+):  # fmt: skip
     """Any strides: classes apart, or rows whose positions are not one step apart."""
-    w, size, one = lanes(kind), itemsize(kind), slot(kind)
-    ms, rests, losts, targets = stack(_STATE), stack(_STATE), stack(_STATE), stack(_STATE)
-    labels, values, factors = stack(_STATE), stack(_VALUES), stack(_STATE)
-    aa, bb, aims, ss = rests, losts, targets, stack(_STATE)  # take the places of what is done with
-    # Held classes are a line more than a block apart: a power of two would let them fall into
+    w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
+    ms, ss, sums = vec.stack_alloc(_STATE), vec.stack_alloc(_STATE), vec.stack_alloc(_STATE)
+    losts, targets = vec.stack_alloc(_STATE), vec.stack_alloc(_STATE)
+    labels, factors = vec.stack_alloc(_STATE), vec.stack_alloc(_STATE)
+    values = vec.stack_alloc(_VALUES)
+    aa, bb, target_gradients = sums, losts, targets  # what is no longer needed then
+    # Cached classes are a line more than a block apart: a power of two would let them fall into
     # the same sets of the first-level cache (21 classes: 32 cycles for 32 bytes, now 28).
-    held, step = 0, (BLOCK + w) * size
-    if dx is not None and _may_hold(kind) and C * step <= HELD:
-        held = work
+    cached_terms, step = 0, (BLOCK + w) * size
+    if dx is not None and _may_cache(spec) and C * step <= CACHED:
+        cached_terms = scratch
     k = 0
     while k < last - first:
         o, i = (first + k) // inner, (first + k) % inner
-        n = minimum(BLOCK, minimum(inner - i, last - first - k))
-        p = x + o * xo + i * xi
-        for r in range(n):
-            keep_label(labels + 4 * r, fetch_label(y + 4 * (k + r)))
-        for r in range(n, (n + w - 1) // w * w):
-            keep_label(labels + 4 * r, -1)
-        stale, marks = _gather(
-            kind, C, n, p, xc, xi, ms, rests, losts, targets, labels, span, held, step
+        n = ops.minimum(BLOCK, ops.minimum(inner - i, last - first - k))
+        p, to = x + o * xo + i * xi, shifted(dx, o * do + i * di)
+        _read_labels(spec, n, y + 4 * k, labels)
+        cache_invalid, exponents = _sums(
+            spec, C, n, p, xc, xi, ms, sums, losts, targets, labels, clip_range, cached_terms, step
         )
-        if suspicious(kind, marks):
-            for v in range(0, n, w):
-                if some_are_odd(kind, p + v * xi, xc, xi, n - v, C):
-                    for r in range(v, minimum(v + w, n)):
-                        label = fetch_label(labels + 4 * r)
-                        note(kind, p + r * xi, xc, C, label, -1, first + k + r, notes)
-        spared = False
+        if suspicious(spec, exponents):
+            _note(spec, C, n, p, xc, xi, labels, first + k, notes)
+        some_written = False
         for v in range(0, n, w):
-            count, at, q = minimum(w, n - v), v * one, p + v * xi
-            t, x_t = fetch_labels(kind, labels + 4 * v), fetch(kind, targets + at)
-            before = fetch(kind, ms + at)
-            rest, hit, m = settled(
-                kind, fetch(kind, rests + at), term(kind, x_t, before, span), before
+            count, at, q, t_at = ops.minimum(w, n - v), v * one, p + v * xi, labels + 4 * v
+            t, x_t = vec.fetch_labels(spec, t_at), vec.fetch(spec, targets + at)
+            before = vec.fetch(spec, ms + at)
+            others, target_term, m, target_score, s = finish_sums(
+                spec, vec.fetch(spec, sums + at), term(spec, x_t, before, clip_range), before, x_t
             )
-            s = whole_sum(kind, rest, hit)
-            flat, alive = splat(kind, 0.0), splat(kind, 0.0)
-            if is_smooth(kind):
-                flat, alive = _missed(kind, C, q, xc, xi, count, m, s, span)
-                flat = mean(kind, flat, alive, C, target(kind, x_t, m))
-            value = loss(kind, rest, hit, target(kind, x_t, m), flat, share, span)
-            value = select(t < 0, splat(kind, 0.0), value)
-            keep(values, value)
+            sum_, alive = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
+            if is_smooth(spec):
+                sum_, alive = _smoothing_sums(spec, C, q, xc, xi, count, m, s, clip_range)
+            value = finish_loss(
+                spec, others, target_term, target_score, sum_, alive, C, smoothing, clip_range
+            )
+            value, inaccurate = without_ignored(spec, t, value)
+            vec.keep(values, value)
             if dx is not None:
-                for r in range(count):
-                    keep(factors + 8 * r, fetch_factor(g + 8 * (k + v + r)))
-                    if fetch_factor(factors + 8 * r) == 0.0:
-                        keep_label(labels + 4 * (v + r), -1)
-                factor = fetch_factors(kind, factors)
-                y_t = target(kind, x_t, m)
-                a, b, aim = lines(kind, rest, hit, y_t, alive, C, share, factor, span)
-                here = labels + 4 * v
-                aim = sure(kind, q, xi, xc, count, C, here, factors, a, aim, share, span)
-                if held:  # the factor of terms as they are held takes the place of b, which is 0
-                    stale = stale or far(kind, before, m)
-                    b = rescaled(kind, a, before, m)
-                keep(aa + at, a)
-                keep(bb + at, b)
-                keep(aims + at, aim)
-                keep(ss + at, s)
-                keep(ms + at, m)
-            if unusual(kind, select(t < 0, splat(kind, 1.0), value)):
-                for r in range(count):
-                    t1 = fetch_label(y + 4 * (k + v + r))
-                    v1 = float(fetch_one(kind, values + r * one))
-                    if t1 >= 0 and not fair(kind, v1):
-                        factor1 = 1.0
-                        if dx is not None:
-                            factor1 = fetch_factor(factors + 8 * r)
-                        v1, m1, rest1, hit1, alive1 = exact_sums(
-                            kind, q + r * xi, xc, C, t1, share, factor1
-                        )
-                        keep(values + r * one, rounded(kind, v1))
-                        if dx is not None and fetch_label(labels + 4 * (v + r)) >= 0:
-                            # In place its scores vanish here, so it is left alone from now on.
-                            exact_gradient(
-                                kind, q + r * xi, xc, dx + o * do + (i + v + r) * di, dc, C, t1,
-                                m1, rest1, hit1, alive1, share, factor1,
-                            )  # fmt: skip
-                            keep_label(labels + 4 * (v + r), -2)
-                            spared = True
-            if count == w:
-                keep(out + (k + v) * one, fetch(kind, values))
-            else:
-                for r in range(count):
-                    keep(out + (k + v + r) * one, fetch_one(kind, values + r * one))
+                _read_factors(count, g + 8 * (k + v), factors, t_at)
+                a, b, target_gradient = row_coefficients(
+                    spec, q, xi, xc, count, C, t_at, factors,
+                    others, target_term, target_score, alive, smoothing, clip_range,
+                )  # fmt: skip
+                if cached_terms:  # the factor of the terms as cached, in the place of b, which is 0
+                    cache_invalid = cache_invalid or reference_is_far(spec, before, m)
+                    b = rescaled(spec, a, before, m)
+                vec.keep(aa + at, a)
+                vec.keep(bb + at, b)
+                vec.keep(target_gradients + at, target_gradient)
+                vec.keep(ss + at, s)
+                vec.keep(ms + at, m)
+            if inaccurate:
+                some_written = exact_rows(
+                    spec, values, y + 4 * (k + v), factors, q, xi, xc, shifted(to, v * di), di, dc,
+                    count, C, smoothing, only_with(dx, t_at),
+                ) or some_written  # fmt: skip
+            store_losses(spec, out + (k + v) * one, values, count)
         if dx is not None:
-            _descend(
-                kind, C, n, p, xc, xi, dx + o * do + i * di, dc, di, ms, ss, aa, bb, aims, labels,
-                span, 0 if stale else held, step, spared,
+            _gradient(
+                spec, C, n, p, xc, xi, to, dc, di, ms, ss, aa, bb, target_gradients, labels,
+                clip_range, 0 if cache_invalid else cached_terms, step, some_written,
             )  # fmt: skip
         k += n

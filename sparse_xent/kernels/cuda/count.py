@@ -1,18 +1,11 @@
 """Survey: labels and weights alone, before a gradient whose divisor they are."""
 
 from sparse_xent.kernels.cuda.intrinsics import base, block, blocks, thread, threads
-from sparse_xent.kernels.cuda.position import (
-    IGNORED,
-    bring_together,
-    label,
-    part,
-    place,
-    weight,
-)
+from sparse_xent.kernels.cuda.position import IGNORED, inlined, label, place, reduce_sums, weight
 
 
-@part
-def survey(a):  # type: ignore[no-untyped-def]
+@inlined
+def count(a):
     """Check every label and weight; count what is kept, and add up its weights."""
     kept, weights = 0.0, 0.0
     p = block() * threads() + thread()
@@ -22,4 +15,4 @@ def survey(a):  # type: ignore[no-untyped-def]
         weights += weight(a, o, i, p, t, True)
         kept += 1.0 if t != IGNORED else 0.0
         p += blocks() * threads()
-    bring_together(a, base(), 0.0, kept, weights)
+    reduce_sums(a, base(), 0.0, kept, weights)

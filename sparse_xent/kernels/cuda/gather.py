@@ -3,8 +3,9 @@
 Serves every layout, a thread a position.
 """
 
-from sparse_xent.kernels.cpu.vectors import rounded
-from sparse_xent.kernels.cuda.formulas import loss_of
+from sparse_xent.kernels.arithmetic import rounded
+from sparse_xent.kernels.cuda.epilogue import record
+from sparse_xent.kernels.cuda.formulas import loss
 from sparse_xent.kernels.cuda.intrinsics import (
     base,
     block,
@@ -14,23 +15,14 @@ from sparse_xent.kernels.cuda.intrinsics import (
     thread,
     threads,
 )
-from sparse_xent.kernels.cuda.position import (
-    IGNORED,
-    bring_together,
-    label,
-    part,
-    place,
-    weight,
-    weighted,
-    write_loss,
-)
+from sparse_xent.kernels.cuda.position import inlined, label, place, reduce_sums, weight
 
 
-@part
-def picked(case, a):  # type: ignore[no-untyped-def]
+@inlined
+def gather(spec, a):
     """ScoreKind.CLIP without smoothing."""
-    span = rounded(case, a.lo), rounded(case, a.hi)
-    zero = nothing(case)
+    clip_range = rounded(spec, a.lo), rounded(spec, a.hi)
+    zero = nothing(spec)
     total, kept, weights = 0.0, 0.0, 0.0
     p = block() * threads() + thread()
     while p < a.count:
@@ -39,12 +31,8 @@ def picked(case, a):  # type: ignore[no-untyped-def]
         w = weight(a, o, i, p, t, True)
         value = zero
         if t >= 0:
-            p_t = load_one(case, a.x + o * a.xo + i * a.xi + t * a.xc)
-            value = loss_of(case, zero, zero, zero, p_t, zero, zero, span)
-        result = weighted(value, t, w)
-        write_loss(a, o, i, result)
-        total += result
-        kept += 1.0 if t != IGNORED else 0.0
-        weights += w
+            p_t = load_one(spec, a.x + o * a.xo + i * a.xi + t * a.xc)
+            value = loss(spec, zero, zero, zero, p_t, zero, zero, clip_range)
+        total, kept, weights = record(a, o, i, t, w, value, total, kept, weights)
         p += blocks() * threads()
-    bring_together(a, base(), total, kept, weights)
+    reduce_sums(a, base(), total, kept, weights)

@@ -2,7 +2,7 @@
 
 Numba is the compiler (kernels to LTO-IR), cuda.core links; neither needs a GPU or a driver. What
 the disk has needs neither of them to be imported: a cubin and the name of its entry are all that a
-launch takes. It is kept where `kernels.disk` keeps the CPU's code, under names that hold a hash of
+launch takes. It is kept where `kernels.cache` keeps the CPU's code, under names with a hash of
 all that it depends on.
 """
 
@@ -87,7 +87,7 @@ def _entry(image: bytes) -> str:
 
 @cache
 def _stamp() -> str:
-    """Hash of what this code depends on beside `disk.stamp`: sources here, and the compiler."""
+    """Hash of what this code depends on besides `cache.stamp`: sources here, and the compiler."""
     digest = hashlib.sha256()
     for part in kernel_cache.modules(__package__):
         digest.update(part + b"\0")

@@ -1,4 +1,4 @@
-"""What a kernel is told: one list of numbers, the same for all kernels, packed once by the host.
+"""The parameters of every kernel: one list of numbers, packed once by the host.
 
 Integers are int64, addresses and steps in bytes; the last few are float64. A kernel is launched
 with `*arguments`: Python's ints and floats, which cuda.core hands over as these very types.
@@ -9,14 +9,13 @@ address + o * step_o + i * step_i. A repeated weight has steps of 0.
 
     kernel       reads                                             writes
     nll          x y w                                             out, sums, value
-    nll_grad     x y w up, surveyed where `by` is KEPT or WEIGHT   dx, out, sums, value
+    nll_grad     x y w up, counted where `by` is KEPT or WEIGHT    dx, out, sums, value
     rank         x y                                               out (INT64 or a float)
-    survey       y w                                               sums
+    count        y w                                               sums
 
-A label that is no class, nor ignored, makes its loss and gradient row NaN, and leaves word in
-`error[0]`: the position (`first` + p) and, in the TOLD low bits, what the label was, for by the
-time that the host looks the labels may be gone. It keeps the least of all, by an atomic minimum;
-`error[1]` the least position of a weight that is NaN or R's NA. Both hold NONE where there is none.
+A label that is no class, nor ignored, makes its loss and gradient row NaN, and is recorded in the
+ErrorSlot at `error`, and so is a weight that is NaN or R's NA. Both numbers there are updated by an
+atomic minimum, so that the first position of all is kept.
 
 Sums are [sum(l * w), labels kept, sum(w)], float64, of all positions of the call. Each block
 leaves its own in `scratch`, the last to end adds them up in the order of blocks into `result` and
@@ -32,28 +31,37 @@ inner] describes) has one scratch, `Plan.scratch(slabs)` bytes, and one launch a
     WEIGHT  the sum of their weights
 
 A gradient is w * up / divisor times a row's own. Where `by` is KEPT or WEIGHT the divisor has to
-be known before: `survey` leaves it in its `result`, whose address is the gradient's `surveyed`.
+be known before: `count` leaves it in its `result`, whose address is the gradient's `counted`.
 Neither needs the host to wait.
 """
 
 from typing import NamedTuple
 
 NONE = 2**63 - 1
-"""What an error word holds where there is no error."""
+"""What an ErrorSlot holds where there is no error."""
 
-ERRORS = 2
-"""Error words, int64 each: the first bad label's position, the first missing weight's."""
 
-TOLD = 24
-"""Bits of an error word that tell of the label; its position, below 2**39, stands above them."""
+class ErrorSlot(NamedTuple):
+    """What launches record of errors, int64 each."""
 
-MIDDLE = 1 << (TOLD - 1)
-"""What they hold for label 0: whole labels from SMALLEST to LARGEST are told as MIDDLE + label,"""
+    # Of the first label that is no class the position (`first` + p), below 2**39, and in the
+    # LABEL_BITS low bits what it was: when the host looks, the labels may be gone.
+    label: int = NONE
+    weight: int = NONE  # the first position of a missing weight
 
-BELOW, ABOVE, NAN, PART, NA, ALL_ABOVE, ALL_BELOW = range(7)
-"""and others by a code: below those, above, NaN, not whole, R's integer NA, inf, -inf."""
 
-SMALLEST, LARGEST = 8 - MIDDLE, MIDDLE - 9
+ERRORS = len(ErrorSlot._fields)
+
+LABEL_BITS = 24
+"""Bits of an ErrorSlot's label that say what the label was."""
+
+LABEL_ZERO = 1 << (LABEL_BITS - 1)
+"""What they hold for label 0: whole labels from SMALLEST to LARGEST are LABEL_ZERO + label,"""
+
+BELOW, ABOVE, NAN, NOT_WHOLE, NA, ALL_ABOVE, ALL_BELOW = range(7)
+"""and others a code: below those, above, NaN, not whole, R's integer NA, inf, -inf."""
+
+SMALLEST, LARGEST = 8 - LABEL_ZERO, LABEL_ZERO - 9
 
 RESULTS = 3
 """float64 of a result: sum(l * w), labels kept, sum(w)."""
@@ -82,7 +90,7 @@ CODES = {
 and write losses and values as any of the floats, ranks as int64 or any of the floats."""
 
 NEGATIVE = -1
-"""In `many`: every label below 0 is ignored, as the verbs have it."""
+"""In `many`: every label below 0 is ignored."""
 
 
 class Arguments(NamedTuple):
@@ -91,7 +99,7 @@ class Arguments(NamedTuple):
     classes: int  # C
     inner: int
     count: int  # type: ignore[assignment]  # outer * inner: positions of this slab
-    first: int  # positions of the slabs before, for error words
+    first: int  # positions of the slabs before, for the ErrorSlot
     # scores [outer, C, inner]
     x: int
     xo: int
@@ -125,7 +133,7 @@ class Arguments(NamedTuple):
     uo: int
     ui: int
     up_code: int
-    error: int  # address of ERRORS int64
+    error: int  # address of an ErrorSlot
     # reduction; scratch = 0: none is wanted
     scratch: int
     block: int  # blocks of the slabs before
@@ -134,7 +142,7 @@ class Arguments(NamedTuple):
     value: int  # address of the reduced value; 0: not wanted
     value_code: int
     by: int  # GIVEN, KEPT or WEIGHT
-    surveyed: int  # address of a survey's result
+    counted: int  # address of the result of `count`
     # float64 from here on
     smoothing: float
     lo: float  # the clip's bounds, rounded to the arithmetic's dtype
@@ -147,7 +155,7 @@ FLOATS = len(Arguments._fields) - INTEGERS
 
 
 class View(NamedTuple):
-    """Device memory as the verbs take it: `__cuda_array_interface__` in plain numbers."""
+    """Device memory: `__cuda_array_interface__` in plain numbers."""
 
     address: int
     shape: tuple[int, ...]

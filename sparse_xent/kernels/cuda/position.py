@@ -1,4 +1,4 @@
-"""What every kernel does with a position beside its row: label, weight, loss, and the sums.
+"""What every kernel does with a position besides its row: label, weight, loss, and the sums.
 
 A position is (o, i) of [outer, inner], p its number. Labels, weights and factors are read as they
 lie, whatever their dtype: a branch that a whole warp takes the same way costs less than a kernel
@@ -9,23 +9,8 @@ import math
 
 from numba import cuda
 
+from sparse_xent.kernels.cuda import intrinsics as gpu
 from sparse_xent.kernels.cuda.geometry import SCRATCH_BLOCK, SCRATCH_HEAD
-from sparse_xent.kernels.cuda.intrinsics import (
-    Type,
-    Width,
-    block,
-    count_on,
-    get,
-    least,
-    over,
-    put,
-    read,
-    sum_over,
-    thread,
-    threads,
-    together,
-    write,
-)
 from sparse_xent.kernels.cuda.params import (
     ABOVE,
     ALL_ABOVE,
@@ -33,63 +18,64 @@ from sparse_xent.kernels.cuda.params import (
     BELOW,
     CODES,
     KEPT,
+    LABEL_BITS,
+    LABEL_ZERO,
     LARGEST,
-    MIDDLE,
     NAN,
     NEGATIVE,
-    PART,
+    NOT_WHOLE,
     SMALLEST,
-    TOLD,
     WEIGHT,
+    ErrorSlot,
 )
-from sparse_xent.kernels.cuda.params import NA as NA_TOLD
+from sparse_xent.kernels.cuda.params import NA as NA_CODE
 
-part = cuda.jit(device=True, forceinline=True)
-"""Decorator: a function that becomes a part of every kernel that calls it."""
+inlined = cuda.jit(device=True, forceinline=True)
+"""Decorator: a function that is inlined into every kernel that calls it."""
 
 IGNORED, BAD = -1, -2
+_WEIGHT_SLOT = 8 * ErrorSlot._fields.index("weight")
 NA = float(-(2**31))  # R's integer NA
 
 _BOOL, _U8, _I8, _I16, _U16, _I32, _U32, _I64, _U64, _F16, _BF16, _F32, _F64 = CODES.values()
 U8, I8, I16, U16, I32, U32, I64 = (
-    Type(name) for name in ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64")
+    gpu.Type(name) for name in ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64")
 )
-F16, BF16, F32, F64 = (Type(name) for name in ("float16", "bfloat16", "float32", "float64"))
-WARP = Width(32)
+F16, BF16, F32, F64 = (gpu.Type(name) for name in ("float16", "bfloat16", "float32", "float64"))
 
 
-@part
-def whole_at(address, code):  # type: ignore[no-untyped-def]
+@inlined
+def whole_at(address, code):
     """The integer there; of booleans 0 or 1."""
     if code in (_I64, _U64):
-        return read(I64, address)
+        return gpu.read(I64, address)
     if code == _I32:
-        return read(I32, address)
+        return gpu.read(I32, address)
     if code == _U32:
-        return read(U32, address)
+        return gpu.read(U32, address)
     if code in (_U8, _BOOL):
-        return read(U8, address)
+        return gpu.read(U8, address)
     if code == _I8:
-        return read(I8, address)
+        return gpu.read(I8, address)
     if code == _I16:
-        return read(I16, address)
-    return read(U16, address)
+        return gpu.read(I16, address)
+    return gpu.read(U16, address)
 
 
-@part
-def float_at(address, code):  # type: ignore[no-untyped-def]
+@inlined
+def float_at(address, code):
     """The float there."""
     if code == _F32:
-        return read(F32, address)
+        return gpu.read(F32, address)
     if code == _F64:
-        return read(F64, address)
+        return gpu.read(F64, address)
     if code == _F16:
-        return read(F16, address)
-    return read(BF16, address)
+        return gpu.read(F16, address)
+    return gpu.read(BF16, address)
 
 
-@part
-def number_at(address, code):  # type: ignore[no-untyped-def]
+@inlined
+def number_at(address, code):
     """The number there, as float64."""
     if code >= _F16:
         return float_at(address, code)
@@ -99,32 +85,32 @@ def number_at(address, code):  # type: ignore[no-untyped-def]
     return float(value)
 
 
-@part
-def write_float(address, code, value):  # type: ignore[no-untyped-def]
+@inlined
+def write_float(address, code, value):
     """A float into memory, rounded to its dtype."""
     if code == _F32:
-        write(F32, address, value)
+        gpu.write(F32, address, value)
     elif code == _F64:
-        write(F64, address, value)
+        gpu.write(F64, address, value)
     elif code == _F16:
-        write(F16, address, value)
+        gpu.write(F16, address, value)
     else:
-        write(BF16, address, value)
+        gpu.write(BF16, address, value)
 
 
-@part
-def place(a, p):  # type: ignore[no-untyped-def]
+@inlined
+def place(a, p):
     """(o, i) of position p."""
     o, i = p, 0
     if a.inner > 1:
-        o = over(p, a.inner) if a.count < 1 << 32 else p // a.inner
+        o = gpu.divide(p, a.inner) if a.count < 1 << 32 else p // a.inner
         i = p - o * a.inner
     return o, i
 
 
-@part
-def label(a, o, i, p, tells):  # type: ignore[no-untyped-def]
-    """The class of a position, IGNORED or BAD; whoever `tells` names the bad."""
+@inlined
+def label(a, o, i, p, reports):
+    """The class of a position, IGNORED or BAD; a thread that `reports` records what is bad."""
     address = a.y + o * a.yo + i * a.yi
     code = a.y_code
     t, whole = 0, True
@@ -145,20 +131,20 @@ def label(a, o, i, p, tells):  # type: ignore[no-untyped-def]
         else:
             k = 0
             while k < a.many:
-                ignored = ignored or t == read(I64, a.ignored + 8 * k)
+                ignored = ignored or t == gpu.read(I64, a.ignored + 8 * k)
                 k += 1
     if ignored:
         return IGNORED
     if whole and t >= 0 and t < a.classes:
         return t
-    if tells:
-        least(a.error, ((a.first + p) << TOLD) | told(address, code, t, whole))
+    if reports:
+        gpu.atomic_min(a.error, ((a.first + p) << LABEL_BITS) | error_code(address, code, t, whole))
     return BAD
 
 
-@part
-def told(address, code, t, whole):  # type: ignore[no-untyped-def]
-    """What an error word says of a bad label."""
+@inlined
+def error_code(address, code, t, whole):
+    """What an ErrorSlot says of a bad label."""
     if code >= _F16 and not whole:
         v = float_at(address, code)
         if v != v:
@@ -167,16 +153,16 @@ def told(address, code, t, whole):  # type: ignore[no-untyped-def]
             return ALL_ABOVE if v > 0 else ALL_BELOW
         if v == math.floor(v):
             return ABOVE if v > 0 else BELOW
-        return PART
+        return NOT_WHOLE
     if not whole or t > LARGEST:  # not whole: beyond int64
         return ABOVE
     if t == -(2**31):
-        return NA_TOLD
-    return MIDDLE + t if t >= SMALLEST else BELOW
+        return NA_CODE
+    return LABEL_ZERO + t if t >= SMALLEST else BELOW
 
 
-@part
-def weight(a, o, i, p, t, tells):  # type: ignore[no-untyped-def]
+@inlined
+def weight(a, o, i, p, t, reports):
     """The weight of a position, 0 where it is ignored, whose weight is not read."""
     w = 1.0
     if t == IGNORED:
@@ -184,26 +170,26 @@ def weight(a, o, i, p, t, tells):  # type: ignore[no-untyped-def]
     else:
         if a.w != 0:
             w = number_at(a.w + o * a.wo + i * a.wi, a.w_code)
-            if (w == NA or w != w) and tells:
-                least(a.error + 8, a.first + p)
+            if (w == NA or w != w) and reports:
+                gpu.atomic_min(a.error + _WEIGHT_SLOT, a.first + p)
         if a.by_class != 0 and t >= 0:
-            w *= read(F64, a.by_class + 8 * t)
+            w *= gpu.read(F64, a.by_class + 8 * t)
     return w
 
 
-@part
-def scale(a):  # type: ignore[no-untyped-def]
+@inlined
+def scale(a):
     """1 / divisor; 0 where there is nothing to divide by."""
     divisor = a.divisor
     if a.by == KEPT:
-        divisor = read(F64, a.surveyed + 8)
+        divisor = gpu.read(F64, a.counted + 8)
     elif a.by == WEIGHT:
-        divisor = read(F64, a.surveyed + 16)
+        divisor = gpu.read(F64, a.counted + 16)
     return 1.0 / divisor if divisor != 0.0 else 0.0
 
 
-@part
-def factor(a, o, i, w, each):  # type: ignore[no-untyped-def]
+@inlined
+def factor(a, o, i, w, each):
     """What a position's gradient is multiplied by; `each` is `scale`'s."""
     g = w * each
     if a.up != 0 and g != 0.0:
@@ -211,8 +197,8 @@ def factor(a, o, i, w, each):  # type: ignore[no-untyped-def]
     return g
 
 
-@part
-def weighted(loss, t, w):  # type: ignore[no-untyped-def]
+@inlined
+def weighted(loss, t, w):
     """l * w in float64: exactly 0 where w is, NaN where the label is bad."""
     value = 0.0
     if t == BAD:
@@ -222,46 +208,46 @@ def weighted(loss, t, w):  # type: ignore[no-untyped-def]
     return value
 
 
-@part
-def write_loss(a, o, i, value):  # type: ignore[no-untyped-def]
+@inlined
+def write_loss(a, o, i, value):
     """A position's weighted loss, if losses are wanted."""
     if a.out != 0:
         write_float(a.out + o * a.oo + i * a.oi, a.out_code, value)
 
 
-@part
-def _joined(place, total, kept, weights):  # type: ignore[no-untyped-def]
-    """Sums of all threads of a block, for the first: lanes by halves, then warps in order."""
-    total = sum_over(WARP, total)
-    kept = sum_over(WARP, kept)
-    weights = sum_over(WARP, weights)
-    me = thread()
+@inlined
+def _joined(place, total, kept, weights):
+    """Sums of all threads of a block, in its first thread: lanes by halves, then warps in order."""
+    total = gpu.sum_over(gpu.WHOLE_WARP, total)
+    kept = gpu.sum_over(gpu.WHOLE_WARP, kept)
+    weights = gpu.sum_over(gpu.WHOLE_WARP, weights)
+    me = gpu.thread()
     at = place + SCRATCH_BLOCK * (me // 32)
     if me % 32 == 0:
-        put(at, total)
-        put(at + 8, kept)
-        put(at + 16, weights)
-    together()
+        gpu.put(at, total)
+        gpu.put(at + 8, kept)
+        gpu.put(at + 16, weights)
+    gpu.sync_block()
     if me == 0:
         total, kept, weights = 0.0, 0.0, 0.0
         k = 0
-        while k < threads() // 32:
+        while k < gpu.threads() // 32:
             at = place + SCRATCH_BLOCK * k
-            total += get(total, at)
-            kept += get(kept, at + 8)
-            weights += get(weights, at + 16)
+            total += gpu.get(total, at)
+            kept += gpu.get(kept, at + 8)
+            weights += gpu.get(weights, at + 16)
             k += 1
-    together()
+    gpu.sync_block()
     return total, kept, weights
 
 
-@part
-def bring_together(a, place, total, kept, weights):  # type: ignore[no-untyped-def]
-    """Sums of all blocks: the last to come adds them up in order and leaves the result.
+@inlined
+def reduce_sums(a, place, total, kept, weights):
+    """Sums of all blocks: the last to finish adds them up in order and writes the result.
 
     Args:
         a: the kernel's arguments.
-        place: shared memory for SCRATCH_BLOCK bytes a warp.
+        place: address of shared memory, SCRATCH_BLOCK bytes a warp.
         total: this thread's sum of l * w.
         kept: its number of labels that are not ignored.
         weights: its sum of their weights.
@@ -269,35 +255,35 @@ def bring_together(a, place, total, kept, weights):  # type: ignore[no-untyped-d
     if a.scratch == 0:
         return
     total, kept, weights = _joined(place, total, kept, weights)
-    me = thread()
+    me = gpu.thread()
     before = 0
     if me == 0:
-        at = a.scratch + SCRATCH_HEAD + SCRATCH_BLOCK * (a.block + block())
-        write(F64, at, total)
-        write(F64, at + 8, kept)
-        write(F64, at + 16, weights)
-        before = count_on(a.scratch)
-        put(place, before)
-    together()
-    before = get(before, place)
-    together()
+        at = a.scratch + SCRATCH_HEAD + SCRATCH_BLOCK * (a.block + gpu.block())
+        gpu.write(F64, at, total)
+        gpu.write(F64, at + 8, kept)
+        gpu.write(F64, at + 16, weights)
+        before = gpu.atomic_increment(a.scratch)
+        gpu.put(place, before)
+    gpu.sync_block()
+    before = gpu.get(before, place)
+    gpu.sync_block()
     if before != a.blocks - 1:
         return
     total, kept, weights = 0.0, 0.0, 0.0
     k = me
     while k < a.blocks:
         at = a.scratch + SCRATCH_HEAD + SCRATCH_BLOCK * k
-        total += read(F64, at)
-        kept += read(F64, at + 8)
-        weights += read(F64, at + 16)
-        k += threads()
+        total += gpu.read(F64, at)
+        kept += gpu.read(F64, at + 8)
+        weights += gpu.read(F64, at + 16)
+        k += gpu.threads()
     total, kept, weights = _joined(place, total, kept, weights)
     if me == 0:
-        write(I64, a.scratch, 0)
+        gpu.write(I64, a.scratch, 0)
         if a.result != 0:
-            write(F64, a.result, total)
-            write(F64, a.result + 8, kept)
-            write(F64, a.result + 16, weights)
+            gpu.write(F64, a.result, total)
+            gpu.write(F64, a.result + 8, kept)
+            gpu.write(F64, a.result + 16, weights)
         if a.value != 0:
             divisor = a.divisor
             if a.by == KEPT:

@@ -1,7 +1,7 @@
-"""What is compiled under each name that `plan` gives. Importing this imports Numba.
+"""What is compiled under each name that `geometry` gives. Importing this imports Numba.
 
-A name is walk.format.scores.smoothing.output, such as lanes32x8.float32.logits.sharp.grad; ranks
-have a format alone, the survey has nothing.
+A name is kernel.format.scores.smoothing.output, such as warp_rows32x8.float32.logits.sharp.grad;
+the name of ranks has a format alone, that of `count` nothing.
 """
 
 import re
@@ -16,16 +16,16 @@ from numba.cuda import dispatcher
 from numba.cuda.descriptor import cuda_target
 
 from sparse_xent.kernels import ScoreKind
-from sparse_xent.kernels.cuda.block_rows import rows
-from sparse_xent.kernels.cuda.count import survey
-from sparse_xent.kernels.cuda.gather import picked
+from sparse_xent.kernels.cuda.block_rows import block_rows
+from sparse_xent.kernels.cuda.count import count
+from sparse_xent.kernels.cuda.gather import gather
 from sparse_xent.kernels.cuda.geometry import SIZES
-from sparse_xent.kernels.cuda.intrinsics import FULL, Case, Slice
+from sparse_xent.kernels.cuda.intrinsics import FULL, DeviceKernelSpec, Slice
 from sparse_xent.kernels.cuda.params import INTEGERS, Arguments
 from sparse_xent.kernels.cuda.rank import rank_rows, rank_strided
 from sparse_xent.kernels.cuda.strided import strided
-from sparse_xent.kernels.cuda.thread_rows import few
-from sparse_xent.kernels.cuda.warp_rows import lanes
+from sparse_xent.kernels.cuda.thread_rows import thread_rows
+from sparse_xent.kernels.cuda.warp_rows import warp_rows
 
 TAKES = types.NamedTuple(
     [types.int64 if i < INTEGERS else types.float64 for i in range(len(Arguments._fields))],
@@ -34,59 +34,56 @@ TAKES = types.NamedTuple(
 """One tuple, whose fields are a kernel's parameters."""
 
 
-WALKS: dict[str, Callable[..., None]] = {
-    "few": few,
-    "lanes": lanes,
-    "rows": rows,
-    "held": rows,
-    "cluster": rows,
+KERNELS: dict[str, Callable[..., None]] = {
+    "thread_rows": thread_rows,
+    "warp_rows": warp_rows,
+    "block_rows": block_rows,
+    "cached_rows": block_rows,
+    "cluster_rows": block_rows,
     "strided": strided,
-    "picked": picked,
+    "gather": gather,
     "rank_rows": rank_rows,
     "rank_strided": rank_strided,
 }
-_ROWS = {"rows": (False, False), "held": (True, False), "cluster": (True, True)}
 
 
-def case(name: str) -> tuple[Callable[..., None], Case | None]:
-    """The walk and the case of a kernel's name."""
-    walk, _, rest = name.partition(".")
-    if walk == "survey":
-        return survey, None
-    found = re.fullmatch(r"([a-z_]+)(\d*)(?:x(\d+))?", walk)
-    assert found is not None  # `plan` names no other
-    word, width, count = found.groups()
+def spec_of(name: str) -> tuple[Callable[..., None], DeviceKernelSpec | None]:
+    """The function of a kernel's name, and what it is compiled for."""
+    family, _, rest = name.partition(".")
+    if family == "count":
+        return count, None
+    found = re.fullmatch(r"([a-z_]+)(\d*)(?:x(\d+))?", family)
+    assert found is not None  # `geometry` gives no other name
+    kernel, width, vectors = found.groups()
     format, scores, smooth, output = rest.split(".") if "." in rest else (rest, "logits", "", "")
     size = SIZES[format]
-    full = FULL // size
-    held, cluster = _ROWS.get(word, (False, False))
-    many = full
-    if word == "lanes":
-        many = full * int(count)
-    elif word in ("strided", "rank_strided"):
-        many = int(width)
-    return WALKS[word], Case(
-        Slice(format, size, many),
+    numbers = FULL // size
+    if kernel == "warp_rows":
+        numbers *= int(vectors)
+    elif kernel in ("strided", "rank_strided"):
+        numbers = int(width)
+    return KERNELS[kernel], DeviceKernelSpec(
+        Slice(format, size, numbers),
         ScoreKind[scores.upper()],
         smooth == "smooth",
         gradient=output == "grad",
         width=int(width or 1),
-        held=held,
-        cluster=cluster,
+        cached=kernel in ("cached_rows", "cluster_rows"),
+        clustered=kernel == "cluster_rows",
     )
 
 
 def kernel(name: str) -> Callable[..., None]:
     """The Python function of a kernel."""
-    walk, of = case(name)
+    function, spec = spec_of(name)
 
-    def with_case(a):  # type: ignore[no-untyped-def]
-        walk(of, a)
+    def with_spec(a):
+        function(spec, a)
 
-    def without(a):  # type: ignore[no-untyped-def]
-        walk(a)
+    def without(a):
+        function(a)
 
-    made = without if of is None else with_case
+    made = without if spec is None else with_spec
     made.__name__ = made.__qualname__ = re.sub(r"\W", "_", name)
     return made
 
@@ -102,9 +99,9 @@ def compiled(name: str, cc: tuple[int, int], output: str) -> Any:
             f"compiling for CUDA takes the package numba-cuda, got numba's {cuda.implementation} "
             "target: pip install 'sparse_xent[cuda13]' (or [cuda12])"
         )
-    # `simd` asks the code generator which processor it writes for.
+    # `staging` asks the code generator which processor it writes for.
     cuda_target.target_context.codegen().magic_tuple = lambda: ("nvptx64", "", "")
-    with _aimed_at(cc):
+    with _compiling_for(cc):
         code, _ = cuda.compile(
             kernel(name), (TAKES,), device=False, abi="numba", cc=cc, output=output
         )
@@ -112,8 +109,8 @@ def compiled(name: str, cc: tuple[int, int], output: str) -> Any:
 
 
 @contextmanager
-def _aimed_at(cc: tuple[int, int]) -> Iterator[None]:
-    """Numba compiles a kernel's parts for the device at hand: here for one that need not be."""
+def _compiling_for(cc: tuple[int, int]) -> Iterator[None]:
+    """Numba compiles inlined functions for the device at hand; here there need not be one."""
     asked = dispatcher.get_current_device
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=cc)
     try:

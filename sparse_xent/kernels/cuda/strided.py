@@ -1,118 +1,91 @@
 """Strided: whatever has its classes apart: channels first, R's matrices, rows of any other kind.
 
 A thread owns neighbouring positions, 16 bytes of a class, or one position.
-Classes are walked in order. What a thread needs of each of its positions (label, weight, the
-target's score) is gathered in shared memory first, and becomes a vector beside the scores' own.
+Classes are read in order. What a thread needs of each of its positions (label, weight, the target's
+score) is first put into shared memory, lane by lane, and read from there as a vector.
 """
 
 import math
 
-from sparse_xent.kernels.cpu.formulas import whole_sum
-from sparse_xent.kernels.cpu.vectors import rounded, select, splat
+from sparse_xent.kernels.arithmetic import lane_size, rounded, select, splat
+from sparse_xent.kernels.cuda import intrinsics as gpu
+from sparse_xent.kernels.cuda.epilogue import finish_loss, finish_sums, record
 from sparse_xent.kernels.cuda.formulas import (
     FAR,
+    class_gradient,
     empty,
     exp,
-    gist,
-    lines_of,
-    loss_of,
-    mean_of,
     shrink,
-    slope_of,
+    smoothing_terms,
     term,
     too_far,
-    whole_row,
 )
 from sparse_xent.kernels.cuda.geometry import SCRATCH_BLOCK, STRIDED_LANE
-from sparse_xent.kernels.cuda.intrinsics import (
-    base,
-    beside,
-    block,
-    blocks,
-    dropped_where,
-    get,
-    get_labels,
-    get_lanes,
-    hidden_where,
-    is_class,
-    is_smooth,
-    lane_size,
-    load_one,
-    makes_gradient,
-    over,
-    positions,
-    put,
-    put_lane,
-    put_lanes,
-    store_beside,
-    thread,
-    threads,
-)
 from sparse_xent.kernels.cuda.position import (
     BAD,
-    IGNORED,
-    bring_together,
     factor,
+    inlined,
     label,
-    part,
+    reduce_sums,
     scale,
     weight,
-    weighted,
-    write_loss,
 )
+from sparse_xent.kernels.formulas import gradient_coefficients, is_smooth
 
 RUN = 64
 """Classes that are added up before their sum joins the others': no sum is long in float32."""
 
 
-@part
-def _pile(case, x, c, t, m, run, rest, span):  # type: ignore[no-untyped-def]
+@inlined
+def _add_terms(spec, x, c, t, m, run, others, clip_range):
     """One class's terms onto the sums, targets left out."""
-    here = is_class(t, c)
-    x = hidden_where(case, x, here)
-    if too_far(case, x, m):
+    here = gpu.is_class(t, c)
+    x = gpu.hide_where(spec, x, here)
+    if too_far(spec, x, m):
         up = select(x - m > FAR, x, m)
         run = run * exp(m - up)
-        rest = rest * exp(m - up)
+        others = others * exp(m - up)
         m = up
-    return m, run + dropped_where(case, term(case, x, m, span), here), rest
+    return m, run + gpu.drop_where(spec, term(spec, x, m, clip_range), here), others
 
 
-@part
-def _sums(case, at, step, classes, t, span):  # type: ignore[no-untyped-def]
+@inlined
+def _sums(spec, at, step, classes, t, clip_range):
     """References and sums of a thread's positions."""
-    m, rest = empty(splat(case, 0.0)), splat(case, 0.0)
+    m, others = empty(splat(spec, 0.0)), splat(spec, 0.0)
     c = 0
     while c < classes:
-        run = splat(case, 0.0)
+        run = splat(spec, 0.0)
         end = min(classes, c + RUN)
         while c + 4 <= end:
-            a = beside(case, at + c * step)
-            b = beside(case, at + (c + 1) * step)
-            d = beside(case, at + (c + 2) * step)
-            e = beside(case, at + (c + 3) * step)
-            m, run, rest = _pile(case, a, c, t, m, run, rest, span)
-            m, run, rest = _pile(case, b, c + 1, t, m, run, rest, span)
-            m, run, rest = _pile(case, d, c + 2, t, m, run, rest, span)
-            m, run, rest = _pile(case, e, c + 3, t, m, run, rest, span)
+            a = gpu.load_positions(spec, at + c * step)
+            b = gpu.load_positions(spec, at + (c + 1) * step)
+            d = gpu.load_positions(spec, at + (c + 2) * step)
+            e = gpu.load_positions(spec, at + (c + 3) * step)
+            m, run, others = _add_terms(spec, a, c, t, m, run, others, clip_range)
+            m, run, others = _add_terms(spec, b, c + 1, t, m, run, others, clip_range)
+            m, run, others = _add_terms(spec, d, c + 2, t, m, run, others, clip_range)
+            m, run, others = _add_terms(spec, e, c + 3, t, m, run, others, clip_range)
             c += 4
         while c < end:
-            m, run, rest = _pile(case, beside(case, at + c * step), c, t, m, run, rest, span)
+            x = gpu.load_positions(spec, at + c * step)
+            m, run, others = _add_terms(spec, x, c, t, m, run, others, clip_range)
             c += 1
-        rest = rest + run
-    return m, rest
+        others = others + run
+    return m, others
 
 
-@part
-def _gists(case, at, step, classes, m, s, tiny, span):  # type: ignore[no-untyped-def]
-    """The two sums that smoothing needs."""
-    total, count = splat(case, 0.0), splat(case, 0.0)
+@inlined
+def _smoothing_sums(spec, at, step, classes, m, s, clip_range):
+    """The sums of the smoothing terms."""
+    total, count, tiny = splat(spec, 0.0), splat(spec, 0.0), shrink(spec, classes)
     c = 0
     while c < classes:
-        run = splat(case, 0.0)
+        run = splat(spec, 0.0)
         end = min(classes, c + RUN)
         while c < end:
-            y, one = gist(case, beside(case, at + c * step), m, s, tiny, span)
+            x = gpu.load_positions(spec, at + c * step)
+            y, one = smoothing_terms(spec, x, m, s, tiny, clip_range)
             run = run + y
             count = count + one
             c += 1
@@ -120,76 +93,79 @@ def _gists(case, at, step, classes, m, s, tiny, span):  # type: ignore[no-untype
     return total, count
 
 
-@part
-def _descend(case, at, step, to, to_step, classes, t, dead, m, la, lb, aim, s, span):  # type: ignore[no-untyped-def]
-    """Write the gradient of a thread's positions; exact zeros where they are dead."""
-    zero = splat(case, 0.0)
+@inlined
+def _gradient(
+    spec, at, step, to, to_step, classes, t, dead, m, la, lb, target_gradient, s, clip_range
+):
+    """Write the gradient of a thread's positions; exact zeros where g is 0."""
+    zero = splat(spec, 0.0)
     c = 0
     while c < classes:
-        d = slope_of(case, beside(case, at + c * step), m, la, lb, s, span)
-        d = select(is_class(t, c), aim, d)
-        store_beside(case, to + c * to_step, select(dead, zero, d))
+        d = class_gradient(spec, gpu.load_positions(spec, at + c * step), m, la, lb, s, clip_range)
+        d = select(gpu.is_class(t, c), target_gradient, d)
+        gpu.store_positions(spec, to + c * to_step, select(dead, zero, d))
         c += 1
 
 
-@part
-def strided(case, a):  # type: ignore[no-untyped-def]
+@inlined
+def strided(spec, a):
     """Positions side by side, classes apart."""
-    span = rounded(case, a.lo), rounded(case, a.hi)
-    share = rounded(case, a.smoothing)
-    many, one = positions(case), lane_size(case)
+    clip_range = rounded(spec, a.lo), rounded(spec, a.hi)
+    smoothing = rounded(spec, a.smoothing)
+    many, one = gpu.positions(spec), lane_size(spec)
     groups = a.inner // many
     # Of each position of a thread: label, weight, and a number of the arithmetic.
-    labels_at = base() + SCRATCH_BLOCK * (threads() // 32) + STRIDED_LANE * many * thread()
+    labels_at = (
+        gpu.base() + SCRATCH_BLOCK * (gpu.threads() // 32) + STRIDED_LANE * many * gpu.thread()
+    )
     weights_at = labels_at + 8 * many
     numbers_at = weights_at + 8 * many
-    each = scale(a) if makes_gradient(case) else 0.0
+    each = scale(a) if gpu.makes_gradient(spec) else 0.0
     total, kept, weights = 0.0, 0.0, 0.0
-    g = block() * threads() + thread()
+    g = gpu.block() * gpu.threads() + gpu.thread()
     while g < a.count // many:
-        o = over(g, groups) if a.count < 1 << 32 else g // groups
+        o = gpu.divide(g, groups) if a.count < 1 << 32 else g // groups
         i = (g - o * groups) * many
         at = a.x + o * a.xo + i * a.xi
         k = 0
         while k < many:
             t = label(a, o, i + k, o * a.inner + i + k, True)
             w = weight(a, o, i + k, o * a.inner + i + k, t, True)
-            put(labels_at + 8 * k, t)
-            put(weights_at + 8 * k, w)
-            x = load_one(case, at + k * a.xi + max(t, 0) * a.xc)
-            put_lane(case, numbers_at + one * k, x)
+            gpu.put(labels_at + 8 * k, t)
+            gpu.put(weights_at + 8 * k, w)
+            x = gpu.load_one(spec, at + k * a.xi + max(t, 0) * a.xc)
+            gpu.put_lane(spec, numbers_at + one * k, x)
             k += 1
-        t_s = get_labels(case, labels_at)
-        x_t = get_lanes(case, numbers_at)
-        m, rest = _sums(case, at, a.xc, a.classes, t_s, span)
-        rest, hit, m = whole_row(case, rest, m, x_t, span)
-        s = whole_sum(case, rest, hit)
-        mean, count = splat(case, 0.0), splat(case, 0.0)
-        if is_smooth(case):
-            tiny = shrink(case, a.classes)
-            mean, count = _gists(case, at, a.xc, a.classes, m, s, tiny, span)
-            mean = mean_of(case, mean, count, a.classes, x_t, m, tiny)
-        put_lanes(case, numbers_at, loss_of(case, rest, hit, m, x_t, mean, share, span))
+        t_s = gpu.get_labels(spec, labels_at)
+        x_t = gpu.get_lanes(spec, numbers_at)
+        m, others = _sums(spec, at, a.xc, a.classes, t_s, clip_range)
+        others, target_term, m, s = finish_sums(spec, others, m, x_t, clip_range)
+        sum_, count = splat(spec, 0.0), splat(spec, 0.0)
+        if is_smooth(spec):
+            sum_, count = _smoothing_sums(spec, at, a.xc, a.classes, m, s, clip_range)
+        value = finish_loss(
+            spec, others, target_term, m, x_t, sum_, count, a.classes, smoothing, clip_range
+        )
+        gpu.put_lanes(spec, numbers_at, value)
         k = 0
         while k < many:
-            t, w = get(t, labels_at + 8 * k), get(w, weights_at + 8 * k)
-            result = weighted(get(share, numbers_at + one * k), t, w)
-            write_loss(a, o, i + k, result)
-            total += result
-            kept += 1.0 if t != IGNORED else 0.0
-            weights += w
-            if makes_gradient(case):
+            t, w = gpu.get(t, labels_at + 8 * k), gpu.get(w, weights_at + 8 * k)
+            loss = gpu.get(smoothing, numbers_at + one * k)
+            total, kept, weights = record(a, o, i + k, t, w, loss, total, kept, weights)
+            if gpu.makes_gradient(spec):
                 f = factor(a, o, i + k, w, each)
                 f = math.nan if t == BAD else f
-                put_lane(case, numbers_at + one * k, f)
+                gpu.put_lane(spec, numbers_at + one * k, f)
             k += 1
-        if makes_gradient(case):
-            gs = get_lanes(case, numbers_at)
+        if gpu.makes_gradient(spec):
+            gs = gpu.get_lanes(spec, numbers_at)
             dead = gs == 0.0
-            la, lb, aim = lines_of(case, rest, hit, x_t, count, a.classes, share, gs, span)
-            _descend(
-                case, at, a.xc, a.dx + o * a.do + i * a.di, a.dc, a.classes,
-                t_s, dead, m, la, lb, aim, s, span,
+            la, lb, target_gradient = gradient_coefficients(
+                spec, others, target_term, x_t, count, a.classes, smoothing, gs, clip_range
+            )
+            _gradient(
+                spec, at, a.xc, a.dx + o * a.do + i * a.di, a.dc, a.classes,
+                t_s, dead, m, la, lb, target_gradient, s, clip_range,
             )  # fmt: skip
-        g += blocks() * threads()
-    bring_together(a, base(), total, kept, weights)
+        g += gpu.blocks() * gpu.threads()
+    reduce_sums(a, gpu.base(), total, kept, weights)

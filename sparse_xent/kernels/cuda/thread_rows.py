@@ -1,178 +1,158 @@
 """Few: rows of at most FEW classes that lie one after the other, a thread a row.
 
 A block brings the rows of its threads into shared memory in pieces of 16 bytes, and takes their
-gradients back the same way; between, a thread walks along its own row.
+gradients back the same way; in between, each thread sums its own row.
 """
 
-import math
-
-from sparse_xent.kernels.cpu.formulas import whole_sum
-from sparse_xent.kernels.cpu.vectors import itemsize, maximum, rounded, select
-from sparse_xent.kernels.cuda.formulas import (
-    empty,
-    gist,
-    lines_of,
-    loss_of,
-    mean_of,
-    shrink,
-    slope_of,
-    term,
-    whole_row,
-)
-from sparse_xent.kernels.cuda.intrinsics import (
-    LAST,
-    arrived,
-    base,
-    block,
-    blocks,
-    copy,
-    get_score,
-    get_scores,
-    is_logits,
-    is_smooth,
-    load_one,
-    makes_gradient,
-    nothing,
-    over,
-    put_score,
-    sent,
-    store,
-    store_one,
-    thread,
-    threads,
-    together,
-)
-from sparse_xent.kernels.cuda.position import (
-    BAD,
-    IGNORED,
-    bring_together,
-    factor,
-    label,
-    part,
-    scale,
-    weight,
-    weighted,
-    write_loss,
-)
+from sparse_xent.kernels.arithmetic import itemsize, maximum, rounded, select
+from sparse_xent.kernels.cuda import intrinsics as gpu
+from sparse_xent.kernels.cuda.epilogue import fill_value, finish_loss, finish_sums, record
+from sparse_xent.kernels.cuda.formulas import class_gradient, empty, shrink, smoothing_terms, term
+from sparse_xent.kernels.cuda.position import factor, inlined, label, reduce_sums, scale, weight
+from sparse_xent.kernels.formulas import gradient_coefficients, is_logits, is_smooth
 
 
-@part
-def _pads(offset, row, pad):  # type: ignore[no-untyped-def]
+@inlined
+def _pads(offset, row, pad):
     """Bytes that lie between the rows before an offset."""
-    return pad * over(offset, row) if pad != 0 else 0
+    return pad * gpu.divide(offset, row) if pad != 0 else 0
 
 
-@part
-def _bring(case, source, room, row, pad, size):  # type: ignore[no-untyped-def]
+@inlined
+def _stage_rows(spec, source, shared, row, pad, size):
     """`size` bytes of rows into shared memory; a row of `row` bytes is followed by `pad`."""
-    one = itemsize(case)
+    one = itemsize(spec)
     done = 0
     if source % 16 == 0:
-        k = thread()
+        k = gpu.thread()
         while k < size // 16:
-            copy(room + 16 * k + _pads(16 * k, row, pad), source + 16 * k)
-            k += threads()
+            gpu.copy_async(shared + 16 * k + _pads(16 * k, row, pad), source + 16 * k)
+            k += gpu.threads()
         done = size // 16 * 16
-    sent()
-    k = done + one * thread()
+    gpu.commit_copies()
+    k = done + one * gpu.thread()
     while k < size:
-        put_score(case, room + k + _pads(k, row, pad), load_one(case, source + k))
-        k += one * threads()
-    arrived(LAST)
+        gpu.put_score(spec, shared + k + _pads(k, row, pad), gpu.load_one(spec, source + k))
+        k += one * gpu.threads()
+    gpu.wait_for_copies(gpu.LAST)
 
 
-@part
-def _take_back(case, room, to, row, pad, size):  # type: ignore[no-untyped-def]
-    """The way back of `_bring`."""
-    one = itemsize(case)
+@inlined
+def _unstage_rows(spec, shared, to, row, pad, size):
+    """The inverse of `_stage_rows`."""
+    one = itemsize(spec)
     done = 0
     if to % 16 == 0:
-        k = thread()
+        k = gpu.thread()
         while k < size // 16:
-            store(case, to + 16 * k, get_scores(case, room + 16 * k + _pads(16 * k, row, pad)))
-            k += threads()
+            gpu.store(
+                spec, to + 16 * k, gpu.get_scores(spec, shared + 16 * k + _pads(16 * k, row, pad))
+            )
+            k += gpu.threads()
         done = size // 16 * 16
-    k = done + one * thread()
+    k = done + one * gpu.thread()
     while k < size:
-        store_one(case, to + k, get_score(case, room + k + _pads(k, row, pad)))
-        k += one * threads()
+        gpu.store_one(spec, to + k, gpu.get_score(spec, shared + k + _pads(k, row, pad)))
+        k += one * gpu.threads()
 
 
-@part
-def few(case, a):  # type: ignore[no-untyped-def]
+@inlined
+def _sums(spec, at, classes, t, x_t, clip_range):
+    """The sum of a row's terms without the target's, and its reference: the greatest logit."""
+    one, m, others = itemsize(spec), empty(x_t), gpu.nothing(spec)
+    if is_logits(spec):
+        c = 0
+        while c < classes:
+            x = gpu.get_score(spec, at + c * one)
+            m = m if c == t else maximum(x, m)
+            c += 1
+        m = maximum(m, empty(x_t))
+    c = 0
+    while c < classes:
+        e = term(spec, gpu.get_score(spec, at + c * one), m, clip_range)
+        if c != t:
+            others += e
+        c += 1
+    return others, m
+
+
+@inlined
+def _smoothing_sums(spec, at, classes, m, s, clip_range):
+    """The sums of a row's smoothing terms."""
+    sum_, count, tiny = gpu.nothing(spec), gpu.nothing(spec), shrink(spec, classes)
+    c = 0
+    while c < classes:
+        x = gpu.get_score(spec, at + c * itemsize(spec))
+        y, alive = smoothing_terms(spec, x, m, s, tiny, clip_range)
+        sum_ += y
+        count += alive
+        c += 1
+    return sum_, count
+
+
+@inlined
+def _gradient(spec, at, classes, t, m, la, lb, target_gradient, s, clip_range):
+    """Write a row's gradient over its scores."""
+    c = 0
+    while c < classes:
+        place = at + c * itemsize(spec)
+        d = class_gradient(spec, gpu.get_score(spec, place), m, la, lb, s, clip_range)
+        gpu.put_score(spec, place, select(c == t, target_gradient, d))
+        c += 1
+
+
+@inlined
+def _fill(spec, at, classes, value):
+    """Write a gradient that is one number throughout."""
+    c = 0
+    while c < classes:
+        gpu.put_score(spec, at + c * itemsize(spec), value)
+        c += 1
+
+
+@inlined
+def thread_rows(spec, a):
     """Short rows, staged through shared memory."""
-    span = rounded(case, a.lo), rounded(case, a.hi)
-    share = rounded(case, a.smoothing)
-    one = itemsize(case)
+    clip_range = rounded(spec, a.lo), rounded(spec, a.hi)
+    smoothing = rounded(spec, a.smoothing)
+    one, shared = itemsize(spec), gpu.base()
     row = a.classes * one
     pad = 16 if row % 16 == 0 else 0  # or rows would begin in the same few banks of memory
-    room = base()
-    each = scale(a) if makes_gradient(case) else 0.0
+    each = scale(a) if gpu.makes_gradient(spec) else 0.0
     total, kept, weights = 0.0, 0.0, 0.0
-    first = block() * threads()
+    first = gpu.block() * gpu.threads()
     while first < a.count:
-        size = min(threads(), a.count - first) * row
-        _bring(case, a.x + first * row, room, row, pad, size)
-        together()
-        p = first + thread()
+        size = min(gpu.threads(), a.count - first) * row
+        _stage_rows(spec, a.x + first * row, shared, row, pad, size)
+        gpu.sync_block()
+        p = first + gpu.thread()
         if p < a.count:
             t = label(a, p, 0, p, True)
             w = weight(a, p, 0, p, t, True)
-            at = room + thread() * (row + pad)
-            value = nothing(case)
-            g = factor(a, p, 0, w, each) if makes_gradient(case) else 0.0
+            at = shared + gpu.thread() * (row + pad)
+            value = gpu.nothing(spec)
+            g = factor(a, p, 0, w, each) if gpu.makes_gradient(spec) else 0.0
             if t >= 0:
-                x_t = get_score(case, at + t * one)
-                m = empty(x_t)
-                if is_logits(case):
-                    c = 0
-                    while c < a.classes:
-                        x = get_score(case, at + c * one)
-                        m = m if c == t else maximum(x, m)
-                        c += 1
-                    m = maximum(m, empty(x_t))
-                rest = nothing(case)
-                c = 0
-                while c < a.classes:
-                    e = term(case, get_score(case, at + c * one), m, span)
-                    if c != t:
-                        rest += e
-                    c += 1
-                rest, hit, m = whole_row(case, rest, m, x_t, span)
-                s = whole_sum(case, rest, hit)
-                mean, count = nothing(case), nothing(case)
-                if is_smooth(case):
-                    tiny = shrink(case, a.classes)
-                    c = 0
-                    while c < a.classes:
-                        y, alive = gist(case, get_score(case, at + c * one), m, s, tiny, span)
-                        mean += y
-                        count += alive
-                        c += 1
-                    mean = mean_of(case, mean, count, a.classes, x_t, m, tiny)
-                value = loss_of(case, rest, hit, m, x_t, mean, share, span)
-                if makes_gradient(case) and g != 0.0:
-                    la, lb, aim = lines_of(case, rest, hit, x_t, count, a.classes, share, g, span)
-                    c = 0
-                    while c < a.classes:
-                        x = get_score(case, at + c * one)
-                        d = slope_of(case, x, m, la, lb, s, span)
-                        put_score(case, at + c * one, select(c == t, aim, d))
-                        c += 1
-            if makes_gradient(case) and (t < 0 or g == 0.0):
-                d = rounded(case, math.nan if t == BAD else 0.0)
-                c = 0
-                while c < a.classes:
-                    put_score(case, at + c * one, d)
-                    c += 1
-            result = weighted(value, t, w)
-            write_loss(a, p, 0, result)
-            total += result
-            kept += 1.0 if t != IGNORED else 0.0
-            weights += w
-        together()
-        if makes_gradient(case):
-            _take_back(case, room, a.dx + first * row, row, pad, size)
-            together()
-        first += blocks() * threads()
-    bring_together(a, room, total, kept, weights)
+                x_t = gpu.get_score(spec, at + t * one)
+                others, m = _sums(spec, at, a.classes, t, x_t, clip_range)
+                others, target_term, m, s = finish_sums(spec, others, m, x_t, clip_range)
+                sum_, count = gpu.nothing(spec), gpu.nothing(spec)
+                if is_smooth(spec):
+                    sum_, count = _smoothing_sums(spec, at, a.classes, m, s, clip_range)
+                value = finish_loss(
+                    spec, others, target_term, m, x_t, sum_, count, a.classes, smoothing, clip_range
+                )
+                if gpu.makes_gradient(spec) and g != 0.0:
+                    la, lb, target_gradient = gradient_coefficients(
+                        spec, others, target_term, x_t, count, a.classes, smoothing, g, clip_range
+                    )
+                    _gradient(spec, at, a.classes, t, m, la, lb, target_gradient, s, clip_range)
+            if gpu.makes_gradient(spec) and (t < 0 or g == 0.0):
+                _fill(spec, at, a.classes, rounded(spec, fill_value(t)))
+            total, kept, weights = record(a, p, 0, t, w, value, total, kept, weights)
+        gpu.sync_block()
+        if gpu.makes_gradient(spec):
+            _unstage_rows(spec, shared, a.dx + first * row, row, pad, size)
+            gpu.sync_block()
+        first += gpu.blocks() * gpu.threads()
+    reduce_sums(a, shared, total, kept, weights)

@@ -5,71 +5,36 @@ the row's first class or behind its last is a fill. The row is read once, and a 
 what the registers hold.
 """
 
-from sparse_xent.kernels.cpu.formulas import whole_sum
-from sparse_xent.kernels.cpu.vectors import itemsize, maximum, rounded, select, splat
-from sparse_xent.kernels.cuda.formulas import (
-    empty,
-    gist,
-    lines_of,
-    loss_of,
-    mean_of,
-    shrink,
-    slope_of,
-    term,
-    whole_row,
-)
-from sparse_xent.kernels.cuda.intrinsics import (
-    base,
-    block,
-    blocks,
-    columns,
-    everywhere,
-    folded,
-    full,
-    head,
-    highest_of,
-    is_smooth,
-    live,
-    load_one,
-    load_within,
-    makes_gradient,
-    nothing,
-    others,
-    store_within,
-    thread,
-    threads,
-    total_of,
-    width,
-)
+from sparse_xent.kernels.arithmetic import itemsize, maximum, rounded, select, splat
+from sparse_xent.kernels.cuda import intrinsics as gpu
+from sparse_xent.kernels.cuda.epilogue import fill_value, finish_loss, finish_sums, record
+from sparse_xent.kernels.cuda.formulas import class_gradient, empty, shrink, smoothing_terms, term
 from sparse_xent.kernels.cuda.position import (
-    BAD,
-    IGNORED,
-    bring_together,
     factor,
+    inlined,
     label,
-    part,
     place,
+    reduce_sums,
     scale,
     weight,
-    weighted,
-    write_loss,
 )
+from sparse_xent.kernels.formulas import gradient_coefficients, is_smooth
 
 
-@part
-def lanes(case, a):  # type: ignore[no-untyped-def]
-    """Rows that the lanes of a warp, or some of them, hold."""
-    span = rounded(case, a.lo), rounded(case, a.hi)
-    share = rounded(case, a.smoothing)
-    many, size = width(case), itemsize(case)
-    mine = thread() % many
-    rows, row = threads() // many, thread() // many
-    step = many * full(case)
-    each = scale(a) if makes_gradient(case) else 0.0
+@inlined
+def warp_rows(spec, a):
+    """Rows that fit the registers of a warp, or of some of its lanes."""
+    clip_range = rounded(spec, a.lo), rounded(spec, a.hi)
+    smoothing = rounded(spec, a.smoothing)
+    many, size = gpu.width(spec), itemsize(spec)
+    mine = gpu.thread() % many
+    rows, row = gpu.threads() // many, gpu.thread() // many
+    step = many * gpu.full(spec)
+    each = scale(a) if gpu.makes_gradient(spec) else 0.0
     total, kept, weights = 0.0, 0.0, 0.0
-    first = block() * rows
+    first = gpu.block() * rows
     while first < a.count:
-        # Lanes without a row go along, as the last: what is joined is joined by whole warps.
+        # Lanes without a row repeat the last row: whole warps have to take part in what is joined.
         p = min(first + row, a.count - 1)
         alone = mine == 0 and first + row < a.count
         o, i = place(a, p)
@@ -77,40 +42,39 @@ def lanes(case, a):  # type: ignore[no-untyped-def]
         w = weight(a, o, i, p, t, alone)
         classes = a.classes if t >= 0 else 0
         at = a.x + o * a.xo + i * a.xi
-        column = mine * full(case) - head(case, at)
-        x = load_within(case, at, column, step, classes)
-        x_t = load_one(case, at + max(t, 0) * size)
-        where = columns(case, column, step)
-        rest_of = others(case, x, where, t)
-        m = maximum(highest_of(case, rest_of), empty(x_t))
-        e = live(case, term(case, rest_of, m, span), where, t, classes)
-        rest = total_of(case, folded(case, e))
-        rest, hit, m = whole_row(case, rest, m, x_t, span)
-        s = whole_sum(case, rest, hit)
-        mean, count = nothing(case), nothing(case)
-        if is_smooth(case):
-            tiny = shrink(case, a.classes)
-            y, one = gist(case, x, m, s, tiny, span)
-            mean = total_of(case, folded(case, everywhere(case, y, where, classes)))
-            count = total_of(case, folded(case, everywhere(case, one, where, classes)))
-            mean = mean_of(case, mean, count, a.classes, x_t, m, tiny)
-        value = loss_of(case, rest, hit, m, x_t, mean, share, span)
-        value = weighted(value, t, w)
+        column = mine * gpu.full(spec) - gpu.head(spec, at)
+        x = gpu.load_within(spec, at, column, step, classes)
+        x_t = gpu.load_one(spec, at + max(t, 0) * size)
+        where = gpu.columns(spec, column, step)
+        others_x = gpu.without_target(spec, x, where, t)
+        m = maximum(gpu.highest_of(spec, others_x), empty(x_t))
+        e = gpu.row_terms(spec, term(spec, others_x, m, clip_range), where, t, classes)
+        others = gpu.total_of(spec, gpu.folded(spec, e))
+        others, target_term, m, s = finish_sums(spec, others, m, x_t, clip_range)
+        sum_, count = gpu.nothing(spec), gpu.nothing(spec)
+        if is_smooth(spec):
+            y, one = smoothing_terms(spec, x, m, s, shrink(spec, a.classes), clip_range)
+            sum_ = gpu.total_of(
+                spec, gpu.folded(spec, gpu.zero_outside_row(spec, y, where, classes))
+            )
+            count = gpu.total_of(
+                spec, gpu.folded(spec, gpu.zero_outside_row(spec, one, where, classes))
+            )
+        value = finish_loss(
+            spec, others, target_term, m, x_t, sum_, count, a.classes, smoothing, clip_range
+        )
         if alone:
-            write_loss(a, o, i, value)
-            total += value
-            kept += 1.0 if t != IGNORED else 0.0
-            weights += w
-        if makes_gradient(case) and first + row < a.count:
+            total, kept, weights = record(a, o, i, t, w, value, total, kept, weights)
+        if gpu.makes_gradient(spec) and first + row < a.count:
             g = factor(a, o, i, w, each)
             to = a.dx + o * a.do + i * a.di
-            d = splat(case, 0.0)
-            if t == BAD:
-                d = splat(case, float("nan"))
-            elif t != IGNORED and g != 0.0:
-                la, lb, aim = lines_of(case, rest, hit, x_t, count, a.classes, share, g, span)
-                d = slope_of(case, x, m, la, lb, s, span)
-                d = select(where == t, aim, d)
-            store_within(case, to, column, step, a.classes, d)
-        first += blocks() * rows
-    bring_together(a, base(), total, kept, weights)
+            d = splat(spec, fill_value(t))
+            if t >= 0 and g != 0.0:
+                la, lb, target_gradient = gradient_coefficients(
+                    spec, others, target_term, x_t, count, a.classes, smoothing, g, clip_range
+                )
+                d = class_gradient(spec, x, m, la, lb, s, clip_range)
+                d = select(where == t, target_gradient, d)
+            gpu.store_within(spec, to, column, step, a.classes, d)
+        first += gpu.blocks() * rows
+    reduce_sums(a, gpu.base(), total, kept, weights)

@@ -1,0 +1,100 @@
+"""Memory on the CPU: runs of positions that are equally far apart, and how rows are written.
+
+Position k of [outer, inner] lies at x + (k // inner) * xo + (k % inner) * xi. Kernels that finish
+several positions together take them from one run, where only k % inner moves.
+"""
+
+from sparse_xent.kernels.arithmetic import itemsize, minimum
+from sparse_xent.kernels.cpu.compiler import inlined
+from sparse_xent.kernels.cpu.vectors import copy_byte, copy_line, load_one, store_one, stream_line
+from sparse_xent.kernels.staging import Value, primitive
+
+AHEAD = (
+    4096  # bytes to prefetch by; nearer hides less of the memory's latency, farther gains nothing
+)
+
+
+@primitive
+def shifted(address: Value | None, by: Value) -> Value | None:
+    """An address further on, if there is one."""
+    return None if address is None else address + by
+
+
+@primitive
+def only_with(dx: Value | None, address: Value) -> Value | None:
+    """An address that a kernel uses only where it makes gradients."""
+    return None if dx is None else address
+
+
+@inlined
+def run_of_positions(inner, first, last, done, x, xo, xi):
+    """End of the run of positions that begins with first + done, its address and its step."""
+    if inner == 1:
+        return last - first, x + (first + done) * xo, xo
+    o, i = (first + done) // inner, (first + done) % inner
+    return minimum(last - first, done + inner - i), x + o * xo + i * xi, xi
+
+
+@inlined
+def clear(spec, p, step, C):
+    """Write a row of exact zeros."""
+    for j in range(C):
+        store_one(spec, p + j * step, 0.0)
+
+
+@inlined
+def copy_bytes(to, source, size):
+    """Copy bytes one by one."""
+    for i in range(size):
+        copy_byte(to + i, source + i)
+
+
+@inlined
+def stream_store(to, source, size):
+    """Copy bytes with nontemporal stores; lines that are written in part go through the caches."""
+    i = 0
+    while i < size and (to + i) & 63:
+        copy_byte(to + i, source + i)
+        i += 1
+    while i + 64 <= size:
+        stream_line(to + i, source + i)
+        i += 64
+    while i < size:
+        copy_byte(to + i, source + i)
+        i += 1
+
+
+@inlined
+def write(to, source, size, nontemporal):
+    """Copy bytes."""
+    if nontemporal:
+        stream_store(to, source, size)
+        return
+    i = 0
+    while i + 64 <= size:
+        copy_line(to + i, source + i)
+        i += 64
+    while i < size:
+        copy_byte(to + i, source + i)
+        i += 1
+
+
+@inlined
+def scatter(spec, to, step, source, n):
+    """Copy scores that lie side by side to where they are `step` bytes apart."""
+    for j in range(n):
+        store_one(spec, to + j * step, load_one(spec, source + j * itemsize(spec)))
+
+
+@inlined
+def write_rows(spec, to, step, apart, source, count, C, nontemporal):
+    """Copy rows that lie one after the other to where rows are `step` and classes `apart` bytes."""
+    size = itemsize(spec)
+    if apart == size and step == C * size:
+        write(to, source, count * step, nontemporal)
+    elif apart == size:
+        for r in range(count):
+            write(to + r * step, source + r * C * size, C * size, nontemporal)
+    else:
+        for r in range(count):
+            scatter(spec, to + r * step, apart, source + r * C * size, C)

@@ -1,0 +1,384 @@
+"""Row batches: as many rows as there are lanes, each summed along itself and finished together.
+
+For more classes than a tile has, transposing the scores costs more than summing each row along
+itself. Only the sums, one vector a row, are transposed: so the logarithms are still taken by lanes.
+"""
+
+import math
+
+from sparse_xent.kernels import arithmetic as ops
+from sparse_xent.kernels.cpu import vectors as vec
+from sparse_xent.kernels.cpu.abi import LINE, MEDIUM
+from sparse_xent.kernels.cpu.compiler import inlined
+from sparse_xent.kernels.cpu.epilogue import (
+    WRITTEN,
+    caches_terms,
+    exact_rows,
+    finish_loss,
+    finish_sums,
+    row_coefficients,
+    store_losses,
+    without_ignored,
+)
+from sparse_xent.kernels.cpu.implausible import note
+from sparse_xent.kernels.cpu.memory import clear, run_of_positions, write_rows
+from sparse_xent.kernels.cpu.references import (
+    first_reference,
+    join_exponents,
+    nearer_reference,
+    overflowed,
+    reference_is_far,
+    rescaled,
+    suspicious,
+    term_and_exponent,
+)
+from sparse_xent.kernels.cpu.rows import (
+    add_smoothing_terms,
+    class_gradients,
+    class_gradients_of_terms,
+)
+from sparse_xent.kernels.formulas import ClipRange, KernelSpec, is_smooth, term
+from sparse_xent.kernels.staging import Value, primitive
+
+# What is known of a batch's rows, row r in lane r: a vector each on the stack, two of factors.
+LABELS, FACTORS, SCORES, LOSSES, REFERENCES, TOTALS, A, B, TARGET_GRADIENTS = (
+    LINE * line for line in (0, 1, 3, 4, 5, 6, 7, 8, 9)
+)
+_BATCH = vec.StackBytes(10 * LINE)
+_SQUARE = vec.StackBytes(LINE * 16)  # a vector for each row
+_GRADIENTS = 16 * MEDIUM * 8 + 2 * LINE  # bytes of scratch: a number for each class of a batch
+
+_REACH = MEDIUM + 16  # columns on either side of the target
+_MASKS = vec.StackBytes(8 * (2 * _REACH + 16))
+
+
+@inlined
+def _target_masks(spec):
+    """Address of masks of lanes: all bits set, but none for the one that is just there."""
+    masks, size = vec.stack_alloc(_MASKS), ops.lane_size(spec)
+    for i in range(2 * _REACH + 16):
+        vec.keep(masks + i * size, vec.mask_of(spec, i != _REACH))
+    return masks + _REACH * size
+
+
+@primitive
+def _lane(spec: KernelSpec, address: Value, r: Value) -> Value:
+    """Number r of a kept vector, in every lane."""
+    return ops.splat(spec, vec.fetch_one(spec, address + r * ops.lane_size(spec)))
+
+
+@inlined
+def _read_targets(spec, dx, rows, p, step, y, g, batch):
+    """Labels, factors, the targets' scores and first references; of no row, an ignored label's."""
+    for r in range(ops.lanes(spec)):
+        label, score, begin = -1, 0.0, 0.0
+        if r < rows:
+            q, label = p + r * step, vec.fetch_label(y + 4 * r)
+            begin = float(vec.load_one(spec, q))
+            score = float(vec.load_one(spec, q + ops.maximum(label, 0) * ops.itemsize(spec)))
+            if dx is not None:
+                vec.keep(batch + FACTORS + 8 * r, vec.fetch_factor(g + 8 * r))
+        vec.keep_label(batch + LABELS + 4 * r, label)
+        vec.keep(batch + SCORES + ops.lane_size(spec) * r, ops.rounded(spec, score))
+        vec.keep(batch + REFERENCES + ops.lane_size(spec) * r, ops.rounded(spec, begin))
+    vec.keep(batch + REFERENCES, first_reference(spec, vec.fetch(spec, batch + REFERENCES)))
+
+
+# Sums ------------------------------------------------------------------------------------------
+
+
+@primitive
+def _add_vector(
+    spec: KernelSpec,
+    p: Value,
+    ahead: Value,
+    masks: Value,
+    m: Value,
+    clip_range: ClipRange,
+    others: Value,
+    exponents: Value,
+) -> tuple[Value, Value, Value]:
+    """A vector's terms but the target's onto a sum; the exponents; and all its terms."""
+    vec.prefetch(p + ahead)
+    e, exponent = term_and_exponent(spec, vec.load(spec, p), m, clip_range)
+    kept = ops.from_bits(ops.bits(e) & vec.fetch_integers(spec, masks))
+    return others + kept, join_exponents(spec, exponents, exponent), e
+
+
+@primitive
+def _add_last_vector(
+    spec: KernelSpec,
+    p: Value,
+    t: Value,
+    begin: Value,
+    m: Value,
+    clip_range: ClipRange,
+    others: Value,
+    exponents: Value,
+) -> tuple[Value, Value, Value]:
+    """The same of a row's last vector, whose lanes before `begin` were counted before."""
+    e, exponent = term_and_exponent(spec, vec.load(spec, p), m, clip_range)
+    lane = vec.indices(spec)
+    others = others + ops.select((lane >= begin) & (lane != t), e, 0.0)
+    return others, join_exponents(spec, exponents, exponent), e
+
+
+@inlined
+def _sums(spec, C, p, step, rows, ahead, batch, masks, sums, row_exponents, terms, clip_range):
+    """Each row's sum by lanes, its exponents, and, unless `terms` is 0, its terms.
+
+    Returns all exponents.
+    """
+    w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
+    every = ops.integers(spec, 0)
+    for r in range(rows):
+        first, second = ops.integers(spec, 0), ops.integers(spec, 0)
+        q, t, m = (
+            p + r * step,
+            vec.fetch_label(batch + LABELS + 4 * r),
+            _lane(spec, batch + REFERENCES, r),
+        )
+        to, mask = terms + r * C * one, masks - t * one
+        u, v = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
+        column = 0
+        while column + 2 * w < C:
+            u, first, e = _add_vector(spec, q + column * size, ahead, mask, m, clip_range, u, first)
+            if terms:
+                vec.keep(to + column * one, e)
+            column += w
+            v, second, e = _add_vector(
+                spec, q + column * size, ahead, mask + LINE, m, clip_range, v, second
+            )
+            if terms:
+                vec.keep(to + column * one, e)
+            column += w
+            mask += 2 * LINE
+        while column < C:
+            at = ops.minimum(column, C - w)
+            u, first, e = _add_last_vector(
+                spec, q + at * size, t - at, column - at, m, clip_range, u, first
+            )
+            if terms:
+                vec.keep(to + at * one, e)
+            column = at + w
+        vec.keep(sums + LINE * r, u + v)
+        first = join_exponents(spec, first, second)
+        vec.keep(row_exponents + LINE * r, first)
+        every = join_exponents(spec, every, first)
+    return every
+
+
+@primitive
+def _greater(spec: KernelSpec, p: Value, top: Value) -> Value:
+    return ops.maximum(vec.load(spec, p), top)
+
+
+@inlined
+def _greatest(spec, C, p, step, rows, square):
+    """Each row's greatest score."""
+    w, size = ops.lanes(spec), ops.itemsize(spec)
+    for r in range(rows):
+        q = p + r * step
+        top = vec.load(spec, q + (C - w) * size)
+        for column in range(0, C - w, w):
+            top = _greater(spec, q + column * size, top)
+        vec.keep(square + LINE * r, top)
+    return vec.row_maxima(spec, square)
+
+
+@inlined
+def _raised_sums(spec, C, p, step, rows, batch, masks, sums, row_exponents, terms, clip_range):
+    """The sums once more, under higher references where a term overflowed.
+
+    Returns NaN in the lanes where a term overflows even so, else 0.
+    """
+    one = ops.lane_size(spec)
+    vec.keep(batch + LOSSES, first_reference(spec, _greatest(spec, C, p, step, rows, sums)))
+    for r in range(rows):
+        if overflowed(spec, vec.fetch_integers(spec, row_exponents + LINE * r)):
+            vec.keep(batch + REFERENCES + one * r, vec.fetch_one(spec, batch + LOSSES + one * r))
+    _sums(spec, C, p, step, rows, 0, batch, masks, sums, row_exponents, terms, clip_range)
+    for r in range(rows):
+        lost = overflowed(spec, vec.fetch_integers(spec, row_exponents + LINE * r))
+        vec.keep(batch + LOSSES + one * r, ops.rounded(spec, math.nan if lost else 0.0))
+    return vec.fetch(spec, batch + LOSSES)
+
+
+@inlined
+def _smoothing_sums(spec, C, p, step, rows, batch, sums, counts, clip_range):
+    """The sums of each row's smoothing terms."""
+    w, size = ops.lanes(spec), ops.itemsize(spec)
+    for r in range(rows):
+        q, m, s = p + r * step, _lane(spec, batch + REFERENCES, r), _lane(spec, batch + TOTALS, r)
+        both = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
+        column = 0
+        while column < C:
+            at = ops.minimum(column, C - w)
+            both = add_smoothing_terms(spec, q + at * size, column - at, m, s, clip_range, both)
+            column = at + w
+        vec.keep(sums + LINE * r, both[0])
+        vec.keep(counts + LINE * r, both[1])
+    return vec.row_totals(spec, sums), vec.row_totals(spec, counts)
+
+
+# The kernel ------------------------------------------------------------------------------------
+
+
+@inlined
+def _batch_sums(
+    spec, C, p, step, rows, batch, masks, sums, row_exponents, terms, clip_range, position, notes
+):
+    """Sum the rows, and look again at those that may not be probabilities.
+
+    Returns NaN in the lanes of rows beyond the `reach` of a reference, else 0.
+    """
+    exponents = _sums(
+        spec, C, p, step, rows, rows * step, batch, masks, sums, row_exponents, terms, clip_range
+    )
+    if suspicious(spec, exponents):
+        for r in range(rows):
+            if suspicious(spec, vec.fetch_integers(spec, row_exponents + LINE * r)):
+                label = vec.fetch_label(batch + LABELS + 4 * r)
+                note(spec, p + r * step, ops.itemsize(spec), C, label, -1, position + r, notes)
+    if overflowed(spec, exponents):
+        return _raised_sums(
+            spec, C, p, step, rows, batch, masks, sums, row_exponents, terms, clip_range
+        )
+    return ops.splat(spec, 0.0)
+
+
+@inlined
+def _keep_coefficients(
+    spec, C, p, step, rows, batch, masks, sums, row_exponents, terms, clip_range,
+    others, target_term, target_score, alive, smoothing, before, m,
+):  # fmt: skip
+    """What the gradients are made of, from terms under the references `before` if they are kept."""
+    a, b, target_gradient = row_coefficients(
+        spec, p, step, ops.itemsize(spec), rows, C, batch + LABELS, batch + FACTORS,
+        others, target_term, target_score, alive, smoothing, clip_range,
+    )  # fmt: skip
+    if terms:
+        if reference_is_far(spec, before, m):
+            before = nearer_reference(before, m)
+            vec.keep(batch + REFERENCES, before)
+            _sums(spec, C, p, step, rows, 0, batch, masks, sums, row_exponents, terms, clip_range)
+            vec.keep(batch + REFERENCES, m)
+        a = rescaled(spec, a, before, m)
+    vec.keep(batch + A, a)
+    vec.keep(batch + B, b)
+    vec.keep(batch + TARGET_GRADIENTS, target_gradient)
+
+
+@inlined
+def _gradient(spec, C, p, step, rows, batch, terms, clip_range, to, to_step):
+    """Write the gradients of all rows but those that are WRITTEN."""
+    size, one = ops.itemsize(spec), ops.lane_size(spec)
+    for r in range(rows):
+        q, t, factor = (
+            p + r * step,
+            vec.fetch_label(batch + LABELS + 4 * r),
+            vec.fetch_factor(batch + FACTORS + 8 * r),
+        )
+        row = to + r * to_step
+        if t == WRITTEN:
+            continue
+        if t < 0 or factor == 0.0:
+            clear(spec, row, size, C)
+            continue
+        a, b, s = (
+            _lane(spec, batch + A, r),
+            _lane(spec, batch + B, r),
+            _lane(spec, batch + TOTALS, r),
+        )
+        if terms:
+            class_gradients_of_terms(spec, q, terms + r * C * one, row, C, a, b, s, clip_range)
+        else:
+            class_gradients(
+                spec, q, row, C, _lane(spec, batch + REFERENCES, r), a, b, s, clip_range
+            )
+        vec.store_one(spec, row + t * size, vec.fetch_one(spec, batch + TARGET_GRADIENTS + r * one))
+
+
+@inlined
+def row_batches(
+    spec, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes,
+    smoothing, clip_range, nontemporal, scratch,
+):  # fmt: skip
+    """TILE < C < MEDIUM."""
+    w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
+    sums, row_exponents, masks = (
+        vec.stack_alloc(_SQUARE),
+        vec.stack_alloc(_SQUARE),
+        _target_masks(spec),
+    )
+    batch, counts = vec.stack_alloc(_BATCH), row_exponents  # done with when classes are counted
+    labels, factors, values = batch + LABELS, batch + FACTORS, batch + LOSSES
+    terms, direct = 0, False
+    if dx is not None:
+        direct = dc == size and not nontemporal
+        if caches_terms(spec):
+            terms = scratch + _GRADIENTS
+    vec.keep(factors, ops.splat(spec, 0.0))
+    vec.keep(factors + LINE, ops.splat(spec, 0.0))
+    for r in range(w):
+        vec.keep(sums + LINE * r, ops.splat(spec, 0.0))
+    done, end = 0, 0
+    x_step, dx_step, p, to = 0, 0, x, dx
+    while done < last - first:
+        if done == end:
+            end, p, x_step = run_of_positions(inner, first, last, done, x, xo, xi)
+            if dx is not None:
+                end, to, dx_step = run_of_positions(inner, first, last, done, dx, do, di)
+        rows = ops.minimum(w, end - done)
+        _read_targets(spec, dx, rows, p, x_step, y + 4 * done, g + 8 * done, batch)
+        lost = _batch_sums(
+            spec, C, p, x_step, rows, batch, masks, sums, row_exponents, terms, clip_range,
+            first + done, notes,
+        )  # fmt: skip
+        before, x_t = vec.fetch(spec, batch + REFERENCES), vec.fetch(spec, batch + SCORES)
+        t = vec.fetch_labels(spec, labels)
+        others, target_term, m, target_score, s = finish_sums(
+            spec,
+            vec.row_totals(spec, sums) + lost,
+            term(spec, x_t, before, clip_range),
+            before,
+            x_t,
+        )
+        vec.keep(batch + REFERENCES, m)
+        vec.keep(batch + TOTALS, s)
+        sum_, alive = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
+        if is_smooth(spec):
+            sum_, alive = _smoothing_sums(spec, C, p, x_step, rows, batch, sums, counts, clip_range)
+        value = finish_loss(
+            spec, others, target_term, target_score, sum_, alive, C, smoothing, clip_range
+        )
+        value, inaccurate = without_ignored(spec, t, value)
+        vec.keep(values, value)
+        if dx is None:
+            if inaccurate:
+                exact_rows(
+                    spec, values, labels, factors, p, x_step, size, None, 0, 0, rows, C, smoothing,
+                    None,
+                )  # fmt: skip
+        else:
+            _keep_coefficients(
+                spec, C, p, x_step, rows, batch, masks, sums, row_exponents, terms, clip_range,
+                others, target_term, target_score, alive, smoothing, before, m,
+            )  # fmt: skip
+            row, row_step = scratch, C * size
+            if direct:
+                row, row_step = to, dx_step
+            if inaccurate:
+                exact_rows(
+                    spec, values, labels, factors, p, x_step, size, row, row_step, size, rows, C,
+                    smoothing, labels,
+                )  # fmt: skip
+            _gradient(spec, C, p, x_step, rows, batch, terms, clip_range, row, row_step)
+            if not direct:
+                write_rows(spec, to, dx_step, dc, scratch, rows, C, nontemporal)
+            to += rows * dx_step
+        store_losses(spec, out + done * one, values, rows)
+        p += rows * x_step
+        done += rows
+    if dx is not None and nontemporal:
+        vec.fence()

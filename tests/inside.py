@@ -1,0 +1,133 @@
+"""What tests must reach inside the package for, each with its reason: the one place to bind anew.
+
+Everything else that tests do goes through the public face. `put` is how an attribute is set:
+pytest's `monkeypatch.setattr`, or `setattr` in a process of its own.
+"""
+
+import importlib
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import sparse_xent as sx
+from sparse_xent import config, execute, plan
+from sparse_xent.engines import cpu, numpy_formulas
+from sparse_xent.kernels import ScoreKind, loader
+from sparse_xent.kernels import cache as kernel_cache
+
+# The engine ---------------------------------------------------------------------------------------
+#
+# The public face has no switch but the environment's SPARSE_XENT_ENGINE, which is read once.
+
+
+def serve_by(engine: str, put: Callable[..., None] = setattr) -> None:
+    """Let this engine serve all calls, "compiled" or "numpy"."""
+    put(config, "_compiled", engine == "compiled")
+
+
+def serving() -> str:
+    """The engine that serves calls now."""
+    return "compiled" if config._compiled else "numpy"
+
+
+def asked_for() -> str:
+    """The engine that the environment asks for, read now."""
+    return config._asked_for()
+
+
+def ranks(y: Any, x: Any, axis: int = -1, ignore_class: Any = None) -> Any:
+    """How many classes stand above each label: no public function gives ranks yet."""
+    return execute.ranks(y, x, _options(axis, ignore_class))
+
+
+@cache
+def _options(axis: int, ignore_class: int | None) -> Any:
+    return sx.SparseCategoricalCrossentropy(axis=axis, ignore_class=ignore_class)._options
+
+
+# Sizes --------------------------------------------------------------------------------------------
+
+
+def cut_small(
+    put: Callable[..., None] = setattr, chunk: int = 1 << 10, task: int = 1 << 11
+) -> None:
+    """Cut calls so small that arrays which an oracle can follow have many chunks and threads."""
+    put(cpu, "SERIAL_BYTES", 0)
+    put(cpu, "CHUNK_BYTES", chunk)
+    put(cpu, "TASK_BYTES", task)
+    forget_plans(put)
+
+
+def forget_plans(put: Callable[..., None] = setattr) -> None:
+    """Prepare every kind of call anew: plans remember sizes, and kernels that could not be had."""
+    put(plan, "_plans", {})
+    put(plan, "_found", {})
+
+
+def workspace(classes: int) -> int:
+    """Bytes that the NumPy engine takes beside its operands, as it says itself."""
+    return int(numpy_formulas.workspace(classes))
+
+
+# Kernels ------------------------------------------------------------------------------------------
+#
+# Which of them a call takes, and what happens where they cannot be had, no result shows.
+
+#: The kernels whose stack frames are largest, of which one call takes one, and what calls them.
+CALLERS = [("run_one_chunk",), ("run_chunks",)]
+DEEPEST = [
+    ("gather", "float32", ScoreKind.CLIP.name, False, True),
+    *[
+        (name, dtype, ScoreKind.LOGITS.name, False, True)
+        for name in ("tile", "row_batches", "rows", "strided")
+        for dtype in ("float32", "float64")
+    ],
+]
+#: One that is quick to compile.
+QUICK = ("decode_labels", "uint8")
+
+
+def loaded() -> set[tuple[Any, ...]]:
+    """Names of the kernels that calls of this process took."""
+    return set(loader._addresses)
+
+
+def is_usual(kernel: tuple[Any, ...]) -> bool:
+    """Whether `sparse-xent warm` compiles it unasked: it is not of halves, smoothing and so on."""
+    rare = {"NORMALIZE_CLIP", "CLIP", True} & {*kernel[2:4]}  # scores, and whether smoothed
+    return not (rare or {"float16", "bfloat16"} & {*kernel})
+
+
+def object_code(kernel: tuple[Any, ...]) -> bytes:
+    """A kernel's object file, from the cache or compiled now."""
+    return kernel_cache.load(kernel) or compiled_now(kernel)
+
+
+def compiled_now(kernel: tuple[Any, ...]) -> bytes:
+    """A kernel's object file, whatever the cache has."""
+    return loader.made(kernel)
+
+
+def compile_by(function: Callable[..., bytes]) -> None:
+    """Let this function compile kernels, given their names; Numba is imported."""
+    importlib.import_module(loader._REGISTRY).object_code = function
+
+
+def link(kernel: tuple[Any, ...], image: bytes) -> int:
+    """The address of a kernel, from its object file; RuntimeError where that is none."""
+    return loader._link(kernel, image)
+
+
+def refuse_kernels(put: Callable[..., None], lasting: bool) -> list[tuple[Any, ...]]:
+    """Let no kernel be had, until further notice or for a while; returns those asked for."""
+    asked: list[tuple[Any, ...]] = []
+
+    def address(*name: Any) -> int:
+        asked.append(name)
+        raise loader.EngineUnavailable("not here", lasting=lasting)
+
+    put(loader, "address", address)
+    put(config, "_fell_back", False)
+    serve_by("compiled", put)
+    forget_plans(put)
+    return asked
