@@ -134,7 +134,7 @@ def read_once(*given: Any) -> Options:
     """`read`, remembered where all values are of the immutable kinds: reading takes 10 us."""
     try:
         return _read_once(*given)
-    except (_NotRemembered, TypeError):  # a list is not hashable; or the refusal, said again
+    except (_NotRemembered, TypeError, ValueError):  # not hashable; or the refusal, said again
         pass
     return read(*given)
 
