@@ -134,9 +134,9 @@ def ranks(y_true: Any, y_pred: Any, options: Options) -> Any:
     plan = _find(_RANKS, options, y_true, y_pred)
     if plan is None:
         made = _on_device(_RANKS, options, y_true, y_pred, None)
-        if made is not None:
-            return made
-        return _Call(_RANKS, options, y_true, y_pred, None).losses()[0]
+        if made is None:
+            made, _ = _Call(_RANKS, options, y_true, y_pred, None).losses()
+        return made
     made = _empty(y_true.shape, plan.result)
     try:
         plan.run(y_true, y_pred, None, made)

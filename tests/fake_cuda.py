@@ -1,7 +1,7 @@
 """A CUDA device that is not there: the packages' surface, over the host's memory.
 
 `install` puts stand-ins for cuda.core and cuda.bindings where `cuda_driver` looks for them. A
-launch reads its arguments as a kernel would, computes with the plain engine, and is written down;
+launch reads its arguments as a kernel would, computes with the NumPy engine, and is written down;
 so are waits, allocations and copies. Nothing of the package itself is replaced but the compiler.
 """
 
@@ -57,10 +57,10 @@ class Gpu:
 
     def reset(self):
         """Forget what was asked so far."""
-        for told in (
+        for asked in (
             self.launches, self.waits, self.allocations, self.copies, self.cleared, self.orders
         ):  # fmt: skip
-            told.clear()
+            asked.clear()
 
     def bytes_at(self, nbytes):
         buffer = (ctypes.c_uint8 * (nbytes + 256))()
@@ -132,9 +132,9 @@ class Gpu:
 
         def launch(stream, config, kernel, *given):
             assert all(type(a) in (int, float) for a in given)
-            told = Arguments(*given)
-            gpu.launches.append((stream.handle, kernel.name, config, told, gpu.current))
-            work = Work(kernel.name, told, config.grid * (config.cluster or 1)).run
+            arguments = Arguments(*given)
+            gpu.launches.append((stream.handle, kernel.name, config, arguments, gpu.current))
+            work = Work(kernel.name, arguments, config.grid * (config.cluster or 1)).run
             gpu.unfinished.append(work) if gpu.lazy else work()
 
         return SimpleNamespace(
@@ -193,14 +193,14 @@ class CUDAError(Exception):
 class Work:
     """What one launch does, on the host's memory."""
 
-    def __init__(self, kernel, told, grid):
-        self.kernel, self.a, self.grid = kernel, told, grid
+    def __init__(self, kernel, arguments, grid):
+        self.kernel, self.a, self.grid = kernel, arguments, grid
         family, *kind = kernel.split(".")
         self.family = family
         self.dtype = DTYPES[kind[0]] if kind else np.dtype(np.float32)
         self.scores = ScoreKind[kind[1].upper()] if len(kind) > 1 else ScoreKind.LOGITS
         if len(kind) > 1:
-            assert (kind[2] == "smooth") == (told.smoothing > 0)
+            assert (kind[2] == "smooth") == (arguments.smoothing > 0)
             self.gradient = kind[3] == "grad"
 
     def run(self):
@@ -215,7 +215,7 @@ class Work:
         w = self._of(a.w, a.wo, a.wi, a.w_code, 1.0)
         missing = (np.isnan(w) | (w == -(2**31))) & ~ignored & ~bad
         if missing.any():
-            self._tell(1, a.first + int(np.flatnonzero(missing.ravel())[0]))
+            self._record(1, a.first + int(np.flatnonzero(missing.ravel())[0]))
         if a.by_class:
             w = w * memory(a.by_class, (a.classes,), (8,), np.dtype(np.float64))[np.maximum(y, 0)]
         w = np.where(ignored, 0.0, w)
@@ -269,11 +269,13 @@ class Work:
         bad = ~ignored & ~good
         if bad.any():
             first = int(np.flatnonzero(bad.ravel())[0])
-            self._tell(0, (a.first + first) << params.LABEL_BITS | told_code(values.ravel()[first]))
+            self._record(
+                0, (a.first + first) << params.LABEL_BITS | label_code(values.ravel()[first])
+            )
         return np.where(good & ~ignored, values, -1).astype(np.int64), bad, ignored
 
-    def _tell(self, word, value):
-        at = memory(self.a.error + 8 * word, (1,), (8,), np.dtype(np.int64))
+    def _record(self, field, value):
+        at = memory(self.a.error + 8 * field, (1,), (8,), np.dtype(np.int64))
         at[0] = min(at[0], value)
 
     def _divisor(self):
@@ -303,8 +305,8 @@ class Work:
             memory(a.value, (1,), (8,), BY_CODE[a.value_code])[0] = made
 
 
-def told_code(value):
-    """What an error word says of a label."""
+def label_code(value):
+    """What an ErrorSlot holds of a label."""
     if np.isnan(value):
         return params.NAN
     if np.isinf(value):

@@ -159,7 +159,7 @@ def test_liger_takes_part_where_it_is(bench, torch, monkeypatch, tmp_path):
     assert [row["name"] for row in rows if row["part"] == "left out"] == ["CuPy"]
 
 
-def test_a_rival_that_fails_is_told_of_and_harms_nobody(bench, torch, monkeypatch, tmp_path):
+def test_a_rival_that_fails_is_recorded_and_harms_nobody(bench, torch, monkeypatch, tmp_path):
     def fails(x, y, **asked):
         raise RuntimeError("CUDA out of memory\nand much more")
 
@@ -235,8 +235,8 @@ def test_a_wrong_kernel_is_caught(bench, monkeypatch, tmp_path, spoil, said):
     ).read_text("utf-8")
 
 
-def test_a_bad_label_that_is_not_told_is_caught(bench, monkeypatch, tmp_path):
-    monkeypatch.setattr(fake_cuda.Work, "_tell", lambda work, word, value: None)
+def test_a_bad_label_that_is_not_recorded_is_caught(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(fake_cuda.Work, "_record", lambda work, field, value: None)
     assert bench.main.main(["--only", "labels", "--output", str(tmp_path)], bench.machine) == 1
     rows = [row for row in rows_of(tmp_path) if row["part"] == "labels"]
     assert [row["ok"] for row in rows] == [False] * 4 + [True]
@@ -302,7 +302,7 @@ def test_lines_are_kept_as_they_come_and_read_although_the_last_is_cut(bench, tm
     assert bench.record.read(file) == record.rows[:1]
 
 
-def test_a_miss_and_a_meeting_of_the_goal_are_told_apart(bench, tmp_path):
+def test_a_miss_and_a_meeting_of_the_goal_are_kept_apart(bench, tmp_path):
     record = bench.record.Record(10.0)
     record.add("roof", "read", gigabytes_per_second=4000.0)
     said = {"verb": "forward", "written": False, "goal": 90, "rounds": 3}

@@ -1,6 +1,6 @@
 """What happens on the host when arrays lie on a CUDA device, with a device that is not there.
 
-The fake launches compute on the host's memory with the plain engine, so whole calls are held
+The fake launches compute on the host's memory with the NumPy engine, so whole calls are held
 against NumPy's. What only hardware can show is not here: see `python -m benchmarks.gpu`.
 """
 
@@ -187,9 +187,9 @@ def test_labels_are_read_as_they_lie(cupy, gpu, dtype):
     y = (y % 2).astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     losses = f(cupy.asarray(y), cupy.asarray(x), True)
     np.testing.assert_allclose(losses.get(), f(y, x, True), 1e-5)
-    ((_, _, _, told, _),) = gpu.launches
-    assert told.y == y.ctypes.data
-    assert told.y_code == params.CODES[dtype]
+    ((_, _, _, sent, _),) = gpu.launches
+    assert sent.y == y.ctypes.data
+    assert sent.y_code == params.CODES[dtype]
 
 
 @pytest.mark.parametrize("dtype", ["int64", "uint8", "bool"])
@@ -333,7 +333,7 @@ def test_a_call_waits_for_nothing_and_copies_nothing(cupy, gpu):
     calls()  # loads code, sends constants, takes a scratch for the stream
     gpu.reset()
     calls()
-    assert len(gpu.launches) == 5  # the last surveys first
+    assert len(gpu.launches) == 5  # the last counts first
     assert (gpu.waits, gpu.copies, gpu.allocations, gpu.cleared) == ([], [], [], [])
 
 
@@ -402,9 +402,9 @@ def test_labels_and_scores_of_a_graph_are_those_of_its_capture(cupy, gpu):
     """Addresses go into the launch as they are: a replay reads what lies there then."""
     y, x, _, _ = case()
     losses = f(cupy.asarray(y), cupy.asarray(x), True)
-    ((_, kernel, _, told, _),) = gpu.launches
+    ((_, kernel, _, sent, _),) = gpu.launches
     x *= 2
-    fake_cuda.Work(kernel, told, 1).run()
+    fake_cuda.Work(kernel, sent, 1).run()
     np.testing.assert_allclose(losses.get(), f(y, x, True), 1e-5)
 
 
@@ -416,9 +416,9 @@ def test_geometry_is_the_plans(cupy, gpu):
     y = np.zeros(5, np.int32)
     loss = SPARSE(from_logits=True)
     loss.value_and_grad(cupy.asarray(y), cupy.asarray(x))
-    ((stream, kernel, config, told, device),) = gpu.launches
+    ((stream, kernel, config, sent, device),) = gpu.launches
     place = Place(x.ctypes.data, 240_000, 4, 0)
-    dx = Place(told.dx, 240_000, 4, 0)
+    dx = Place(sent.dx, 240_000, 4, 0)
     plan = choose(
         "float32", ScoreKind.LOGITS, False, Verb.NLL_AND_GRAD, (5, 60_000, 1), place, dx, (9, 0)
     )
@@ -427,22 +427,22 @@ def test_geometry_is_the_plans(cupy, gpu):
     assert (config.cluster or 1, config.shmem_size) == (plan.cluster, plan.shared)
     assert plan.cluster > 1  # the case that cuda.core counts otherwise
     assert (stream, device) == (0, 0)
-    assert (told.classes, told.inner, told.count, told.first) == (60_000, 1, 5, 0)
-    assert (told.x, told.xo, told.xc) == (x.ctypes.data, 240_000, 4)
-    assert (told.y, told.yo) == (y.ctypes.data, 4)
-    assert (told.block, told.blocks, told.by, told.divisor) == (0, plan.grid, 0, 5.0)
+    assert (sent.classes, sent.inner, sent.count, sent.first) == (60_000, 1, 5, 0)
+    assert (sent.x, sent.xo, sent.xc) == (x.ctypes.data, 240_000, 4)
+    assert (sent.y, sent.yo) == (y.ctypes.data, 4)
+    assert (sent.block, sent.blocks, sent.by, sent.divisor) == (0, plan.grid, 0, 5.0)
 
 
 def test_axes_that_do_not_fuse_are_slabs_of_one_call(cupy, gpu):
     y, x, _, axis = case("gaps behind")
     SPARSE(axis=axis, from_logits=True)(cupy.asarray(y), cupy.asarray(x))
-    told = [launch[3] for launch in gpu.launches]
-    assert len(told) == 2  # of three axes, the two longest go in one launch
-    assert [t.first for t in told] == [0, 12]
-    grid = told[1].block
-    assert [t.block for t in told] == [0, grid]
-    assert {t.blocks for t in told} == {2 * grid}
-    assert len({t.scratch for t in told}) == 1
+    sent = [launch[3] for launch in gpu.launches]
+    assert len(sent) == 2  # of three axes, the two longest go in one launch
+    assert [t.first for t in sent] == [0, 12]
+    grid = sent[1].block
+    assert [t.block for t in sent] == [0, grid]
+    assert {t.blocks for t in sent} == {2 * grid}
+    assert len({t.scratch for t in sent}) == 1
 
 
 def test_a_second_outer_axis_is_no_slab(cupy, gpu):
@@ -452,9 +452,9 @@ def test_a_second_outer_axis_is_no_slab(cupy, gpu):
     y, w = rng.integers(0, 9, (30, 4)), rng.random(30)
     value = SPARSE(from_logits=True)(*map(cupy.asarray, (y, x, w)))
     np.testing.assert_allclose(value.get(), SPARSE(from_logits=True)(y, x, w), 1e-6)
-    ((_, _, _, told, _),) = gpu.launches
-    assert (told.count, told.inner) == (120, 4)
-    assert (told.wo, told.wi) == (8, 0)
+    ((_, _, _, sent, _),) = gpu.launches
+    assert (sent.count, sent.inner) == (120, 4)
+    assert (sent.wo, sent.wi) == (8, 0)
 
 
 # --- streams and devices -------------------------------------------------------------------------
@@ -613,7 +613,7 @@ def raised(*args):
         (-(2**40), "int64", "got a label below -8388600 at (3,); y_pred has 40 classes"),
     ],
 )
-def test_a_bad_label_is_nan_and_told_of(cupy, gpu, bad, dtype, words):
+def test_a_bad_label_is_nan_and_reported(cupy, gpu, bad, dtype, words):
     y, x, _, _ = case()
     y = (y % 39).astype(dtype)
     y[3] = bad
@@ -624,10 +624,10 @@ def test_a_bad_label_is_nan_and_told_of(cupy, gpu, bad, dtype, words):
     assert said.startswith("y_true must hold whole numbers from 0 to 39 (40 classes): ")
     assert words in said
     assert "\n" not in said
-    assert sx.cuda_check() is None  # told once
+    assert sx.cuda_check() is None  # once
 
 
-def test_the_next_call_on_the_device_tells_of_it(cupy, gpu):
+def test_the_next_call_on_the_device_reports_it(cupy, gpu):
     y, x, _, _ = case()
     y[2] = 99
     f(cupy.asarray(y), cupy.asarray(x), True)
@@ -639,7 +639,7 @@ def test_the_next_call_on_the_device_tells_of_it(cupy, gpu):
     assert gpu.waits == []
 
 
-def test_a_call_does_not_wait_for_the_news(cupy, gpu):
+def test_a_call_does_not_wait_for_errors(cupy, gpu):
     y, x, _, _ = case()
     gpu.lazy = True
     y[2] = 99
@@ -674,14 +674,14 @@ def test_its_place_is_that_in_what_was_sent(cupy, layout):
     assert f"got 77 at {tuple(place)}; " in raised()
 
 
-def test_the_first_of_several_is_told(cupy):
+def test_the_first_of_several_is_reported(cupy):
     y, x, _, _ = case()
     y[[4, 1]] = 99, 98
     f(cupy.asarray(y), cupy.asarray(x))
     assert "got 98 at (1,)" in raised()
 
 
-def test_errors_of_several_kinds_of_calls_are_told_apart(cupy):
+def test_errors_of_several_kinds_of_calls_are_kept_apart(cupy):
     y, x, _, _ = case()
     y[5] = 99
     f(cupy.asarray(y[:, None]), cupy.asarray(x))
@@ -704,12 +704,12 @@ def test_old_error_slots_go_round(cupy, monkeypatch):
     assert not device.has_errors()
     device._records[3, 0] = 5
     assert device.has_errors()
-    assert device.pending_errors() == [(used + 2, 5, params.NONE)]
+    assert device.pending_errors() == [(used + 2, (5, params.NONE))]
     assert not device.has_errors()
 
 
 @pytest.mark.parametrize("missing", [-(2**31), np.nan], ids=["NA", "nan"])
-def test_a_missing_weight_is_told_of(cupy, missing):
+def test_a_missing_weight_is_reported(cupy, missing):
     y, x, w, _ = case()
     w[4] = missing
     SPARSE()(*map(cupy.asarray, (y, x, w)))
@@ -721,7 +721,7 @@ def test_a_missing_weight_is_told_of(cupy, missing):
         SPARSE()(cupy.asarray(y), cupy.asarray(x), missing)
 
 
-def test_devices_that_were_not_used_have_nothing_to_tell(gpu):
+def test_devices_that_were_not_used_have_no_errors(gpu):
     assert sx.cuda_check() is None
     assert sx.cuda_check(3.0) is None
     assert cuda_driver.used() == {}
@@ -747,7 +747,7 @@ def test_labels_of_the_host_are_refused_with_the_way_out(cupy, torch):
         SPARSE()(cupy.asarray(y), cupy.asarray(x), w)
 
 
-def test_a_tensor_of_the_host_is_told_to_move(cupy, torch, monkeypatch):
+def test_a_tensor_of_the_host_is_refused_with_the_way_to_the_device(cupy, torch, monkeypatch):
     y, x, _, _ = case()
     monkeypatch.setattr(torch.on_the_host, "is_on_device", lambda self, array: False)
     with pytest.raises(
@@ -961,7 +961,7 @@ def test_the_devices_memory_may_not_suffice(monkeypatch):
         f(y, x, device="cuda")
 
 
-# --- torch's tape --------------------------------------------------------------------------------
+# --- torch's autograd graph -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -983,7 +983,7 @@ def test_backward_is_value_and_grad(torch, layout, reduction, ignored):
         np.testing.assert_allclose(at.grad.numpy(), 3 * slope, 1e-5, 1e-7)
 
 
-def test_losses_are_on_the_tape(torch):
+def test_losses_are_in_the_graph(torch):
     y, x, _, _ = case()
     at = torch.tensor(x, requires_grad=True)
     up = torch.arange(12.0)[::2]  # strided
@@ -1006,7 +1006,7 @@ def test_gradcheck_holds(torch):
         assert torch.autograd.gradcheck(lambda x, loss=loss: loss(labels, x, weights), at)
 
 
-def test_a_wider_dtype_is_on_the_tape(torch):
+def test_a_wider_dtype_is_in_the_graph(torch):
     y, x, _, _ = case()
     at = torch.tensor(x, requires_grad=True)
     value = SPARSE(from_logits=True, dtype="float64")(torch.tensor(y), at)
@@ -1050,7 +1050,7 @@ def test_scores_changed_before_backward_are_noticed(torch):
         value.backward()
 
 
-def test_without_a_tape_none_is_kept(torch, gpu):
+def test_without_gradients_no_graph_is_kept(torch, gpu):
     y, x, _, _ = case()
     at = torch.tensor(x, requires_grad=True)
     loss = SPARSE()
@@ -1070,7 +1070,7 @@ def test_weights_that_want_a_derivative_are_refused(torch):
         SPARSE()(torch.tensor(y), at, torch.tensor(w, requires_grad=True))
 
 
-def test_a_bad_label_in_training_is_told_of_once(torch):
+def test_a_bad_label_in_training_is_reported_once(torch):
     y, x, _, _ = case()
     y[2] = 99
     at = torch.tensor(x, requires_grad=True)
@@ -1197,7 +1197,7 @@ print(loaded, "numba.cuda" in sys.modules)
     assert said.stdout == "[] False\n"
 
 
-def test_a_cpu_tensor_is_still_told_how_to_convert():
+def test_a_cpu_tensor_is_still_refused_with_the_way_to_numpy():
     torch = require_peer("torch")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

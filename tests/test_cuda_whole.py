@@ -2,7 +2,7 @@
 
 The device is not there, but what it would run is: each launch goes through the simulator of
 `ptx`, on the host's memory, with the addresses that the host filled in. So the two halves are held
-together: arguments in order, steps, scratch, surveys, error words.
+together: arguments in order, steps, scratch, counts, error slots.
 """
 
 import ctypes
@@ -149,7 +149,7 @@ def test_a_mean_by_weights_and_probabilities(cupy):
         (np.nan, "float64", "got nan (NA in R) at (2, 1, 3);"),
     ],
 )
-def test_a_bad_label_is_told_as_the_host_reads_it(cupy, bad, dtype, said):
+def test_a_bad_label_is_reported_as_the_host_reads_it(cupy, bad, dtype, said):
     y, x, _, _ = case("slabs")
     y = np.where(y == 200, 0, y).astype(dtype)
     y[2, 1, 3] = bad
@@ -168,7 +168,7 @@ def test_ranks(cupy):
     np.testing.assert_array_equal(found, execute.ranks(y, x, options))
 
 
-def test_the_tape_divides_by_what_the_device_counted(cupy, monkeypatch):
+def test_the_derivative_divides_by_what_the_device_counted(cupy, monkeypatch):
     from conftest import require_peer
 
     torch = require_peer("torch")

@@ -129,7 +129,7 @@ def _complaint(machine: Cuda, case: Case) -> str:
     try:
         found = [_answers(machine, case) for _ in range(2)]
         right = definition(case, *case.data(machine.device))
-    except Exception as error:  # told in the record; the next case may do
+    except Exception as error:  # it goes into the record; the next case may do
         return f"{type(error).__name__}: {error}".strip().splitlines()[0]
     for name, first in found[0].items():
         if not _same_bits(first, found[1][name]):
@@ -266,7 +266,7 @@ def _poison(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def labels(machine: Cuda, record: Record) -> None:
-    """A bad label is NaN in its own row, is told of once, and harms nothing else."""
+    """A bad label is NaN in its own row, is reported once, and harms nothing else."""
     x = torch.randn(70, 10, device=machine.device)
     for bad, words in (
         (10, "got 10 at"),
@@ -340,7 +340,7 @@ def graphs(machine: Cuda, record: Record) -> None:
             eager = [kept["losses"], kept["value"], dx]
             right = all(_same_bits(a, b) for a, b in zip(found, eager, strict=True))
             said = "" if right else "other bits than an eager call's"
-        except Exception as error:  # told in the record
+        except Exception as error:  # it goes into the record
             right, said = False, f"{type(error).__name__}: {error}".strip().splitlines()[0]
         record.add("graph", str(shape), ok=right, said=said)
 
@@ -384,6 +384,6 @@ def other_arrays(machine: Cuda, record: Record) -> None:
         try:
             same = _same_bits(run(), right)
             said = "" if same else "other bits than torch's"
-        except Exception as error:  # told in the record
+        except Exception as error:  # it goes into the record
             same, said = False, f"{type(error).__name__}: {error}".strip().splitlines()[0]
         record.add("arrays", name, ok=same, said=said)

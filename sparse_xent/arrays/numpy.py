@@ -18,7 +18,7 @@ from sparse_xent.arrays.refusals import refuse_kind
 Array = npt.NDArray[Any]
 
 # Other libraries' tensors: NumPy could read some of them, but the result would silently leave
-# their library, their device and their gradient tape.
+# their library, their device and their gradients.
 _TENSORS = ("torch", "tensorflow", "jax", "jaxlib", "cupy", "dask")
 # ml_dtypes' integers of a few bits, which NumPy neither compares nor counts among its integers.
 _SMALL = {"int1": np.int8, "int2": np.int8, "int4": np.int8,

@@ -95,14 +95,17 @@ class Device:
         """Whether any slot holds an error by now; asks nothing of the device."""
         return ctypes.string_at(self._slots_at, len(self._no_errors)) != self._no_errors
 
-    def pending_errors(self) -> list[tuple[Any, int, int]]:
-        """(reporter, record of a label, record of a weight) of every slot with an error; cleared.
+    def pending_errors(self) -> list[tuple[Any, params.ErrorSlot]]:
+        """Reporters, and what their slots hold, of all slots with an error; they are cleared.
 
         To be asked of a device that is idle.
         """
         with self.lock:
             found = np.flatnonzero((self._records != params.NONE).any(axis=1)).tolist()
-            pending = [(self._reporters[slot], *self._records[slot].tolist()) for slot in found]
+            pending = [
+                (self._reporters[slot], params.ErrorSlot(*self._records[slot].tolist()))
+                for slot in found
+            ]
             self._records[:] = params.NONE
             return pending
 

@@ -31,13 +31,13 @@ class Reporter(NamedTuple):
     label: Callable[[float, str | None, tuple[int, ...]], str]  # (value, how it is shown, place)
     weight: Callable[[tuple[int, ...]], str]  # (place)
 
-    def message(self, label: int, weight: int) -> str:
-        """What there is to say of a slot's two records, one of which at least holds an error."""
-        if label != params.NONE:
-            code = label & ((1 << params.LABEL_BITS) - 1)
-            value, shown = _CODES.get(code, (float(code - params.LABEL_ZERO), None))
-            return self.label(value, shown, self.place(label >> params.LABEL_BITS))
-        return self.weight(self.place(weight))
+    def message(self, slot: params.ErrorSlot) -> str:
+        """What there is to say of a slot that holds an error: of a label, or else of a weight."""
+        if slot.label == params.NONE:
+            return self.weight(self.place(slot.weight))
+        code = slot.label & ((1 << params.LABEL_BITS) - 1)
+        value, shown = _CODES.get(code, (float(code - params.LABEL_ZERO), None))
+        return self.label(value, shown, self.place(slot.label >> params.LABEL_BITS))
 
 
 def raise_pending(device: Any) -> None:
@@ -47,5 +47,5 @@ def raise_pending(device: Any) -> None:
         ValueError: a label was no class, or a weight was missing.
     """
     device.synchronise()
-    for reporter, label, weight in device.pending_errors():
-        raise ValueError(reporter.message(label, weight))
+    for reporter, slot in device.pending_errors():
+        raise ValueError(reporter.message(slot))
