@@ -108,7 +108,7 @@ class BadTarget(BadValue):
 
 
 class Misaligned(BadValue):
-    """An array's address is no multiple of its elements' size, as that of the plan's arrays was."""
+    """An input's address is no multiple of its elements' size, as that of the plan's inputs was."""
 
 
 class MissingWeight(BadValue):

@@ -384,24 +384,24 @@ class LossProgram:
         """Write into the parameters of each slab where the arrays of this call lie."""
         slabs = np.arange(self._geometry.slabs)
         starts = slabs * slab  # positions of the slabs that came before
-        x, odd, others = _address(at.x), at.x.itemsize - 1, 0
+        x = _address(at.x)
+        odd = x & (at.x.itemsize - 1)
         params[:, _X] += x
         params[:, _SUMS] = _address(sums) + slabs * sums[0].nbytes
         params[:, _SCALARS] = _address(scalars)
         if at.dx is not None:
             dx = x if at.dx is at.x else _address(at.dx)
-            others |= dx & odd
             params[:, _DX] += dx
             params[:, _NONTEMPORAL] = self._geometry.choice.nontemporal and dx != x
         if self._labels:
             y = _address(at.y)
-            others |= y & (at.y.itemsize - 1)
+            odd |= y & (at.y.itemsize - 1)
             params[:, _Y] = y + starts * params[:, _Y_STEP]
         if at.w is not None:
             w = _address(at.w)
-            others |= w & 7
+            odd |= w & 7
             params[:, _W] = w + starts * params[:, _W_STEP]
-        if x & odd or others:
+        if odd:
             raise Misaligned
         if at.losses is not None and not self._casts:
             params[:, _LOSSES] = _address(at.losses) + starts * at.losses.itemsize

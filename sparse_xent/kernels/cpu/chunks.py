@@ -319,8 +319,8 @@ def run_one_chunk(plan, arrays):  # type: ignore[no-untyped-def]
 
     Returns:
         0 where nothing is unusual: labels that are no class, weights that are NA, rows that cannot
-        be probabilities, factors of the gradient that no kernel takes; -1 where some array's
-        address is no multiple of its elements' size, and nothing was done.
+        be probabilities, factors of the gradient that no kernel takes; -1 where the
+        address of scores, labels or weights is no multiple of their size, and nothing was done.
     """
     call, to = stack_alloc(_CALL), stack_alloc(_SPARE)
     for i in range(FIELDS):
@@ -331,17 +331,15 @@ def run_one_chunk(plan, arrays):  # type: ignore[no-untyped-def]
         keep(to + 8 * BAD, 0.0)
         keep(to + 8 * MISSING, 0.0)
         keep(to + 8 * ODD_ROWS, 0.0)
-    y, x, odd = _item(arrays, 0), _item(arrays, 1), fetch_long(plan + X_ODD)
-    wrong = (x & odd) | (y & fetch_long(plan + Y_ODD))
+    y, x = _item(arrays, 0), _item(arrays, 1)
+    wrong = (x & fetch_long(plan + X_ODD)) | (y & fetch_long(plan + Y_ODD))
     keep(call + Y, y)
     keep(call + X, x)
     keep(call + SUMS_AT, to)
     if fetch_long(plan + LOSSES):
         keep(call + LOSSES, _item(arrays, 2))
     if fetch_long(plan + DX):
-        dx = _item(arrays, 3)
-        wrong |= dx & odd
-        keep(call + DX, dx)
+        keep(call + DX, _item(arrays, 3))
     if fetch_long(plan + W):
         w = _item(arrays, 6)
         wrong |= w & 7
