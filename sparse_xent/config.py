@@ -14,7 +14,7 @@ import warnings
 
 from sparse_xent.dtypes import FLOATS
 from sparse_xent.kernels.loader import EngineUnavailable
-from sparse_xent.options import Options, describe, float_name, number, whole_number
+from sparse_xent.options import describe, float_name, number, whole_number
 
 _floatx = "float32"
 _epsilon = 1e-7
@@ -136,11 +136,6 @@ def config_set_epsilon(value: float) -> None:
     """
     global _epsilon
     _epsilon = read_epsilon(value, "value")
-
-
-def epsilon_of(options: Options) -> float:
-    """The bound for a loss with these options."""
-    return _epsilon if options.epsilon is None else options.epsilon
 
 
 def read_epsilon(value: object, name: str) -> float:

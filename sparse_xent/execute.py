@@ -180,13 +180,13 @@ class _Call:
 
     def losses(self) -> tuple[Any, Sums]:
         """The losses, or ranks, in their shape, and the sums."""
-        found, x = self.plan, self.sent.x
-        shape = found.ordered
-        if found.open_rows:
-            shape = x.shape[: found.axis] + x.shape[found.axis + 1 :]
-        flat = np.empty(shape, found.result)
+        plan, x = self.plan, self.sent.x
+        shape = plan.ordered
+        if plan.open_rows:
+            shape = x.shape[: plan.axis] + x.shape[plan.axis + 1 :]
+        flat = np.empty(shape, plan.result)
         sums = self.run(flat)
-        return arrays.scalar(flat.transpose(found.to_losses)), sums
+        return arrays.scalar(flat.transpose(plan.to_losses)), sums
 
     def warn(self, found: Found) -> None:
         """Tell the user of scores that cannot be probabilities, once for the whole call."""
@@ -206,12 +206,12 @@ def _read(
     return Sent(y, x, w, dx, y_true, sample_weight)
 
 
-def _divided(sums: Sums, found: Plan) -> Any:
+def _divided(sums: Sums, plan: Plan) -> Any:
     """The value, rounded once to the result's dtype."""
     total, kept, weight, _ = sums
-    divisor = kept if found.divisor is _KEPT else found.divisor.of(kept, weight)
+    divisor = kept if plan.divisor is _KEPT else plan.divisor.of(kept, weight)
     quotient = weights.divided(total, divisor)
-    dtype = found.result
+    dtype = plan.result
     if _LEAST <= quotient <= _LARGEST and dtype.itemsize >= 4:
         return dtype.type(quotient)
     with np.errstate(all="ignore"):  # of what rounds to inf or to 0 NumPy would warn
@@ -253,7 +253,10 @@ def _refuse(error: BadValue, sent: Sent, options: Options) -> NoReturn:
     if isinstance(error, BadTarget):
         soft_targets.refuse(sent.y, sent.x)
     _check_values(sent, options)
-    raise error  # never, for whatever an engine finds is found again
+    raise ValueError(
+        "y_true, y_pred and sample_weight must not change during a call: what was wrong with their "
+        "values is so no more"
+    )
 
 
 def _check_values(sent: Sent, options: Options) -> None:

@@ -3,7 +3,7 @@
 Decides which scores those are (below -1e-3 or above 1 + 1e-3, at a label that is not ignored,
 whatever its weight; NaN is none of them), which of them is the first (in C order of the labels),
 and what they look like. The value of the loss never depends on it. The compiled kernels find the
-same rows (`kernels.implausible`).
+same rows (`kernels.cpu.implausible`).
 """
 
 import sys

@@ -42,7 +42,7 @@ class Labels:
         return in_shape(y, self.losses, self.axis)
 
     def spec(self, y: ArraySpec) -> ArraySpec:
-        """The same of a spec."""
+        """The labels' spec in the losses' shape."""
         if y.shape == self.losses:
             return y
         strides = y.strides[: self.axis] + y.strides[self.axis + 1 :]

@@ -99,7 +99,7 @@ class Layout:
         return places
 
     def c_order_of_slabs(self) -> Array | None:
-        """For each slab what the kernels need to find `c_order`; None where it is flat.
+        """For each slab what the kernels need to find `c_order`; None where positions have it.
 
         A row of int64 each: where the first position stands, how many axes a slab has, and the
         length and the step of each, from the innermost on.

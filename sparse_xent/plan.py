@@ -45,6 +45,7 @@ class Plan:
     divisor: Divisor
     one_class: bool
     lasting: bool  # whether it holds for later calls of its kind
+    epsilon: float  # the process's, when it was made
     as_losses: bool  # whether labels were sent in the losses' shape, whose C order positions have
     open_rows: bool  # whether the first axis may have any length: losses lie in C order then
     ordered: tuple[int, ...]  # else: lengths of the losses' axes in the order of positions,
@@ -98,7 +99,7 @@ def remember(task: Task, options: Options, y: Any, x: Any, w: Any, out: Any, pla
     if not direct or any(a.__class__ is not _ndarray for a in arrays):
         return
     key: tuple[Any, ...] = (
-        task, id(options), config._epsilon, config._compiled,
+        task, id(options), plan.epsilon, config._compiled,
         x.shape, x.strides, x.dtype, y.shape, y.strides, y.dtype,
     )  # fmt: skip
     if w is not None:
@@ -133,12 +134,13 @@ def of(task: Task, options: Options, sent: Sent) -> Plan:
     """
     given = (sent.y, sent.x, sent.w, sent.dx)
     specs = [None if a is None else spec_of(a) for a in given]
-    key = task, id(options), config._epsilon, config._compiled, *specs
+    epsilon = config._epsilon  # once, for another thread may set it meanwhile
+    key = task, id(options), epsilon, config._compiled, *specs
     open_key = _open_key(key, specs)
     found: Plan | None = _plans.get(open_key) or _plans.get(key)
     if found is not None:
         return found
-    plan = _made(task, options, sent, specs, open_key is not None)
+    plan = _made(task, options, epsilon, sent, specs, open_key is not None)
     if plan.lasting:
         _keep(open_key if plan.open_rows and open_key is not None else key, plan)
     return plan
@@ -162,11 +164,13 @@ def _open_key(key: tuple[Any, ...], specs: list[ArraySpec | None]) -> tuple[Any,
 def _made(
     task: Task,
     options: Options,
+    epsilon: float,
     sent: Sent,
     specs: list[Any],
     may_be_open: bool,
 ) -> Plan:
-    problem = _problem(task, options, _SentAs(sent.y_true, sent.x, sent.sample_weight), *specs)
+    sent_as = _SentAs(sent.y_true, sent.x, sent.sample_weight)
+    problem = _problem(task, options, epsilon, sent_as, *specs)
     program: Program | None = None
     open_rows, lasting = False, True
     if config._compiled:
@@ -174,7 +178,8 @@ def _made(
             # One class would not keep the first axis apart from those behind it.
             if may_be_open and problem.layout.axis and problem.layout.classes > 1:
                 rows = [_with_rows(spec, 2) for spec in specs]  # of 1 row the steps say nothing
-                program = cpu.prepare(_problem(task, options, _SentAs(), *rows), open_rows=True)
+                opened = _problem(task, options, epsilon, _SentAs(), *rows)
+                program = cpu.prepare(opened, open_rows=True)
                 open_rows = program is not None
             program = program or cpu.prepare(problem, open_rows=False)
         except loader.EngineUnavailable as error:
@@ -196,6 +201,7 @@ def _made(
         divisor=problem.divisor,
         one_class=layout.classes == 1,
         lasting=lasting,
+        epsilon=epsilon,
         as_losses=specs[0].shape == layout.losses and order == as_they_run,
         open_rows=open_rows,
         ordered=layout.ordered_losses,
@@ -220,7 +226,7 @@ class _SentAs(NamedTuple):
 
 
 def _problem(
-    task: Task, options: Options, sent: _SentAs, y: Any, x: Any, w: Any, dx: Any
+    task: Task, options: Options, epsilon: float, sent: _SentAs, y: Any, x: Any, w: Any, dx: Any
 ) -> Problem:
     """The call as engines see it, from the specs of its arrays as they were sent."""
     targets = y if options.soft else None
@@ -245,7 +251,7 @@ def _problem(
         targets=targets,
         scores=options.scores,
         smoothing=options.label_smoothing,
-        epsilon=config.epsilon_of(options),
+        epsilon=epsilon if options.epsilon is None else options.epsilon,
         ignored=options.ignore_class,
         by_class=None if task == Task.RANKS else weights.by_class(options, layout.classes),
         divisor=weights.divisor(options.reduction),
@@ -298,7 +304,7 @@ def find_on_device(key: tuple[Any, ...]) -> DevicePlan | None:
     """The plan of a call on a device, if there was one like it before.
 
     Args:
-        key: all that the plan depends on, and the id of its options.
+        key: task, id of the options, epsilon, and all else that the plan depends on.
     """
     return _plans.get(key)
 
@@ -312,12 +318,12 @@ def on_device(key: tuple[Any, ...], task: Task, options: Options, specs: DeviceS
     with _making:
         plan = find_on_device(key)
         if plan is None:
-            plan = _made_on_device(task, options, specs)
+            plan = _made_on_device(task, options, key[2], specs)
             _keep(key, plan)
     return plan
 
 
-def _made_on_device(task: Task, options: Options, specs: DeviceSpecs) -> DevicePlan:
+def _made_on_device(task: Task, options: Options, epsilon: float, specs: DeviceSpecs) -> DevicePlan:
     x, y, w, dx, up = specs.x, specs.y, specs.w, specs.dx, specs.up
     for argument, spec in (("y_pred", x), ("y_true", y), ("sample_weight", w)):
         if spec is not None and not dtypes.is_number(spec.dtype):
@@ -327,7 +333,7 @@ def _made_on_device(task: Task, options: Options, specs: DeviceSpecs) -> DeviceP
         w = ArraySpec((), (), np.dtype(np.float64))
     if dx is not None and specs.out_is_given:  # overlaps are looked for in every call
         check_output(dx, x, dtypes.counts_as(x.dtype))
-    problem = _problem(task, options, _SentAs(specs.y_true), y, x, w, dx)
+    problem = _problem(task, options, epsilon, _SentAs(specs.y_true), y, x, w, dx)
     losses = problem.layout.losses
     assert x.device is not None
     program = cuda.prepare(

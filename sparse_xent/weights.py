@@ -46,7 +46,7 @@ class Weights:
     losses: tuple[int, ...]
 
     def spec(self, w: ArraySpec) -> ArraySpec:
-        """The same of a spec."""
+        """The weights' spec in the losses' shape; repeats have stride 0."""
         shape = _aligned(w.shape, self.losses)
         steps = w.strides + (0,) * (len(self.losses) - len(w.shape))
         strides = tuple(0 if n == 1 else s for n, s in zip(shape, steps, strict=False))

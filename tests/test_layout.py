@@ -424,6 +424,30 @@ def test_calls_that_differ_in_their_number_of_rows(axis: int, classes: int) -> N
         np.testing.assert_allclose(total, whole[:rows].sum(), rtol=1e-13)
 
 
+def at_an_odd_address(a: Any) -> Any:
+    made = np.ndarray(a.shape, a.dtype, np.empty(a.nbytes + 1, np.uint8), 1)
+    made[...] = a
+    return made
+
+
+@pytest.mark.parametrize("rows", [0, 5, 20_000])
+def test_arrays_need_not_be_aligned(rows: int) -> None:
+    rng = np.random.default_rng(70)
+    x, y, w = rng.random((rows, 7)), rng.integers(0, 7, rows), rng.random(rows)
+    loss = make(dtype="float64")
+    for _ in range(2):
+        right = loss(y, x, w), *loss.value_and_grad(y, x, w)
+        for odd in itertools.product([np.array, at_an_odd_address], repeat=3):
+            some = [place(a) for place, a in zip(odd, (y, x, w), strict=True)]
+            for a, b in zip((loss(*some), *loss.value_and_grad(*some)), right, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-13)
+        out = at_an_odd_address(x)
+        value, gradient = loss.value_and_grad(y, x, w, out=out)
+        assert gradient is out
+        np.testing.assert_array_equal(gradient, right[2])
+        np.testing.assert_array_equal(value, right[1])
+
+
 def test_bits_hold_in_a_batch_of_many_blocks() -> None:
     rng = np.random.default_rng(66)
     x, y = rng.normal(size=(200_000, 10)).astype("float32"), rng.integers(0, 10, 200_000)

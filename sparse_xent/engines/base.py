@@ -1,7 +1,7 @@
 """What a plan asks of an engine, and what an engine answers.
 
 An engine's `prepare(problem)` gives a `Program`, or None where it does not serve such a call. It
-sees specs, numbers and packed constants; it imports neither `arrays` nor `labels`, words no
+sees specs, numbers and packed constants; of `arrays` it knows `ArraySpec` alone, it words no
 message, and says only which kind of thing is wrong with the values that it read.
 """
 
@@ -72,7 +72,7 @@ class Found(NamedTuple):
     whole: bool = False  # whether the row holds nothing but finite whole numbers
 
     def joined(self, other: "Found") -> "Found":
-        """What is found in both of two parts of a call."""
+        """The findings of two parts of a call together."""
         if not self.rows or not other.rows:
             return self if self.rows else other
         first = self if self.first < other.first else other
@@ -173,7 +173,7 @@ class Problem:
 
 
 class Operands(NamedTuple):
-    """The arrays of one call, as they were sent."""
+    """The arrays of one call."""
 
     y: Any
     x: Any

@@ -201,7 +201,8 @@ class RankProgram:
         classes, inner, slab = geometry.classes, geometry.inner, geometry.positions(x)
         xo, xc, xi = geometry.steps[-3:]
         to, labels, step = _address(ranks), _address(y), lines["y_step"]
-        if _address(x) % x.itemsize or (self._reads and labels % y.itemsize):
+        odd = _address(x) % x.itemsize or (self._reads and labels % y.itemsize)
+        if odd and slab:
             raise Misaligned
         bad = []
         slabs = list(enumerate((_address(x) + self._offsets).tolist()))
@@ -235,7 +236,6 @@ class LossProgram:
         self._as_they_lie = self._labels and self._geometry.reads_weights
         self._own = dtypes.arithmetic(problem.x.dtype, None)
         self._writes_losses = problem.task in (Task.LOSSES, Task.LOSSES_AND_GRADIENT)
-        self._reduces = problem.task.reduces
         self._differentiates = problem.task.differentiates
         self._casts = self._writes_losses and problem.result != self._own
         choice = self._geometry.choice
@@ -322,7 +322,7 @@ class LossProgram:
         return DONE if sums is None else _summed(sums[None])
 
     def _unusual(self, at: Operands, sums: Array | None, what: int) -> Sums:
-        """What is to be done where something about one chunk is unusual."""
+        """Handle an answer of `run_one_chunk` that is not 0."""
         if what < 0:
             raise Misaligned
         if sums is None:
@@ -335,6 +335,8 @@ class LossProgram:
     # ---- many chunks ----------------------------------------------------------------------------
 
     def _in_chunks(self, at: Operands, slab: int) -> Sums:
+        if not slab:
+            return Sums(0.0, 0, 0.0, NOTHING)
         sums = np.zeros((self._geometry.slabs, -(-slab // self._chunk), abi.SUMS))
         scalars, params = self._scalars.copy(), self._template.copy()
         self._place(params, at, sums, scalars, slab)
@@ -372,7 +374,7 @@ class LossProgram:
         return values
 
     def _is_beyond(self, sums: Array, divisor: float) -> bool:
-        """Whether some w / divisor is infinite, or no number for the arithmetic's float32."""
+        """Whether some w / divisor lies outside `abi.FACTORS`."""
         if divisor == 0:
             return False
         largest = np.maximum.reduce(sums[:, abi.LARGEST_WEIGHT]) / abs(divisor)
@@ -401,7 +403,7 @@ class LossProgram:
             w = _address(at.w)
             odd |= w & 7
             params[:, _W] = w + starts * params[:, _W_STEP]
-        if odd:
+        if odd and slab:
             raise Misaligned
         if at.losses is not None and not self._casts:
             params[:, _LOSSES] = _address(at.losses) + starts * at.losses.itemsize

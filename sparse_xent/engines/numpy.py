@@ -1,6 +1,6 @@
 """The NumPy engine: a call as array operations on blocks of positions, one thread.
 
-It serves every call, and decides what right means for the other engines. Positions are cut into
+It serves every call, and is the reference for the other engines. Positions are cut into
 blocks by shape alone; each block's labels are decoded and checked beside the formulas that use
 them, so that no whole copy of labels, weights or scores is made. A gradient is written only after
 every label and weight has been checked, for it may go into the caller's own array. Sums are
@@ -166,7 +166,7 @@ class NumpyProgram:
             self._gradient(self._shaped(Operands(y, x, w, None, dx)), divisor)
 
     def _gradient(self, at: Operands, divisor: float) -> Sums:
-        """The same, and every w * l into `at.losses`, if it is there.
+        """Write the gradient, and every w * l into `at.losses` if it is there; the sums.
 
         Scores that cannot be probabilities are found before the gradient goes where they are.
         """

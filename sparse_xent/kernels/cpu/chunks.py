@@ -344,12 +344,12 @@ def run_one_chunk(plan, arrays):  # type: ignore[no-untyped-def]
         w = _item(arrays, 6)
         wrong |= w & 7
         keep(call + W, w)
-    if wrong:
-        return -1
     positions = fetch_long(plan + COUNT)
     if fetch_long(plan + ROW):
         rows = fetch_long(fetch_long(fetch_long(arrays + (ITEMS + 8)) + SHAPE))
         positions = rows * fetch_long(plan + ROW)
+    if wrong and positions:
+        return -1
     _call_run_chunks(fetch_long(plan + RUN_CHUNKS), (call, 0, positions, _item(arrays, 5)))
     row = _at(types.float64, to)
     return int(row[BAD] + row[MISSING] + abs(row[ODD_ROWS]))
