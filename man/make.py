@@ -154,12 +154,17 @@ def items(entries: dict[str, str], code: bool = False) -> str:
 def methods(cls: type) -> str:
     """The calls that an object answers, told one after the other."""
     told = []
-    for called, method in [
-        ("loss", cls.__call__),
-        ("loss$value_and_grad", cls.value_and_grad),  # type: ignore[attr-defined]
-        ("loss$get_config", cls.get_config),  # type: ignore[attr-defined]
-        (f"{cls.__name__}$from_config", cls.from_config),  # type: ignore[attr-defined]
+    for called, name in [
+        ("loss", "__call__"),
+        ("loss$value_and_grad", "value_and_grad"),
+        ("loss$get_config", "get_config"),
+        (f"{cls.__name__}$from_config", "from_config"),
+        ("state$to_bytes", "to_bytes"),
+        (f"{cls.__name__}$from_bytes", "from_bytes"),
     ]:
+        if not any(name in vars(kind) for kind in cls.__mro__):
+            continue
+        method = getattr(cls, name)
         doc = Docstring.of(method)
         entries = documented(method)
         told.append(rf"\preformatted{{{usage(called, method)}}}" + "\n" + rd(doc.title))

@@ -25,11 +25,13 @@ from sparse_xent.loss import (
     loss_categorical_crossentropy,
     loss_sparse_categorical_crossentropy,
 )
+from sparse_xent.shards import RowState, finish_rows, grad_from_rows, merge_rows, row_partial
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CategoricalCrossentropy",
+    "RowState",
     "SparseCategoricalCrossentropy",
     "config_epsilon",
     "config_floatx",
@@ -38,9 +40,13 @@ __all__ = [
     "config_set_threads",
     "config_threads",
     "cuda_check",
+    "finish_rows",
+    "grad_from_rows",
     "loss_categorical_crossentropy",
     "loss_sparse_categorical_crossentropy",
+    "merge_rows",
     "op_array",
+    "row_partial",
 ]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -6,7 +6,8 @@ their values are checked where they are used, and where one is bad `Labels.refus
 them and names the first, in C order of the losses.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -24,6 +25,7 @@ Array = npt.NDArray[Any]
 Int64 = npt.NDArray[np.int64]
 
 SWAPPED = "y_true and y_pred look swapped: labels come first, then scores"
+UNKNOWN = 2**62  # the number of classes where only a part of them has been seen
 _EXACT = {"bfloat16": 2**8, "float16": 2**11, "float32": 2**24, "float64": 2**53}
 
 
@@ -71,25 +73,34 @@ class Labels:
         cause = self._cause(values[first], values, bad, y)
         raise ValueError(self._complaint(_shown(values[first]), self._index(first), more, cause))
 
-    def complaint(self, value: float, words: str | None, at: tuple[int, ...]) -> str:
+    def complaint(
+        self,
+        value: float,
+        words: str | None,
+        at: tuple[int, ...],
+        more: int = 0,
+        seen: Sequence[int] = (),
+    ) -> str:
         """What there is to say of one bad label where the others cannot be seen.
 
         Args:
             value: the label, or a number with the same likely cause.
             words: how it is shown; by its value if None.
             at: its place among the losses.
+            more: how many others are bad.
+            seen: other labels, the least and the greatest among them, where they are known.
         """
         values = np.array([int(value) if value == value // 1 and abs(value) < 2**53 else value])
-        cause = self._cause(values[0], values, np.array([True]), np.empty(0, np.int64))
+        cause = self._cause(values[0], values, np.array([True]), np.array(seen, np.int64))
         first = int(np.ravel_multi_index(at, self.losses)) if at else 0
-        return self._complaint(words or _shown(values[0]), self._index(first), 0, cause)
+        return self._complaint(words or _shown(values[0]), self._index(first), more, cause)
 
     def _complaint(self, shown: str, at: tuple[int, ...], more: int, cause: str) -> str:
         others = f" and {more} more" if more else ""
-        return (
-            f"y_true must hold whole numbers from 0 to {self.classes - 1} ({self.classes} classes)"
-            f": got {shown} at {at}{others}{cause}"
-        )
+        valid = f"0 to {self.classes - 1} ({self.classes} classes)"
+        if self.classes == UNKNOWN:
+            valid = "0 on"
+        return f"y_true must hold whole numbers from {valid}: got {shown} at {at}{others}{cause}"
 
     def _index(self, first: int) -> tuple[int, ...]:
         """The index in the array that was sent, which may have length 1 at the class axis."""
@@ -187,6 +198,18 @@ def read(
     if not fits and (y.shape or layout.count != 1):
         _refuse_shape(y, layout, y_true, x)
     return Labels(y.shape, layout.losses, layout.axis, layout.classes, ignored)
+
+
+def read_part(
+    y: ArraySpec, layout: Layout, ignored: tuple[int, ...], stop: int, **of: Any
+) -> Labels:
+    """The same where the layout is that of a part of the classes, which ends before class `stop`.
+
+    How many classes there are is not known: a label beyond the part is no bad one.
+    """
+    if is_float(y.dtype):
+        _check_exact(_sent_as(of.get("y_true"), y.dtype), stop)
+    return replace(read(y, layout, ignored, **of), classes=UNKNOWN)
 
 
 def _with_axis(layout: Layout) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ LAYERS = [
     ["demo"],
     ["evaluation"],
     [""],
-    ["loss", "metrics"],
+    ["loss", "metrics", "shards"],
     ["execute"],
     ["device"],
     ["plan"],

@@ -171,7 +171,7 @@ class NumpyProgram:
         Scores that cannot be probabilities are found before the gradient goes where they are.
         """
         layout, sums = self._problem.layout_with_dx, _Sums()
-        dx, search = _view(at.dx, layout), _Search(self._problem, layout)
+        dx, search = merged_view(at.dx, layout), _Search(self._problem, layout)
         for block, y, w in self._blocks(at, layout):
             g = w / divisor if divisor != 0 else np.zeros_like(w)
             x = self._scores(at, block, layout)
@@ -197,7 +197,7 @@ class NumpyProgram:
         if problem.targets is None:
             labels = in_order(at.y, order, layout.line(at.y.strides))
         else:  # no position is ignored
-            labels, targets = np.zeros(layout.count, np.int64), _view(at.y, layout)
+            labels, targets = np.zeros(layout.count, np.int64), merged_view(at.y, layout)
         if at.w is not None:
             weights = in_order(at.w, order, layout.line(at.w.strides))
         bytes_of_a_row = layout.classes * problem.arithmetic.itemsize
@@ -250,12 +250,12 @@ class NumpyProgram:
         return loss.ravel()
 
     def _soft(self, at: Operands, x: Array, block: Block, layout: Layout) -> tuple[Array, Array]:
-        targets = block.of(_view(at.y, layout))
+        targets = block.of(merged_view(at.y, layout))
         return soft_formulas.nll_and_grad(x, targets, **self._formula)
 
     def _scores(self, at: Operands, block: Block, layout: Layout) -> Array:
         """The block's scores; a dtype that is not computed in is converted, block by block."""
-        x = block.of(_view(at.x, layout))
+        x = block.of(merged_view(at.x, layout))
         if x.dtype != self._problem.counts_as:
             x = x.astype(self._problem.counts_as)
         if self._problem.arithmetic == np.float64:
@@ -263,7 +263,7 @@ class NumpyProgram:
         return x
 
 
-def _view(array: Array, layout: Layout) -> Array:
+def merged_view(array: Array, layout: Layout) -> Array:
     """An array of y_pred's shape as [*rest, outer, C, inner]: the axes of a group merge."""
     *before, inner = layout.groups
     axes = [*itertools.chain(*before), layout.axis, *inner]

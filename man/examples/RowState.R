@@ -1,0 +1,3 @@
+state <- row_partial(matrix(0, 3, 2), c(0, 1, 1), class_offset = 0L)
+state$nbytes
+RowState$from_bytes(state$to_bytes())
