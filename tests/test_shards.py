@@ -27,6 +27,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:y_pred must hold at least two cl
 #: What results may be off by, relative to themselves, by the state's dtype.
 LOSS = {"float32": 1e-6, "float64": 1e-14}
 GRADIENT = {"float32": 1e-6, "float64": 1e-13}
+#: What one shot itself is off by, for each nat of a gap: its log2(e) is rounded.
+ONE_SHOT = {"float32": 1.4e-8, "float64": 5e-17}
 DTYPES = {"float16": np.float16, "bfloat16": BFLOAT16, "float32": np.float32, "float64": float}
 STATE = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
 
@@ -137,11 +139,13 @@ def test_losses_and_gradients_are_those_of_one_shot(case):
     dtype = STATE[x.dtype.name]
     least = float(np.finfo(dtype).smallest_normal)
     losses, gradient = one_shot(x, y, axis=axis, reduction=None)
-    close(finish_rows(state, reduction=None), losses, LOSS[dtype], least)
+    gaps = np.ptp(x[np.isfinite(x)].astype(float)) if np.isfinite(x).any() else 0
+    one = ONE_SHOT[dtype] * min(gaps, {"float32": 110, "float64": 750}[dtype])
+    close(finish_rows(state, reduction=None), losses, LOSS[dtype] + one, least)
     got = gradient_of(x, y, pairs, state, axis, reduction=None)
     assert got.dtype == x.dtype
     rtol, least = gradient_tolerance(x.dtype)
-    close(got, gradient, rtol, least)
+    close(got, gradient, rtol + one, least)
 
 
 @given(cases(special=True))
