@@ -33,7 +33,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -49,7 +49,6 @@ from sparse_xent.engines.numpy import Block, blocks, in_order, merged_view, weig
 from sparse_xent.engines.numpy_formulas import BLOCK_BYTES, sum_by_halves
 from sparse_xent.layout import Layout, layout_of
 from sparse_xent.options import (
-    REDUCTION,
     Options,
     Reduction,
     ReductionName,
@@ -166,9 +165,11 @@ class RowState:
             )
         found = np.frombuffer(data, dtype, offset=end).reshape(3, *shape)
         classes = tuple((first, stop) for first, stop in header.pop("classes"))
-        told = {key: tuple(v) if isinstance(v, list) else v for key, v in header.items()}
-        three = [found[k, ...].astype(dtype.newbyteorder("=")) for k in range(3)]
-        return cls(*three, classes=classes, **told)
+        told: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in header.items()
+        }
+        m, excess, target = (found[k, ...].astype(dtype.newbyteorder("=")) for k in range(3))
+        return cls(m, excess, target, classes=classes, **told)
 
     def __reduce__(self) -> tuple[Callable[..., RowState], tuple[bytes]]:
         return RowState.from_bytes, (self.to_bytes(),)
@@ -244,12 +245,14 @@ def row_partial(
             ):
                 row[block.start : block.stop] = value.ravel()
     back = np.argsort(layout.order)
-    in_shape = [a.reshape(layout.ordered_losses).transpose(back).copy("C") for a in made]
+    m, excess, target = (a.reshape(layout.ordered_losses).transpose(back).copy("C") for a in made)
     far = kept.ravel() >= stop
     first = int(far.argmax()) if far.any() else None
     counted = kept[kept >= 0]
     return RowState(
-        *in_shape,
+        m,
+        excess,
+        target,
         classes=((offset, stop),),
         axis=layout.axis,
         ignored=options.ignore_class,
@@ -305,15 +308,17 @@ def merge_rows(*states: RowState) -> RowState:
             others = np.where(np.isposinf(m), 0, others)
             flat[0, here], flat[1, here] = _stored(m, others, made.dtype)
             flat[2, here] = reduce(np.fmax, [target for _, _, target in parts])
-    told = (classes, first.axis, first.ignored, first.extremes, last.beyond)
-    return RowState(*(made[k, ...] for k in range(3)), *told)
+    m, excess, target = (made[k, ...] for k in range(3))
+    return replace(
+        first, reference=m, excess=excess, target=target, classes=classes, beyond=last.beyond
+    )
 
 
 def finish_rows(
     state: RowState,
     *,
     sample_weight: Any = None,
-    reduction: ReductionName | None = REDUCTION,
+    reduction: ReductionName | None = "sum_over_batch_size",
     **unknown: Any,
 ) -> Any:
     """The losses of rows all of whose classes were merged, or their reduced value, in nats.
@@ -361,7 +366,7 @@ def grad_from_rows(
     state: RowState,
     *,
     sample_weight: Any = None,
-    reduction: ReductionName | None = REDUCTION,
+    reduction: ReductionName | None = "sum_over_batch_size",
     out: Any = None,
     **unknown: Any,
 ) -> Any:

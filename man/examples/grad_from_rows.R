@@ -7,3 +7,6 @@ state <- merge_rows(
 here <- grad_from_rows(logits[, 1:2], y_true, 0L, state)
 there <- grad_from_rows(logits[, 3:4], y_true, 2L, state)
 round(cbind(here, there), 4)
+#>         [,1]   [,2]   [,3]    [,4]
+#> [1,] -0.1949 0.1123 0.0413  0.0413
+#> [2,]  0.0672 0.0672 0.1828 -0.3172
