@@ -209,8 +209,8 @@ def row_partial(
         ValueError: a label is negative (and not ignored), no whole number or missing, or shapes do
             not fit. Labels of other shards' classes are looked for in the end, by `finish_rows()`.
 
-    Cost: one read of the shard; 12 bytes a row for the state (24 for float64 logits), 8 for labels,
-        and some blocks of 512 KiB (or of one row).
+    Cost: one read of the shard; 12 bytes a row for the state (24 for float64 logits), some
+        20 for labels while it runs, and some blocks of 512 KiB (or of one row).
 
     Example:
         >>> import numpy as np
@@ -445,11 +445,13 @@ def _blocks(
         yield block, copied, [block.boxed(a[here]) for a in flat]
 
 
-def _in_shard(t: Int64, offset: int, classes: int) -> tuple[Int64, npt.NDArray[np.bool_]]:
-    """The target's index in the shard, [outer, 1, inner], 0 where it is not there; where it is."""
+def _in_shard(
+    t: Int64, offset: int, classes: int, axis: int = 1
+) -> tuple[Int64, npt.NDArray[np.bool_]]:
+    """The target's index in the shard, with a class axis, 0 where it is not there; where it is."""
     at = t - offset
     found = (t >= 0) & (at >= 0) & (at < classes)
-    return np.where(found, at, 0)[:, None], found
+    return np.expand_dims(np.where(found, at, 0), axis), found
 
 
 def _summed(x: Float64, at: Int64, found: Array) -> tuple[Float64, Float64, Float64]:
@@ -688,5 +690,14 @@ def _labels_of(
     if extremes != state.extremes or ((t < 0) != np.isposinf(state.reference)).any():
         raise ValueError(
             "labels must be those of the state, got others: pass what row_partial() was given"
+        )
+    at, there = _in_shard(t, offset, layout.classes, layout.axis)
+    x_t = np.take_along_axis(x, at, layout.axis).reshape(state.shape)
+    x_t = x_t.astype(dtypes.counts_as(x.dtype)).astype(state.dtype)
+    x_t = np.where(np.isnan(x_t), np.inf, x_t)
+    if (moved := there & (x_t != state.target)).any():
+        raise ValueError(
+            "logits_shard must be what row_partial() was given, got another logit of the label at "
+            f"{_place(int(moved.argmax()), state.shape)}: is class_offset {offset} its own?"
         )
     return t

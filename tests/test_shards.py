@@ -10,6 +10,7 @@ import multiprocessing
 import pickle
 import random
 import re
+import tracemalloc
 
 import numpy as np
 import oracle
@@ -290,6 +291,24 @@ def test_many_blocks_and_wide_rows_are_one():
     close(source, gradient, 1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_no_whole_copy_of_a_shard_is_made(order, dtype):
+    x = np.zeros((1024, 4096), dtype, order=order)
+    y, out = np.zeros(1024, np.int64), np.empty_like(x)
+
+    def peak(call):
+        tracemalloc.start()
+        made = call()
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 3 << 20
+        return made
+
+    state = peak(lambda: row_partial(x, y, 0))
+    peak(lambda: grad_from_rows(x, y, 0, state, out=out))
+
+
 def test_one_row_and_no_row():
     x = np.array([1.0, 2.0, 4.0])
     state = merge_rows(row_partial(x[2:], 2, 2), row_partial(x[:2], 2, 0))
@@ -436,6 +455,8 @@ REFUSED = [
     (lambda: grad_from_rows(X, [0, 1, 3], 0, WHOLE), ValueError, "labels must be those of the"),
     (lambda: grad_from_rows(X, [0, 1, 2], 0, WHOLE, out=np.empty((3, 3))), ValueError,
      "out must have logits_shard's shape (3, 4), got (3, 3)"),
+    (lambda: grad_from_rows(X + np.arange(4), [0, 1, 2], 0, WHOLE), ValueError,
+     "must be what row_partial() was given, got another logit of the label at (1,): is class_off"),
     (lambda: RowState.from_bytes(b"anything"), ValueError, "data must be what RowState.to_bytes()"),
     (lambda: RowState.from_bytes(WHOLE.to_bytes()[:-1]), ValueError, "was all of it read?"),
     (lambda: RowState.from_bytes(state_with(version=2)), ValueError,
