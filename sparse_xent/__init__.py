@@ -25,11 +25,13 @@ from sparse_xent.loss import (
     loss_categorical_crossentropy,
     loss_sparse_categorical_crossentropy,
 )
+from sparse_xent.partial import Partial, partial
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CategoricalCrossentropy",
+    "Partial",
     "SparseCategoricalCrossentropy",
     "config_epsilon",
     "config_floatx",
@@ -41,6 +43,7 @@ __all__ = [
     "loss_categorical_crossentropy",
     "loss_sparse_categorical_crossentropy",
     "op_array",
+    "partial",
 ]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -26,7 +26,7 @@ LAYERS = [
     ["demo"],
     ["evaluation"],
     [""],
-    ["loss", "metrics"],
+    ["loss", "metrics", "partial"],
     ["execute"],
     ["device"],
     ["plan"],
