@@ -151,6 +151,9 @@ def losses_and_ranks(
 ) -> tuple[Any, Any, Found]:
     """The losses and ranks that separate calls give, from one read of the scores.
 
+    It takes 1.05 of the time of the losses alone for 1000 classes and more, 1.3 to 1.4 for 10 to
+    100 (float32 logits, AVX-512); two calls take 1.9 to 2.3.
+
     Arrays on a CUDA device are refused, and nobody is warned of what cannot be probabilities.
 
     Args:

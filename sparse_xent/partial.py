@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from fractions import Fraction
@@ -355,7 +356,7 @@ class Partial:
         mean = self._weighted_mean(self._sums["wl"])
         defaults = _config(read(epsilon=config_epsilon()), ())
         told = {k: v for k, v in self._config.items() if v is not None and v != defaults[k]}
-        shown = [f"{k}={v!r}" for k, v in told.items()]
+        shown = [f"{k}={textwrap.shorten(repr(v), 80)}" for k, v in told.items()]
         return f"Partial({', '.join([f'count={self.count}', f'mean={mean!r}', *shown])})"
 
     def __setattr__(self, key: str, value: object) -> NoReturn:
@@ -448,12 +449,14 @@ def partial(
         epsilon=options.epsilon,
     )  # fmt: skip
     losses, ranks, found = execute.losses_and_ranks(y_true, x, options, start)
-    l, above = np.asarray(losses, np.float64), np.asarray(ranks)
-    kept = above >= 0
-    w = _sample_weights(sample_weight, layout, above, start)
+    l, above = np.ravel(losses), np.ravel(ranks)
+    kept: Any = above >= 0
+    if kept.all():
+        kept = slice(None)  # no copy
+    w = _sample_weights(sample_weight, layout, np.asarray(ranks), start)
     by_class = weights.by_class(weighted, layout.classes)
     if by_class is not None:
-        of_class = by_class[_classes(y_true, layout)[kept].astype(np.int64)]
+        of_class = by_class[_classes(y_true, layout).ravel()[kept].astype(np.int64)]
         w = of_class if w is None else w * of_class
     state = _state(_config(weighted, ks), l[kept], above[kept], w, layout.classes)
     implausible.warn(found, x.shape, layout.axis, start)
@@ -477,7 +480,7 @@ def _sample_weights(
 
 def _state(
     config: dict[str, Any],
-    l: Float64,
+    l: npt.NDArray[Any],
     ranks: npt.NDArray[np.int64],
     w: Float64 | None,
     classes: int,
@@ -489,7 +492,7 @@ def _state(
             sums[name].add(np.array([float(l.size)]))
     with np.errstate(all="ignore"):
         for here in chunks(l.size):
-            loss = l[here]
+            loss = l[here].astype(np.float64)
             if w is None:
                 sums["wl"].add(loss)
                 sums["wll"].add(loss * loss)

@@ -416,3 +416,4 @@ def test_a_state_is_one_line():
     )
     assert "\n" not in state.to_json()
     assert len(state.to_bytes()) < 1000
+    assert len(repr(partial([0], np.zeros((1, 500)), True, class_weight=np.ones(500)))) < 200
