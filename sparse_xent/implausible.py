@@ -15,13 +15,14 @@ import numpy as np
 from sparse_xent.engines.base import Found
 
 
-def warn(found: Found, shape: tuple[int, ...], axis: int) -> None:
+def warn(found: Found, shape: tuple[int, ...], axis: int, offset: int = 0) -> None:
     """One UserWarning, at the line that called the library, where there is something to say.
 
     Args:
         found: what was found in the call.
         shape: y_pred's.
         axis: the class axis, not negative.
+        offset: what is added to the position along the losses' first axis.
     """
     message = None
     if shape[axis] == 1 and 0 not in shape:
@@ -32,17 +33,18 @@ def warn(found: Found, shape: tuple[int, ...], axis: int) -> None:
     elif found.rows:
         message = (
             f"y_pred must hold probabilities, from 0 to 1: got {found.score:.6g} at "
-            f"{place(found, shape, axis)}{_more(found.rows - 1)}; they look like "
+            f"{place(found, shape, axis, offset)}{_more(found.rows - 1)}; they look like "
             f"{_WAYS_OUT[likely(found)]}"
         )
     if message is not None:
         warnings.warn(message, UserWarning, stacklevel=_depth())
 
 
-def place(found: Found, shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+def place(found: Found, shape: tuple[int, ...], axis: int, offset: int = 0) -> tuple[int, ...]:
     """The index of the first score that cannot be a probability."""
     losses = shape[:axis] + shape[axis + 1 :]
     index = [int(i) for i in np.unravel_index(found.first, losses)] if losses else []
+    index[:1] = [i + offset for i in index[:1]]
     index.insert(axis, found.column)
     return tuple(index)
 

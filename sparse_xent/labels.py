@@ -63,15 +63,21 @@ class Labels:
             bad |= ~ignored & (values != np.floor(values))
         return np.where(ignored | bad, -1, values).astype(np.int64, copy=False), bad
 
-    def refuse(self, labels: Array) -> NoReturn:
-        """ValueError: the first bad label, how many more there are, and the likely cause."""
+    def refuse(self, labels: Array, offset: int = 0) -> NoReturn:
+        """ValueError: the first bad label, how many more there are, and the likely cause.
+
+        Args:
+            labels: all of them, as they were sent.
+            offset: what is added to the position along the first axis.
+        """
         flat = self.shaped(labels).ravel()
         y, bad = self.decode(flat)
         first = int(bad.argmax())
         more = int(np.count_nonzero(bad)) - 1
         values = _exact(flat)
         cause = self._cause(values[first], values, bad, y)
-        raise ValueError(self._complaint(_shown(values[first]), self._index(first), more, cause))
+        index = self._index(first, offset)
+        raise ValueError(self._complaint(_shown(values[first]), index, more, cause))
 
     def complaint(
         self,
@@ -102,9 +108,10 @@ class Labels:
             valid = "0 on"
         return f"y_true must hold whole numbers from {valid}: got {shown} at {at}{others}{cause}"
 
-    def _index(self, first: int) -> tuple[int, ...]:
+    def _index(self, first: int, offset: int = 0) -> tuple[int, ...]:
         """The index in the array that was sent, which may have length 1 at the class axis."""
         index = [int(i) for i in np.unravel_index(first, self.losses)]
+        index[:1] = [i + offset for i in index[:1]]
         if len(self.sent) > len(self.losses):
             index.insert(self.axis, 0)
         return tuple(index) if self.sent else ()

@@ -52,22 +52,34 @@ class Weights:
         strides = tuple(0 if n == 1 else s for n, s in zip(shape, steps, strict=False))
         return w._replace(shape=self.losses, strides=strides)
 
-    def refuse(self, weights: Array, y: Int64) -> NoReturn:
-        """ValueError that names the first weight that is missing; `y` are all labels, decoded."""
+    def refuse(self, weights: Array, y: Int64, offset: int = 0) -> NoReturn:
+        """ValueError that names the first weight that is missing.
+
+        Args:
+            weights: all of them, as they were sent.
+            y: all labels, decoded.
+            offset: what is added to the position along the first axis.
+        """
         sample = np.broadcast_to(aligned(weights, self.losses), self.losses)
         index = tuple(int(i) for i in np.argwhere(missing(sample, y))[0])
         value = sample[index]
-        raise ValueError(self.complaint(index, "nan" if value != value else f"{NA_INTEGER}"))
+        shown = "nan" if value != value else f"{NA_INTEGER}"
+        raise ValueError(self.complaint(index, shown, offset))
 
-    def complaint(self, at: tuple[int, ...], shown: str = f"{NA_INTEGER} or nan") -> str:
+    def complaint(
+        self, at: tuple[int, ...], shown: str = f"{NA_INTEGER} or nan", offset: int = 0
+    ) -> str:
         """What there is to say of a weight that is missing.
 
         Args:
             at: its place among the losses.
             shown: the weight; both that it may be where it cannot be seen.
+            offset: what is added to the position along the first axis.
         """
         sent = self.sent[: len(at)]
         position = tuple(0 if length == 1 else i for i, length in zip(at, sent, strict=False))
+        if sent[:1] == self.losses[:1]:  # else one weight serves the whole axis
+            position = (*(i + offset for i in position[:1]), *position[1:])
         return (
             f"sample_weight must hold numbers: got {shown} (NA in R) at {position}; "
             "drop what is missing, or weigh it 0"

@@ -209,12 +209,12 @@ class Case:
         self.y = Operand(r, memories[1], *_repeat(r, _labels(r, shape[self.axis], losses)))
         self.w = self.out = None
         self.verb = str(
-            r.choice(("gradient", "into", "in place") if gradient else ("call", "rank"))
+            r.choice(("gradient", "into", "in place") if gradient else ("call", "rank", "both"))
         )
         self.reduction = r.choice(("mean", "sum", None))
         if self.verb == "call" and r.random() < 0.5:
             self.verb = "losses"
-        elif self.verb != "rank" and r.random() < 0.4:
+        elif self.verb not in ("rank", "both") and r.random() < 0.4:
             weights = r.random(losses).astype(r.choice(("float64", "float32")))
             self.w = Operand(r, memories[2], *_repeat(r, weights))
         if self.verb == "in place" and 0 in self.x.view.strides:
@@ -236,6 +236,8 @@ class Case:
         if self.verb == "rank":
             return [inside.ranks(y, x, **given)]
         given |= self.options
+        if self.verb == "both":
+            return inside.losses_and_ranks(y, x, **given)
         if self.verb == "losses":
             return [sx.loss_sparse_categorical_crossentropy(y, x, **given)]
         dtype = "float64" if x.dtype == np.float64 else "float32"

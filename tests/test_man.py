@@ -17,6 +17,7 @@ make = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make)
 
 PUBLIC = sorted(name for name in sparse_xent.__all__ if callable(getattr(sparse_xent, name)))
+FILES = sorted(map(make.stem, PUBLIC))
 
 
 def test_pages_are_current():
@@ -30,13 +31,17 @@ def test_a_page_that_is_not_current_is_named(monkeypatch):
 
 
 def test_every_public_name_has_a_page_and_an_example():
-    assert sorted(path.stem for path in MAN.glob("*.Rd")) == PUBLIC
-    assert sorted(path.stem for path in (MAN / "examples").glob("*.R")) == PUBLIC
+    assert sorted(path.stem for path in MAN.glob("*.Rd")) == FILES
+    assert sorted(path.stem for path in (MAN / "examples").glob("*.R")) == FILES
+
+
+def test_no_two_pages_have_names_that_differ_by_case_alone():
+    assert len({name.lower() for name in FILES}) == len(PUBLIC)
 
 
 @pytest.mark.parametrize("topic", PUBLIC)
 def test_every_argument_is_told_and_output_is_shown(topic):
-    page = (MAN / f"{topic}.Rd").read_text("utf-8")
+    page = (MAN / f"{make.stem(topic)}.Rd").read_text("utf-8")
     thing = getattr(sparse_xent, topic)
     for parameter in inspect.signature(thing).parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
@@ -67,7 +72,10 @@ def stub(name):
         if p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD) and "..." not in shown:
             shown.append("...")
         if p.kind is not p.VAR_KEYWORD:
-            constants = {"None": "NULL", "True": "TRUE", "False": "FALSE", "-1": "-1L", "0.0": "0"}
+            constants = {
+                "None": "NULL", "True": "TRUE", "False": "FALSE", "-1": "-1L", "0.0": "0",
+                "0": "0L", "()": "NULL",
+            }  # fmt: skip
             shown.append(
                 p.name
                 if p.default is p.empty
@@ -88,7 +96,8 @@ said$codoc <- format(tools::codoc(dir = package))
 said$checkDocFiles <- format(tools::checkDocFiles(dir = package))
 said$checkDocStyle <- format(tools::checkDocStyle(dir = package))
 said$undoc <- unlist(tools::undoc(dir = package))
-topics <- sub("[.]Rd$", "", basename(pages))
+lines <- unlist(lapply(pages, readLines))
+topics <- gsub("^.name[{]|[}]$", "", grep("^.name[{]", lines, value = TRUE))
 for (page in pages) {
   links <- regmatches(text <- readLines(page), gregexpr("link[{][^}]*", text))
   said[[paste(page, "links")]] <- setdiff(sub("link[{]", "", unlist(links)), topics)
@@ -139,7 +148,7 @@ source("man/run.R")
 
 def test_r_examples_come_out_as_the_pages_show(tmp_path):
     rscript.run(RUN, tmp_path)
-    assert sorted(path.stem for path in tmp_path.glob("*.R")) == PUBLIC
+    assert sorted(path.stem for path in tmp_path.glob("*.R")) == FILES
     for path in tmp_path.glob("*.R"):
         before = (tmp_path / f"{path.name}.before").read_text("utf-8")
         assert path.read_text("utf-8") == before

@@ -26,7 +26,7 @@ LAYERS = [
     ["demo"],
     ["evaluation"],
     [""],
-    ["loss", "metrics", "shards"],
+    ["loss", "metrics", "partial", "shards"],
     ["execute"],
     ["device"],
     ["plan"],

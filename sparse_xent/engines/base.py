@@ -30,6 +30,7 @@ class Task(enum.IntEnum):
     RANKS = 4
     GRADIENT = 5  # of losses that were computed before, times the gradient with respect to them
     GRADIENT_OF_VALUE = 6
+    LOSSES_AND_RANKS = 7  # from one read of the scores
 
     __hash__ = int.__hash__  # Enum's own is a Python function, and plans are found by tasks
 
@@ -41,7 +42,7 @@ class Task(enum.IntEnum):
     @property
     def differentiates(self) -> bool:
         """Whether a gradient is written."""
-        return self not in (Task.LOSSES, Task.VALUE, Task.RANKS)
+        return self not in (Task.LOSSES, Task.VALUE, Task.RANKS, Task.LOSSES_AND_RANKS)
 
 
 class Divisor(enum.IntEnum):
@@ -180,6 +181,7 @@ class Operands(NamedTuple):
     w: Any = None
     losses: Any = None  # where they (or ranks) go, in the losses' shape
     dx: Any = None
+    ranks: Any = None  # where they go beside losses, in the losses' shape
     sent_w: Any = None  # the weights as they were sent, where `w` is a copy
 
 

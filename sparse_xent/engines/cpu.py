@@ -52,12 +52,12 @@ _scratch = abi.scratch
 _own_scratch = partial(getattr, _scratch, "at")
 (
     _KERNEL, _X, _DX, _Y, _Y_STEP, _W, _W_STEP, _SCALARS, _SUMS, _LOSSES, _DIVIDED_BY,
-    _NONTEMPORAL, _RUN_CHUNKS, _ROW, _POSITIONS, _ORDER,
+    _NONTEMPORAL, _RUN_CHUNKS, _ROW, _POSITIONS, _ORDER, _RANKS,
 ) = (
     abi.ChunkParams._fields.index(name)
     for name in (
         "kernel", "x", "dx", "y", "y_step", "w", "w_step", "formula", "sums", "losses",
-        "divided_by", "nontemporal", "run_chunks", "row", "positions", "order",
+        "divided_by", "nontemporal", "run_chunks", "row", "positions", "order", "ranks",
     )
 )  # fmt: skip
 _DECODED, _MINUS_ONE = np.dtype(np.int32), np.array([-1], np.int64)
@@ -228,14 +228,18 @@ class RankProgram:
 
 
 class LossProgram:
-    """Losses, values and gradients."""
+    """Losses, values and gradients; ranks beside losses."""
 
     def __init__(self, problem: Problem, open_rows: bool) -> None:
         self._problem, self._geometry = problem, _Geometry(problem, open_rows)
         self._labels = self._geometry.reads_labels
         self._as_they_lie = self._labels and self._geometry.reads_weights
         self._own = dtypes.arithmetic(problem.x.dtype, None)
-        self._writes_losses = problem.task in (Task.LOSSES, Task.LOSSES_AND_GRADIENT)
+        self._ranks = problem.task == Task.LOSSES_AND_RANKS
+        self._writes_losses = self._ranks or problem.task in (
+            Task.LOSSES,
+            Task.LOSSES_AND_GRADIENT,
+        )
         self._differentiates = problem.task.differentiates
         self._casts = self._writes_losses and problem.result != self._own
         choice = self._geometry.choice
@@ -271,17 +275,25 @@ class LossProgram:
         ):
             self._params[place] = number
         self._params_at = _address(self._params)
-        one = self._geometry.slabs == 1 and self._forward is None
+        one = self._geometry.slabs == 1 and self._forward is None and not self._ranks
         return one and array_objects.are_as_expected()
 
-    def run(self, y: Any, x: Any, w: Any = None, losses: Any = None, dx: Any = None) -> Sums:
+    def run(
+        self,
+        y: Any,
+        x: Any,
+        w: Any = None,
+        losses: Any = None,
+        dx: Any = None,
+        ranks: Any = None,
+    ) -> Sums:
         """Do what the task says.
 
         Raises:
             BadValue: nothing is written then, but for losses.
         """
         if len(x) > self._rows:
-            geometry, at = self._geometry, Operands(y, x, w, losses, dx)
+            geometry, at = self._geometry, Operands(y, x, w, losses, dx, ranks)
             if not self._as_they_lie:
                 at = geometry.readable(at)
             positions = len(x) * geometry.per_row if geometry.per_row else geometry.slab
@@ -407,11 +419,13 @@ class LossProgram:
             raise Misaligned
         if at.losses is not None and not self._casts:
             params[:, _LOSSES] = _address(at.losses) + starts * at.losses.itemsize
+        if self._ranks:
+            params[:, _RANKS] = _address(at.ranks) + starts * at.ranks.itemsize
 
     def _prepared(self, at: Operands, params: Array, slab: int) -> Callable[[], None]:
         """What sends every chunk through the kernel that the parameters name."""
         taken = self._geometry.choice.reads
-        if self._differentiates:
+        if self._differentiates or self._ranks:
             taken = self._geometry.classes * at.x.itemsize
         length = max(1, TASK_BYTES // (self._chunk * taken)) * self._chunk
         direct = self._labels and not self._casts
@@ -452,7 +466,9 @@ class LossProgram:
             kernel=self._kernel, wide=self._own == np.float64, classes=geometry.classes,
             inner=geometry.inner, x=0, xo=xo, xc=xc, xi=xi, dx=0, do=dx[-3], dc=dx[-2], di=dx[-1],
             size=self._chunk, formula=0, x_odd=problem.x.dtype.itemsize - 1,
-            y_odd=problem.y.dtype.itemsize - 1 if self._labels else 0, **geometry.lines(),
+            y_odd=problem.y.dtype.itemsize - 1 if self._labels else 0,
+            rank=functions.rank_address(geometry.choice.format) if self._ranks else 0,
+            **geometry.lines(),
         )  # fmt: skip
         laid = np.tile(one.laid(), (geometry.slabs, 1))
         laid[:, _X], laid[:, _DX] = geometry.offsets(geometry.steps), geometry.offsets(dx)

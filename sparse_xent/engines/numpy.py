@@ -141,7 +141,7 @@ class NumpyProgram:
         return counted._replace(total=(alone or made).total, found=made.found)
 
     def _losses(self, at: Operands) -> Sums:
-        """Every w * l into `at.losses`, if it is there, and the sums."""
+        """Every w * l into `at.losses` and rank into `at.ranks`, if they are there; the sums."""
         layout, sums = self._problem.layout, _Sums()
         search = _Search(self._problem, layout)
         for block, y, w in self._blocks(at, layout):
@@ -151,6 +151,9 @@ class NumpyProgram:
             sums.add(made, y, w)
             if at.losses is not None:
                 at.losses.reshape(-1)[block.start : block.stop] = made
+            if at.ranks is not None:
+                above = formulas.rank(x, block.boxed(y))
+                at.ranks.reshape(-1)[block.start : block.stop] = above.ravel()
         return sums.total(search.found)
 
     def _count(self, at: Operands) -> Sums:

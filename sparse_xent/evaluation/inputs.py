@@ -29,8 +29,8 @@ Float64: TypeAlias = npt.NDArray[np.float64]
 IGNORED = -1  # the label of an ignored class, whatever its number in the file
 _NA = -(2**31)  # R's integer NA, as files have it
 
-# A box's scores are part of a core's cache, so that reading them again for the ranks is cheap; its
-# positions are few enough for the arrays of one number a position, where there are few classes.
+# What is read at once: positions are few enough for the arrays of one number a position, where
+# there are few classes.
 _BYTES = 1 << 24
 _POSITIONS = 1 << 20
 

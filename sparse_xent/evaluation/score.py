@@ -62,8 +62,8 @@ def losses_and_ranks(y: Int64, x: Array, options: Options) -> tuple[Array, Array
         The losses; the ranks, which say how many classes have a greater score than the label's (C
         where a score is NaN, -1 at ignored labels); the rows that cannot be probabilities.
     """
-    losses, found = execute.losses_and_found(y, x, options)
-    return np.asarray(losses), np.asarray(execute.ranks(y, x, options)), found
+    losses, ranks, found = execute.losses_and_ranks(y, x, options)
+    return np.asarray(losses), np.asarray(ranks), found
 
 
 # ---- the score ----------------------------------------------------------------------------------

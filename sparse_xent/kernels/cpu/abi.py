@@ -112,6 +112,8 @@ class ChunkParams(NamedTuple):
     x_odd: int = 0  # bits that no address of scores has: their size less 1
     y_odd: int = 0
     order: int = 0  # of positions among the losses (`implausible`); 0 where it is C order
+    rank: int = 0  # the function that gives ranks; 0 where they are not wanted
+    ranks: int = 0  # where they go, int64
 
     def laid(self) -> Any:
         """The numbers in memory."""

@@ -60,7 +60,7 @@ SIGNATURES: dict[str, tuple[types.Type, ...]] = {
     "decode_labels": (_long, *[_long] * 7),  # labels, step, n, classes, ignored, many, to
     "run_chunks": (types.void, *[_long] * 4),
     "run_one_chunk": (_long, *[_long] * 2),
-    "rank": (types.void, *[_long] * 10),
+    "rank": (types.void, *[_long] * 10),  # C, inner, first, last, x, xo, xc, xi, y, out
 }
 """What each C function gives, and what it takes."""
 
@@ -88,6 +88,7 @@ def _c_function(gives: types.Type, *takes: types.Type) -> Callable[..., Any]:
 _call_kernel = _c_function(*SIGNATURES["kernel"])
 _call_decoder = _c_function(*SIGNATURES["decode_labels"])
 _call_run_chunks = _c_function(*SIGNATURES["run_chunks"])
+_call_rank = _c_function(*SIGNATURES["rank"])
 
 
 @intrinsic
@@ -239,7 +240,7 @@ def run_chunks(call, first, last, scratch):  # type: ignore[no-untyped-def]
     (
         kernel, wide, classes, inner, x, xo, xc, xi, dx, do, dc, di,
         decoder, y_from, y_step, ignored, many, w_from, w_step, by_class,
-        size, formula, sums, losses, divided_by, nontemporal, _, _, _, _, _, order,
+        size, formula, sums, losses, divided_by, nontemporal, _, _, _, _, _, order, rank, ranks,
     ) = _numbers(call)  # fmt: skip
     smoothing, low, high, divisor = _doubles(formula)
     l_at, g_at, w_at = scratch, scratch + 8 * POSITIONS, scratch + 16 * POSITIONS
@@ -286,6 +287,8 @@ def run_chunks(call, first, last, scratch):  # type: ignore[no-untyped-def]
             floats = _at(types.float32, l_at), _at(types.float32, losses + 4 * p)
             _weighted(floats[0], w, n, v, floats[1], losses != 0)
         row[TOTAL] = _sum(v, n)
+        if rank:  # the scores are still in the second-level cache
+            _call_rank(rank, (classes, inner, p, p + n, x, xo, xc, xi, y_at, ranks + 8 * p))
         if fetch_factor(notes) > 0.0:
             for i in range(FOUND):
                 row[ODD_ROWS + i] = fetch_factor(notes + 8 * i)

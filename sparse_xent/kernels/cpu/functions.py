@@ -45,7 +45,12 @@ def decode_labels(dtype: np.dtype[Any]) -> Callable[..., int]:
 @cache
 def rank(format: str) -> Callable[..., None]:
     """`rank.rank` for one format of scores."""
-    return _function(loader.address("rank", format), None, *[ctypes.c_int64] * 10)
+    return _function(rank_address(format), None, *[ctypes.c_int64] * 10)
+
+
+def rank_address(format: str) -> int:
+    """Its address, which `abi.ChunkParams` takes."""
+    return loader.address("rank", format)
 
 
 def _function(address: int, gives: Any, *takes: Any) -> Callable[..., Any]:

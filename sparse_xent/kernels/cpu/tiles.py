@@ -46,20 +46,20 @@ from sparse_xent.kernels.formulas import (
 )
 from sparse_xent.kernels.staging import Value, primitive
 
-_COLUMNS = vec.StackBytes(LINE * (TILE + 8))  # a vector for each class
-_ROWS = vec.StackBytes(16 * (TILE + 4) * 8 + 2 * LINE)
+COLUMNS = vec.StackBytes(LINE * (TILE + 8))  # a vector for each class
+ROWS = vec.StackBytes(16 * (TILE + 4) * 8 + 2 * LINE)
 _VECTOR = vec.StackBytes(LINE)
 _FACTORS = vec.StackBytes(2 * LINE)  # float64, as many as there are lanes
 
 
 @primitive
-def _panel(spec: KernelSpec) -> int:
+def panel_classes(spec: KernelSpec) -> int:
     """Classes that are transposed at once."""
     return spec.format.lanes // 4
 
 
 @inlined
-def _copy_rows(spec, dx, p, step, labels, factors, count, row, rows, row_labels, row_factors):
+def copy_rows(spec, dx, p, step, labels, factors, count, row, rows, row_labels, row_factors):
     """Copy `count` rows with labels and factors to where there is space for as many as lanes.
 
     The others count as ignored; what their scores are does not matter.
@@ -75,12 +75,12 @@ def _copy_rows(spec, dx, p, step, labels, factors, count, row, rows, row_labels,
 
 
 @inlined
-def _transpose(spec, C, p, step, within, columns):
+def transpose(spec, C, p, step, within, columns):
     """Each class of a tile's rows as a vector: in panels, the last of which ends with its row.
 
     Where panels would not stay `within` the rows, numbers are read one by one.
     """
-    size, panel = ops.itemsize(spec), _panel(spec)
+    size, panel = ops.itemsize(spec), panel_classes(spec)
     if within:
         for c in range(0, C, panel):
             at = ops.minimum(c, ops.maximum(C - panel, 0))
@@ -180,12 +180,12 @@ def _gradient(
     off = (t < ops.integers(spec, 0)) | (factor == ops.splat(spec, 0.0))
     for c in range(C):
         _class_gradient(spec, columns, terms, t, c, a, b, target_gradient, off, s, clip_range)
-    c = (C - 1) // _panel(spec) * _panel(spec)
+    c = (C - 1) // panel_classes(spec) * panel_classes(spec)
     while c >= 0:  # what the last panel writes past its row's end, the others overwrite
         vec.scatter_panel(
             spec, columns + LINE * c, to + c * ops.itemsize(spec), C * ops.itemsize(spec)
         )
-        c -= _panel(spec)
+        c -= panel_classes(spec)
 
 
 @inlined
@@ -194,18 +194,18 @@ def tile(
     smoothing, clip_range, nontemporal, scratch,
 ):  # fmt: skip
     """C <= TILE."""
-    w, size, panel = ops.lanes(spec), ops.itemsize(spec), _panel(spec)
+    w, size, panel = ops.lanes(spec), ops.itemsize(spec), panel_classes(spec)
     columns, terms, values = (
-        vec.stack_alloc(_COLUMNS),
-        vec.stack_alloc(_COLUMNS),
+        vec.stack_alloc(COLUMNS),
+        vec.stack_alloc(COLUMNS),
         vec.stack_alloc(_VECTOR),
     )
     rows, row_labels, row_factors = (
-        vec.stack_alloc(_ROWS),
+        vec.stack_alloc(ROWS),
         vec.stack_alloc(_VECTOR),
         vec.stack_alloc(_FACTORS),
     )
-    gradients, row = vec.stack_alloc(_ROWS), C * size
+    gradients, row = vec.stack_alloc(ROWS), C * size
     done, end = 0, 0
     x_step, dx_step, p, to = 0, 0, x, dx
     while done < last - first:
@@ -218,14 +218,12 @@ def tile(
         # A panel of fewer classes than it is wide reaches into the rows behind its own.
         within = panel <= C or (step == row and done + w + panel <= end)
         if count < w:
-            _copy_rows(
-                spec, dx, p, step, labels, factors, count, row, rows, row_labels, row_factors
-            )
+            copy_rows(spec, dx, p, step, labels, factors, count, row, rows, row_labels, row_factors)
             p, step, labels, factors, within = rows, row, row_labels, row_factors, True
         t = vec.fetch_labels(spec, labels)
         for line in range(0, w * row, LINE):
             vec.prefetch(p + (AHEAD + line))
-        _transpose(spec, C, p, step, within, columns)
+        transpose(spec, C, p, step, within, columns)
         before = first_reference(spec, vec.fetch(spec, columns))
         caches = dx is not None
         others, x_t, exponents = _sums(spec, C, columns, terms, t, before, clip_range, caches)
