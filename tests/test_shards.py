@@ -196,6 +196,7 @@ def test_a_reference_beyond_the_fine_floats_is_a_logit():
     x = np.array([[1e38, -3e38, 3e38]], np.float32)
     assert finish_rows(merged(states_of(x, [2], cuts(3, 3, 0)))) == 0
     assert finish_rows(merged(states_of(x, [1], cuts(3, 3, 0)))) == np.inf
+    assert finish_rows(row_partial(np.array([[2000.0, 0]]), [1], 0)) == 2000
 
 
 def test_a_loss_is_right_where_a_class_s_own_share_is_no_normal_number():
