@@ -13,12 +13,13 @@ of the loss, relative to the loss; m and x_t are stored as they are.
 
 All arithmetic is float64; only what is stored is rounded, to float64 for float64 logits, else to
 float32. Float64 has m the largest logit, and the sum, from 1 to C, loses 1e-16 a merge. For float32
-that choice would lose 6e-8 a merge: of 63 shards that each add 5.9e-8 to a sum of 1, merged one
-after the other, nothing would stay, and the loss be off by 4e-6. But m is free: any m with its own
+that choice would lose 6e-8 a merge: of 62 shards that each add 5.9e-8 to a sum of 2, merged one
+after the other, nothing would stay, and the loss be off by 2e-6. But m is free: any m with its own
 sum says the same. So float32 takes the number nearest to the log of the whole sum for m. Excess is
 then small, at most 2^-24 |m|, and a float32 holds it to 2^-24 of itself: the two together have 48
 bits, some 2e-9 of the sum at |m| = 1e6, and 12 bytes a row suffice for 1e-6 after any number of
-merges. Beyond |m| = 2^22, where float32s are 1/2 apart, m is the largest logit again.
+merges that a vocabulary has. Beyond |m| = 2^22, where float32s are 1/2 apart and more, a sum could
+be near 0 and excess near -1: m is the largest logit again.
 
 What needs no fourth array: target is NaN where the class is in no shard so far, and inf where it
 was found but is inf or NaN. Reference is -inf where there is no other class, or all are -inf

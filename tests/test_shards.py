@@ -160,15 +160,11 @@ def test_gradients_are_right_element_by_element(case):
 
 def test_tiny_contributions_of_many_shards_are_not_lost_one_after_the_other():
     """Each is less than half a rounding of float32 beside the first."""
-    x = np.full((1, 64), 10 + np.log(5.9e-8), np.float32)
-    x[0, 0], x[0, 63] = 10, 10.5  # the greatest of the others, and the target
-    state = row_partial(x[:, :1], [63], 0)
-    for k in range(1, 64):
+    x = np.full((1, 64), np.log(5.9e-8), np.float32)
+    x[0, :2], x[0, 63] = 0, 20  # the greatest of the others, and the target
+    state = row_partial(x[:, :2], [63], 0)
+    for k in range(2, 64):
         state = merge_rows(state, row_partial(x[:, k : k + 1], [63], k))
-    others = np.exp(x[0, :63].astype(float) - 10).sum()
-    assert others > 1 + 3e-6
-    got = (1 + state.excess.astype(float)) * np.exp(state.reference.astype(float) - 10)
-    close(got, [others], 1e-8)
     want = Definition(from_logits=True).per_label([63], x)
     assert_close(finish_rows(state, reduction=None), want, 1e-7)
 
@@ -191,9 +187,33 @@ def test_a_reference_beyond_the_fine_floats_is_a_logit():
         x = np.full((1, 8), top, np.float32)
         state = merged(states_of(x, [5], cuts(8, 5, 0)))
         close(finish_rows(state, reduction=None), [np.log(8)], 1e-6)
+    x = np.full((1, 8192), 2e8, np.float32)  # where floats are 16 apart
+    close(
+        finish_rows(merged(states_of(x, [5], cuts(8192, 2, 0))), reduction=None),
+        [np.log(8192)],
+        1e-7,
+    )
     x = np.array([[1e38, -3e38, 3e38]], np.float32)
     assert finish_rows(merged(states_of(x, [2], cuts(3, 3, 0)))) == 0
     assert finish_rows(merged(states_of(x, [1], cuts(3, 3, 0)))) == np.inf
+    assert finish_rows(row_partial(np.array([[2000.0, 0]]), [1], 0)) == 2000
+
+
+def test_a_loss_is_right_where_a_class_s_own_share_is_no_normal_number():
+    x = np.zeros((1, 4096))
+    x[0, 7] = 715
+    want = Definition(from_logits=True).per_label([7], x)
+    assert_close(
+        finish_rows(merged(states_of(x, [7], cuts(4096, 3, 0))), reduction=None), want, 1e-14
+    )
+
+
+def test_a_weight_of_inf_gives_an_infinite_gradient_where_the_slope_is_not_0():
+    x = np.array([[900.0, 0, -np.inf], [0, -np.inf, -np.inf], [-np.inf, 0, 0], [np.nan, 0, 0]])
+    y, w, pairs = [0, 0, 0, 0], [np.inf, np.inf, -np.inf, np.inf], [(0, 1), (1, 3)]
+    got = gradient_of(x, y, pairs, merged(states_of(x, y, pairs)), sample_weight=w, reduction="sum")
+    np.testing.assert_array_equal(got, one_shot(x, y, w, reduction="sum")[1])
+    np.testing.assert_array_equal(got[0], [-np.inf, np.inf, 0])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
