@@ -25,12 +25,26 @@ from sparse_xent.loss import (
     loss_categorical_crossentropy,
     loss_sparse_categorical_crossentropy,
 )
+from sparse_xent.metrics import (
+    CategoricalAccuracy,
+    SparseCategoricalAccuracy,
+    SparseCategoricalCrossentropyMetric,
+    SparseTopKCategoricalAccuracy,
+    metric_categorical_accuracy,
+    metric_sparse_categorical_accuracy,
+    metric_sparse_categorical_crossentropy,
+    metric_sparse_top_k_categorical_accuracy,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CategoricalAccuracy",
     "CategoricalCrossentropy",
+    "SparseCategoricalAccuracy",
     "SparseCategoricalCrossentropy",
+    "SparseCategoricalCrossentropyMetric",
+    "SparseTopKCategoricalAccuracy",
     "config_epsilon",
     "config_floatx",
     "config_set_epsilon",
@@ -40,6 +54,10 @@ __all__ = [
     "cuda_check",
     "loss_categorical_crossentropy",
     "loss_sparse_categorical_crossentropy",
+    "metric_categorical_accuracy",
+    "metric_sparse_categorical_accuracy",
+    "metric_sparse_categorical_crossentropy",
+    "metric_sparse_top_k_categorical_accuracy",
     "op_array",
 ]
 

@@ -67,7 +67,7 @@ def stub(name):
         if p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD) and "..." not in shown:
             shown.append("...")
         if p.kind is not p.VAR_KEYWORD:
-            constants = {"None": "NULL", "True": "TRUE", "False": "FALSE", "-1": "-1L", "0.0": "0"}
+            constants = {"None": "NULL", "False": "FALSE", "-1": "-1L", "5": "5L", "0.0": "0"}
             shown.append(
                 p.name
                 if p.default is p.empty
