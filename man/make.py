@@ -192,20 +192,22 @@ def items(entries: dict[str, str], code: bool = False) -> str:
 def methods(cls: type) -> str:
     """The calls that an object answers, told one after the other."""
     told = []
-    of_losses = [
-        ("loss", "__call__"),
-        ("loss$value_and_grad", "value_and_grad"),
-        ("loss$get_config", "get_config"),
-        (f"{cls.__name__}$from_config", "from_config"),
-    ]
-    for called, name in METHODS.get(cls.__name__, of_losses):
+    if hasattr(cls, "value_and_grad"):
+        usual = [("loss", "__call__"), ("loss$value_and_grad", "value_and_grad")]
+        usual.append(("loss$get_config", "get_config"))
+    else:
+        names = ("update_state", "result", "reset_state", "merge", "get_config")
+        usual = [(f"metric${name}", name) for name in names]
+    usual.append((f"{cls.__name__}$from_config", "from_config"))
+    for called, name in METHODS.get(cls.__name__, usual):
         method = getattr(cls, name)
         doc = Docstring.of(method)
         entries = documented(method)
         told.append(rf"\preformatted{{{usage(called, method)}}}" + "\n" + rd(doc.title))
         if entries:
             told[-1] += "\n" + rf"\describe{{{chr(10)}{items(entries, code=True)}{chr(10)}}}"
-        told[-1] += "\n\n" + rf"\emph{{Value:}} {rd(doc.sections['Returns'])}"
+        if returned := doc.sections.get("Returns"):
+            told[-1] += "\n\n" + rf"\emph{{Value:}} {rd(returned)}"
     return "\n\n".join(told)
 
 

@@ -25,16 +25,30 @@ from sparse_xent.loss import (
     loss_categorical_crossentropy,
     loss_sparse_categorical_crossentropy,
 )
+from sparse_xent.metrics import (
+    CategoricalAccuracy,
+    SparseCategoricalAccuracy,
+    SparseCategoricalCrossentropyMetric,
+    SparseTopKCategoricalAccuracy,
+    metric_categorical_accuracy,
+    metric_sparse_categorical_accuracy,
+    metric_sparse_categorical_crossentropy,
+    metric_sparse_top_k_categorical_accuracy,
+)
 from sparse_xent.partial import Partial, partial
 from sparse_xent.shards import RowState, finish_rows, grad_from_rows, merge_rows, row_partial
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CategoricalAccuracy",
     "CategoricalCrossentropy",
     "Partial",
     "RowState",
+    "SparseCategoricalAccuracy",
     "SparseCategoricalCrossentropy",
+    "SparseCategoricalCrossentropyMetric",
+    "SparseTopKCategoricalAccuracy",
     "config_epsilon",
     "config_floatx",
     "config_set_epsilon",
@@ -47,6 +61,10 @@ __all__ = [
     "loss_categorical_crossentropy",
     "loss_sparse_categorical_crossentropy",
     "merge_rows",
+    "metric_categorical_accuracy",
+    "metric_sparse_categorical_accuracy",
+    "metric_sparse_categorical_crossentropy",
+    "metric_sparse_top_k_categorical_accuracy",
     "op_array",
     "partial",
     "row_partial",

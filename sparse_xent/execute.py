@@ -14,7 +14,6 @@ from sparse_xent import plan as plans
 from sparse_xent.arrays import numpy as arrays
 from sparse_xent.arrays.adapters import PROTOCOL, adapter_of, refuse_device
 from sparse_xent.arrays.dlpack import DeviceArray
-from sparse_xent.arrays.numpy import spec_of
 from sparse_xent.engines.base import (
     DONE,
     NOTHING,
@@ -293,16 +292,9 @@ def _check_values(sent: Sent, options: Options, offset: int = 0) -> None:
     """Refuse labels that are neither classes nor ignored, and weights that are missing."""
     layout = layout_of(sent.x.shape, options.axis, sent.x.strides)
     given = np.broadcast_to(np.int64(0), layout.losses) if options.soft else sent.y
-    reader = labels.read(spec_of(given), layout, options.ignore_class, sent.y_true, sent.x)
-    y, bad = reader.decode(reader.shaped(given))
-    if bad.any():
-        reader.refuse(given, offset)
+    y = labels.decoded(given, layout, options.ignore_class, sent.y_true, sent.x, offset)
     if sent.w is not None:
-        reader_of_weights = weights.read(spec_of(sent.w), layout, sent.sample_weight)
-        assert reader_of_weights is not None
-        sample = np.broadcast_to(weights.aligned(sent.w, layout.losses), layout.losses)
-        if weights.missing(sample, y).any():
-            reader_of_weights.refuse(sent.w, y)
+        weights.counted(sent.w, layout, y, sent.sample_weight)
 
 
 # ---- CUDA devices -------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sparse_xent.arrays import foreign
 from sparse_xent.arrays.base import ArraySpec
-from sparse_xent.arrays.numpy import as_array
+from sparse_xent.arrays.numpy import as_array, spec_of
 from sparse_xent.arrays.refusals import refuse_kind
 from sparse_xent.dtypes import is_float, is_number
 from sparse_xent.layout import Layout, layout_of
@@ -217,6 +217,34 @@ def read_part(
     if is_float(y.dtype):
         _check_exact(_sent_as(of.get("y_true"), y.dtype), stop)
     return replace(read(y, layout, ignored, **of), classes=UNKNOWN)
+
+
+def decoded(
+    y: Array,
+    layout: Layout,
+    ignored: tuple[int, ...],
+    y_true: object,
+    x: Array,
+    offset: int = 0,
+) -> Int64:
+    """All labels in the losses' shape, -1 where one is ignored.
+
+    Args:
+        y: the labels as they were sent.
+        layout: y_pred's.
+        ignored: the classes that do not count.
+        y_true: what the user sent, for what a message says of it.
+        x: y_pred.
+        offset: what a message adds to positions along the first axis.
+
+    Raises:
+        TypeError, ValueError: one is neither a class nor ignored, or they do not fit.
+    """
+    reader = read(spec_of(y), layout, ignored, y_true, x)
+    found, bad = reader.decode(reader.shaped(y))
+    if bad.any():
+        reader.refuse(y, offset)
+    return found
 
 
 def _with_axis(layout: Layout) -> tuple[int, ...]:

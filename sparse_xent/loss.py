@@ -8,8 +8,8 @@ Notation: x logits, p probabilities, t a row's label, C classes, s label smoothi
 """
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, ClassVar, Literal, NoReturn, Protocol, Self, cast, overload
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, NoReturn, Self, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -23,21 +23,15 @@ from sparse_xent.options import (
     Options,
     ReductionName,
     describe,
+    has_data,
+    plain,
     read,
     read_once,
     refuse_unknown,
 )
+from sparse_xent.options import DType as _DType
+from sparse_xent.options import IgnoreClass as _IgnoreClass
 
-
-class _Policy(Protocol):
-    """A dtype policy, Keras's for one."""
-
-    @property
-    def compute_dtype(self) -> Any: ...
-
-
-_DType = npt.DTypeLike | _Policy | None
-_IgnoreClass = int | float | Collection[int] | npt.NDArray[Any] | None
 _ClassWeight = npt.ArrayLike | Mapping[int, float] | Mapping[str, float] | None
 
 
@@ -84,7 +78,7 @@ class _Loss:
             A dict with a key for each argument; `dtype` by its name, one ignored class as an int,
             several as a sorted list, class weights as a list or a dict with string keys.
         """
-        return {key: _plain(key, getattr(self._options, key)) for key in self._keys}
+        return {key: plain(key, getattr(self._options, key)) for key in self._keys}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -571,21 +565,14 @@ def _has_data(
     options: Mapping[str, object],
 ) -> bool:
     """Whether this is the form with data; refuses what neither form, or the other one, takes."""
-    with_data = y_true is not None or y_pred is not None
     if "sample_weight" in unknown:
         raise TypeError(
             f"sample_weight is an argument of the object, not of {function}(): "
             f"call {_as_call(function, options)}(y_true, y_pred, sample_weight=w)"
         )
     refuse_unknown(unknown, ("y_true", "y_pred", *options), function)
-    if not with_data:
+    if not has_data(y_true, y_pred, function, "loss", "reduces"):
         return False
-    if y_true is None or y_pred is None:
-        missing, given = ("y_true", "y_pred") if y_true is None else ("y_pred", "y_true")
-        raise TypeError(
-            f"{missing} is missing, {given} was given: {function}() takes both (one loss per "
-            "label) or neither (an object that reduces)"
-        )
     reduction = options["reduction"]
     if not isinstance(reduction, str) or reduction != REDUCTION:
         raise TypeError(
@@ -606,22 +593,6 @@ def _as_call(function: str, options: Mapping[str, object]) -> str:
         else:  # an array, say: by the argument's name
             shown.append(f"{key}={key}")
     return f"{function}({', '.join(shown)})"
-
-
-def _plain(key: str, value: Any) -> Any:
-    """An option as a plain JSON value."""
-    if key == "reduction":
-        return value.value
-    if key == "dtype" and value is not None:
-        return value.name
-    if key == "device" and value is not None:
-        return f"cuda:{value}" if value else "cuda"
-    if key == "ignore_class":
-        return (value[0] if len(value) == 1 else list(value)) if value else None
-    if key == "class_weight" and value is not None:
-        by_key = value and isinstance(value[0], tuple)
-        return {str(c): w for c, w in value} if by_key else list(value)
-    return value
 
 
 def _from_config(cls: type[_Loss], config: Mapping[str, Any]) -> _Loss:

@@ -9,12 +9,13 @@ import enum
 import math
 import numbers
 import re
-from collections.abc import Iterable, Mapping, Set, ValuesView
+from collections.abc import Collection, Iterable, Mapping, Set, ValuesView
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from sparse_xent import dtypes
 from sparse_xent.arrays import foreign
@@ -26,6 +27,17 @@ NormalizeName = Literal["after", "before", "never"]
 ReductionName = Literal[
     "sum_over_batch_size", "mean", "auto", "sum", "mean_with_sample_weight", "none"
 ]
+
+
+class _Policy(Protocol):
+    """A dtype policy, Keras's for one."""
+
+    @property
+    def compute_dtype(self) -> Any: ...
+
+
+DType = npt.DTypeLike | _Policy | None
+IgnoreClass = int | float | Collection[int] | npt.NDArray[Any] | None
 
 NAME = "sparse_categorical_crossentropy"
 SOFT_NAME = "categorical_crossentropy"
@@ -139,6 +151,22 @@ def read_once(*given: Any) -> Options:
     return read(*given)
 
 
+def plain(key: str, value: Any) -> Any:
+    """An option as a plain JSON value, as a config has it."""
+    if key == "reduction":
+        return value.value
+    if key == "dtype" and value is not None:
+        return value.name
+    if key == "device" and value is not None:
+        return f"cuda:{value}" if value else "cuda"
+    if key == "ignore_class":
+        return (value[0] if len(value) == 1 else list(value)) if value else None
+    if key == "class_weight" and value is not None:
+        by_key = value and isinstance(value[0], tuple)
+        return {str(c): w for c, w in value} if by_key else list(value)
+    return value
+
+
 # ---- names --------------------------------------------------------------------------------------
 
 
@@ -149,6 +177,27 @@ def refuse_unknown(unknown: Mapping[str, object], known: Iterable[str], function
         near = nearest(name, known)
         meant = f"did you mean {near!r}?" if near else f"it takes {', '.join(known)}"
         raise TypeError(f"{name!r} is not an argument of {function}(): {meant}")
+
+
+def has_data(y_true: object, y_pred: object, function: str, each: str, verb: str) -> bool:
+    """Whether a function was called with its data: both of them, or neither.
+
+    Args:
+        y_true, y_pred: as they were sent.
+        function: its name.
+        each: what there is one of for each label.
+        verb: what the object does that is made without data.
+
+    Raises:
+        TypeError: one of the two is missing.
+    """
+    if (y_true is None) != (y_pred is None):
+        missing, given = ("y_true", "y_pred") if y_true is None else ("y_pred", "y_true")
+        raise TypeError(
+            f"{missing} is missing, {given} was given: {function}() takes both (one {each} per "
+            f"label) or neither (an object that {verb})"
+        )
+    return y_true is not None
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

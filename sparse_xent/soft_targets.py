@@ -15,9 +15,20 @@ from sparse_xent.dtypes import is_number
 
 Array = npt.NDArray[Any]
 
+SPARSE = "loss_sparse_categorical_crossentropy"
 
-def array_of(y_true: object, x: Array) -> Array:
-    """The user's targets for these scores; their values are not checked yet."""
+
+def array_of(y_true: object, x: Array, sparse: str = SPARSE) -> Array:
+    """The user's targets for these scores; their values are not checked yet.
+
+    Args:
+        y_true: what the user sent.
+        x: the scores.
+        sparse: the function that takes integer labels.
+
+    Raises:
+        TypeError, ValueError: they are no numbers, or have another shape.
+    """
     a = as_array(y_true, "y_true")
     if not is_number(a.dtype):
         refuse_kind(y_true, a, "y_true", "numbers (a weight for each class)")
@@ -27,14 +38,15 @@ def array_of(y_true: object, x: Array) -> Array:
             order = f"; {labels.SWAPPED}"
         raise ValueError(
             f"y_true must have y_pred's shape {x.shape}, got {a.shape}: for one integer a label "
-            f"use loss_sparse_categorical_crossentropy{order}"
+            f"use {sparse}{order}"
         )
     return a
 
 
-def refuse(targets: Array, x: Array) -> NoReturn:
+def refuse(targets: Array, x: Array, sparse: str = SPARSE) -> NoReturn:
     """ValueError that names the first target, in C order, that is negative or NaN."""
-    bad = ~(targets >= 0)
+    with np.errstate(all="ignore"):  # bfloat16 warns of its NaN
+        bad = ~(targets >= 0)
     index = tuple(int(i) for i in np.argwhere(bad)[0])
     more = int(np.count_nonzero(bad)) - 1
     others = f" and {more} more" if more else ""
@@ -42,5 +54,5 @@ def refuse(targets: Array, x: Array) -> NoReturn:
         others += f"; {labels.SWAPPED}"
     raise ValueError(
         f"y_true must hold targets of 0 and more, got {targets[index]} at {index}{others}; for "
-        "integer labels, -1 for a void class among them, use loss_sparse_categorical_crossentropy"
+        f"integer labels, -1 for a void class among them, use {sparse}"
     )

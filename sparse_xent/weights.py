@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sparse_xent.arrays import foreign
 from sparse_xent.arrays.base import ArraySpec
-from sparse_xent.arrays.numpy import as_array
+from sparse_xent.arrays.numpy import as_array, spec_of
 from sparse_xent.arrays.refusals import refuse_kind
 from sparse_xent.dtypes import is_number
 from sparse_xent.engines.base import Divisor
@@ -96,6 +96,26 @@ def missing(sample: Array, y: Int64) -> npt.NDArray[np.bool_]:
     w = sample.astype(np.float64, copy=False)
     found: npt.NDArray[np.bool_] = (np.isnan(w) | (w == NA_INTEGER)) & (y >= 0)
     return found
+
+
+def counted(w: Array, layout: Layout, y: Int64, sample_weight: object) -> Float64:
+    """One weight a label, in the losses' shape: 0 where it is ignored, whose weight is not read.
+
+    Args:
+        w: the weights as they were sent.
+        layout: y_pred's.
+        y: all labels in the losses' shape, negative where ignored.
+        sample_weight: what the user sent, for what a message says of it.
+
+    Raises:
+        ValueError: a weight that counts is missing, or they do not fit.
+    """
+    reader = read(spec_of(w), layout, sample_weight)
+    assert reader is not None
+    sample = np.broadcast_to(aligned(w, layout.losses), layout.losses)
+    if missing(sample, y).any():
+        reader.refuse(w, y)
+    return np.where(y < 0, 0.0, sample.astype(np.float64))
 
 
 def array_of(sample_weight: object) -> Array | None:

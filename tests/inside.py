@@ -39,7 +39,7 @@ def asked_for() -> str:
 
 
 def ranks(y: Any, x: Any, axis: int = -1, ignore_class: Any = None) -> Any:
-    """How many classes stand above each label: no public function gives ranks yet."""
+    """How many classes stand above each label: no public function gives ranks."""
     return execute.ranks(y, x, _options(axis, ignore_class))
 
 

@@ -74,7 +74,7 @@ def stub(name):
         if p.kind is not p.VAR_KEYWORD:
             constants = {
                 "None": "NULL", "True": "TRUE", "False": "FALSE", "-1": "-1L", "0.0": "0",
-                "0": "0L", "()": "NULL",
+                "0": "0L", "5": "5L", "()": "NULL",
             }  # fmt: skip
             shown.append(
                 p.name

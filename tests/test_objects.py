@@ -412,6 +412,10 @@ TYPED = """
     value, gradient = sx.SparseCategoricalCrossentropy(ignore_class={1, 2}).value_and_grad(y, p)
     loss = sx.SparseCategoricalCrossentropy()
     reveal_type(sx.SparseCategoricalCrossentropy.from_config(loss.get_config()))
+    reveal_type(sx.metric_sparse_categorical_accuracy(axis=1))
+    reveal_type(sx.metric_sparse_categorical_accuracy(y, p, sample_weight=y))
+    sx.metric_sparse_categorical_accuracy(sample_weight=y)  # wrong
+    sx.metric_sparse_categorical_accuracy(y)  # wrong
 """
 
 
@@ -447,6 +451,7 @@ def test_a_checker_tells_the_data_form_from_the_object_form(tmp_path: Path) -> N
     )
     assert [name if "ndarray" not in name else "an array" for name in revealed] == [
         sparse, sparse, "an array", "an array", dense, "an array", sparse,
+        "sparse_xent.metrics.SparseCategoricalAccuracy", "an array",
     ], done.stdout + done.stderr  # fmt: skip
     assert wrong == {
         number for number, line in enumerate(source.splitlines(), 1) if "# wrong" in line

@@ -2,13 +2,14 @@
 # names of one-hot targets. Names are matched to those that y_pred has along the class axis, else to
 # the factor's levels. What is left for Python are whole numbers from 0 and weights by position.
 
-SPARSE <- "loss_sparse_categorical_crossentropy"
+# Whether a function takes integer labels, not targets.
+is_sparse <- function(this) grepl("_sparse_", this, fixed = TRUE)
 
 # A label of an ignored level that y_pred has no scores for.
 IGNORED <- -1L
 
 is_by_name <- function(this, options) {
-  this == SPARSE && (is.character(options$ignore_class) || has_names(options$class_weight))
+  is_sparse(this) && (is.character(options$ignore_class) || has_names(options$class_weight))
 }
 
 has_names <- function(x) !is.null(x) && !is_python(x) && !is.null(names(x))

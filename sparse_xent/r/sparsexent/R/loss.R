@@ -44,10 +44,11 @@ value_and_grad <- function(loss, y_true, y_pred, sample_weight = NULL) {
 
 # ---- the form with data --------------------------------------------------------------------------
 
-per_label <- function(this, y_true, y_pred, options) {
+per_label <- function(this, y_true, y_pred, options, sample_weight = NULL) {
   sent <- sent_of(this, y_true, y_pred, options$held)
   python <- python_caller(this)
   extra <- if (is.null(sent$options)) options$sent else python_options(this, sent$options)
+  if (!is.null(sample_weight)) extra$sample_weight <- weights_of(sample_weight)
   plain(asked(
     if (length(extra)) do.call(python, c(list(sent$y, sent$x), extra)) else python(sent$y, sent$x)
   ))
@@ -123,15 +124,20 @@ python_object <- function(held, options) {
 
 print.sparsexent_loss <- function(x, ...) {
   held <- environment(x)
-  defaults <- formals(held$this)
-  given <- held$options[!mapply(function(value, name) {
+  cat("<", as_call(held$this, held$options), ">\n", sep = "")
+  invisible(x)
+}
+
+# The call that makes an object with these options; defaults are left out.
+as_call <- function(this, options) {
+  defaults <- formals(this)
+  given <- options[!mapply(function(value, name) {
     name %in% names(defaults) && identical(value, eval(defaults[[name]]))
-  }, held$options, names(held$options))]
+  }, options, names(options))]
   if (identical(given$dtype, config_floatx())) given$dtype <- NULL
   shown <- vapply(given, function(value) paste(deparse(value), collapse = " "), "")
   arguments <- paste(names(given), shown, sep = " = ", collapse = ", ", recycle0 = TRUE)
-  cat("<", held$this, "(", arguments, ")>\n", sep = "")
-  invisible(x)
+  paste0(this, "(", arguments, ")")
 }
 
 # The members that Python's object has, so that what was written for the one runs with the other.

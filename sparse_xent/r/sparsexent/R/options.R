@@ -17,7 +17,7 @@ refuse_partial_names <- function(call, definition, frame, this) {
     near <- known[startsWith(known, name)]
     if (length(near)) {
       fail(
-        sQuote(name, FALSE), " is not an argument of ", this, if (this != "a loss") "()",
+        sQuote(name, FALSE), " is not an argument of ", this, if (!startsWith(this, "a ")) "()",
         ": did you mean ", sQuote(near[[1L]], FALSE), "?"
       )
     }
@@ -40,7 +40,8 @@ options_of <- function(this, given) {
 
 checked_options <- function(this, options) {
   if (!all(nzchar(names(options)))) {
-    fail("the arguments of ", this, "() after axis must be named")
+    before <- names(formals(this))
+    fail("the arguments of ", this, "() after ", before[[match("...", before) - 1L]], " must be named")
   }
   for (name in names(options)) {
     value <- options[[name]]
@@ -208,10 +209,12 @@ has_data <- function(y_true, y_pred, this) {
   if (labels != scores) {
     fail(
       if (labels) "y_pred is missing, y_true was given: " else "y_true is missing, y_pred was given: ",
-      if (this == "a loss") {
-        "a loss takes both"
-      } else {
+      if (startsWith(this, "a ")) {
+        paste(this, "takes both")
+      } else if (startsWith(this, "loss_")) {
         paste0(this, "() takes both (one loss per label) or neither (an object that reduces)")
+      } else {
+        paste0(this, "() takes both (one value per label) or neither (an object that takes batches)")
       }
     )
   }
@@ -223,7 +226,7 @@ sent_of <- function(this, y_true, y_pred, options) {
   x <- numbers_of(y_pred, "y_pred")
   axis <- options$axis
   if (abs(axis) > length(dim(x)) && !is_python(x)) refuse_axis_beyond(axis, dim(x))
-  if (this != SPARSE) {
+  if (!is_sparse(this)) {
     return(list(y = in_order_of(numbers_of(y_true, "y_true"), x, axis), x = x, options = NULL))
   }
   by_class <- NULL

@@ -119,9 +119,7 @@ in_r_words <- function(text) {
     paste("axis", whole_numbers(found) + 1)
   })
   text <- gsub("()", "(a single number)", text, fixed = TRUE)
-  text <- gsub("loss_(sparse_)?categorical_crossentropy\\(a single number\\)",
-    "loss_\\1categorical_crossentropy()", text
-  )
+  text <- gsub("((loss|metric)_[a-z_]+)\\(a single number\\)", "\\1()", text)
   text <- sub("stack (1 - p, p .*along that axis)", "bind \\1, as cbind() does along axis 2", text)
   text <- replaced(text, "\\([0-9]+(, [0-9]+)+\\)|\\([0-9]+,\\)", function(found) {
     paste0("(", paste(whole_numbers(found), collapse = " x "), ")")
