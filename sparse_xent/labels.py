@@ -60,7 +60,8 @@ class Labels:
                 ignored |= values == values.dtype.type(c)
         bad = ~ignored & ~((values >= 0) & (values < self.classes))  # NaN is bad as well
         if values.dtype.kind == "f":
-            bad |= ~ignored & (values != np.floor(values))
+            with np.errstate(invalid="ignore"):  # older NumPy warns of the floor of NaN
+                bad |= ~ignored & (values != np.floor(values))
         return np.where(ignored | bad, -1, values).astype(np.int64, copy=False), bad
 
     def refuse(self, labels: Array, offset: int = 0) -> NoReturn:
