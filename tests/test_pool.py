@@ -37,6 +37,21 @@ def test_each_task_is_taken_by_one_thread_only():
     assert sorted(taken) == list(range(20_000))
 
 
+def test_a_task_that_is_drawn_is_done_though_another_thread_finds_none_left():
+    # The other comes between the draw and the comparison: reached inside, so that it always does.
+    done = []
+    job = threads._Job(lambda k, _: done.append(k), [(0,)], lambda: None)
+
+    class Draw:
+        def __next__(self):
+            job.count = 0  # as the one does that draws the number behind the last
+            return len(done)
+
+    job._next = Draw()
+    job.work()
+    assert done == [0]
+
+
 def test_the_caller_takes_a_share_and_others_help():
     here, barrier = threading.get_ident(), threading.Barrier(2, timeout=20)
     seen = set()

@@ -91,7 +91,7 @@ class _Job:
 
     def __init__(self, task: Task, arguments: Arguments, own: Callable[[], object]) -> None:
         self._task, self._arguments, self._own = task, arguments, own
-        self.count = len(arguments)
+        self.count = self._total = len(arguments)
         self._next = itertools.count()  # next() is one bytecode: no two threads get one number
         try:
             self._helpers = _spare.pop()
@@ -115,7 +115,8 @@ class _Job:
         """Do the next tasks, until there are none; no Python function is called here but theirs."""
         try:
             own = self._own()
-            while at_most and (k := next(self._next)) < self.count:
+            # `count` may become 0 between the two: what is drawn is done.
+            while at_most and self.count and (k := next(self._next)) < self._total:
                 self._task(*self._arguments[k], own)
                 at_most -= 1
         except BaseException as error:
