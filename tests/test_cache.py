@@ -218,11 +218,19 @@ def give(monkeypatch):
             for path in paths:
                 os.chown(path, 65534, 65534, follow_symlinks=False)
             monkeypatch.setattr(os, "getgroups", lambda: [65534] if member else [])
-        else:  # then let the caller be someone else
-            monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        else:  # then let them look like someone else's, and their group like one of others
+            given = {path.lstat().st_ino for path in paths}
+            monkeypatch.setattr(os, "fstat", lambda handle: seen(fstat(handle), given))
             if not member:
                 monkeypatch.setattr(os, "getegid", lambda: os.getgid() + 1)
                 monkeypatch.setattr(os, "getgroups", list)
+
+    fstat = os.fstat
+
+    def seen(found, given):
+        fields = list(found)
+        fields[stat.ST_UID] += found.st_ino in given
+        return os.stat_result(fields)
 
     return give
 
