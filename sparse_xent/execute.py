@@ -5,6 +5,7 @@ caller's own array. Where something is wrong with the values, the engine says wh
 and the message is made here from what the user sent. Arrays on a CUDA device are `device`'s.
 """
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -46,16 +47,7 @@ def losses(y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> An
     """One loss a label, times its weights; the losses' shape."""
     plan = _find(_LOSSES, options, y_true, y_pred, sample_weight)
     if plan is None:
-        if y_pred.__class__ is not _ndarray or options.device is not None:
-            made = _on_device(_LOSSES, options, y_true, y_pred, sample_weight)
-            if made is not None:
-                return made
-        if y_true.__class__ is list and (y := _listed(y_true)) is not None:
-            return losses(y, y_pred, sample_weight, options)
-        call = _Call(_LOSSES, options, y_true, y_pred, sample_weight)
-        made, sums = call.losses()
-        call.warn(sums.found)
-        return made
+        return _unplanned(losses, _LOSSES, options, y_true, y_pred, sample_weight)
     made = _empty(y_true.shape, plan.result)
     try:
         sums = plan.run(y_true, y_pred, sample_weight, made)
@@ -72,16 +64,7 @@ def value(y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> Any
         return losses(y_true, y_pred, sample_weight, options)
     plan = _find(_VALUE, options, y_true, y_pred, sample_weight)
     if plan is None:
-        if y_pred.__class__ is not _ndarray or options.device is not None:
-            made = _on_device(_VALUE, options, y_true, y_pred, sample_weight)
-            if made is not None:
-                return made
-        if y_true.__class__ is list and (y := _listed(y_true)) is not None:
-            return value(y, y_pred, sample_weight, options)
-        call = _Call(_VALUE, options, y_true, y_pred, sample_weight)
-        sums = call.run(None)
-        call.warn(sums.found)
-        return _divided(sums, call.plan)
+        return _unplanned(value, _VALUE, options, y_true, y_pred, sample_weight)
     try:
         sums = plan.run(y_true, y_pred, sample_weight)
     except BadValue as error:
@@ -99,21 +82,9 @@ def value_and_grad(
     task = Task.LOSSES_AND_GRADIENT if by_label else _VALUE_AND_GRADIENT
     plan = None if by_label else _find(task, options, y_true, y_pred, sample_weight, out)
     if plan is None or not (out is None or _may_take(out, y_true, y_pred, sample_weight)):
-        if y_pred.__class__ is not _ndarray or options.device is not None:
-            both: tuple[Any, Any] | None
-            both = _on_device(task, options, y_true, y_pred, sample_weight, out)
-            if both is not None:
-                return both
-        if y_true.__class__ is list and (y := _listed(y_true)) is not None:
-            return value_and_grad(y, y_pred, sample_weight, out, options)
-        call = _Call(task, options, y_true, y_pred, sample_weight, out)
-        if by_label:
-            made, sums = call.losses()
-        else:
-            sums = call.run(None)
-            made = _divided(sums, call.plan)
-        call.warn(sums.found)
-        return made, call.sent.dx if out is None else out
+        both: tuple[Any, Any]
+        both = _unplanned(value_and_grad, task, options, y_true, y_pred, sample_weight, out)
+        return both
     dx = _empty_like(y_pred, plan.counts_as) if out is None else out
     try:
         sums = plan.run(y_true, y_pred, sample_weight, None, dx)
@@ -122,6 +93,43 @@ def value_and_grad(
     if sums[3] is not NOTHING:
         implausible.warn(sums[3], y_pred.shape, plan.axis)
     return _divided(sums, plan), dx
+
+
+def _unplanned(
+    function: Callable[..., Any],
+    task: Task,
+    options: Options,
+    y_true: Any,
+    y_pred: Any,
+    *others: Any,
+) -> Any:
+    """The result of a call without a plan at hand: a list, a device's array, the first of its kind.
+
+    Args:
+        function: what was called; a short list of labels goes back to it as an array.
+        task: what it does.
+        options: of the loss.
+        y_true: labels.
+        y_pred: scores.
+        *others: sample_weight; and out, where a gradient is asked for.
+    """
+    if y_pred.__class__ is not _ndarray or options.device is not None:
+        made = _on_device(task, options, y_true, y_pred, *others)
+        if made is not None:
+            return made
+    if y_true.__class__ is list and (y := _listed(y_true)) is not None:
+        return function(y, y_pred, *others, options)
+    call = _Call(task, options, y_true, y_pred, *others)
+    if task in (_VALUE, _VALUE_AND_GRADIENT):
+        sums = call.run(None)
+        made = _divided(sums, call.plan)
+    else:
+        made, sums = call.losses()
+    call.warn(sums.found)
+    if not task.differentiates:
+        return made
+    out = others[1]
+    return made, call.sent.dx if out is None else out
 
 
 def ranks(y_true: Any, y_pred: Any, options: Options) -> Any:
@@ -294,7 +302,7 @@ def _check_values(sent: Sent, options: Options, offset: int = 0) -> None:
     given = np.broadcast_to(np.int64(0), layout.losses) if options.soft else sent.y
     y = labels.decoded(given, layout, options.ignore_class, sent.y_true, sent.x, offset)
     if sent.w is not None:
-        weights.counted(sent.w, layout, y, sent.sample_weight)
+        weights.counted(sent.w, layout, y, sent.sample_weight, offset)
 
 
 # ---- CUDA devices -------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from sparse_xent.accumulate import ExactSum
 from sparse_xent.arrays import numpy as arrays
 from sparse_xent.arrays.adapters import adapter_of, refuse_device
 from sparse_xent.config import config_floatx
+from sparse_xent.engines.numpy import weighted
 from sparse_xent.options import (
     REDUCTION,
     DType,
@@ -101,7 +102,7 @@ class _Metric:
             w = np.count_nonzero(y >= 0)
         else:
             with np.errstate(all="ignore"):  # infinities and NaN are results
-                total = np.where(w == 0, 0.0, v * w)
+                total = weighted(v, w)
         self._total.add(np.asarray(total, np.float64).ravel())
         self._weight.add(np.asarray(w, np.float64).ravel())
 

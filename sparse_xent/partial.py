@@ -453,7 +453,9 @@ def partial(
     kept: Any = above >= 0
     if kept.all():
         kept = slice(None)  # no copy
-    w = _sample_weights(sample_weight, layout, np.asarray(ranks), start)
+    w = weights.array_of(sample_weight)
+    if w is not None:
+        w = weights.counted(w, layout, np.asarray(ranks), sample_weight, start).ravel()[kept]
     by_class = weights.by_class(weighted, layout.classes)
     if by_class is not None:
         of_class = by_class[_classes(y_true, layout).ravel()[kept].astype(np.int64)]
@@ -461,21 +463,6 @@ def partial(
     state = _state(_config(weighted, ks), l[kept], above[kept], w, layout.classes)
     implausible.warn(found, x.shape, layout.axis, start)
     return state
-
-
-def _sample_weights(
-    sample_weight: object, layout: Layout, ranks: npt.NDArray[np.int64], offset: int
-) -> Float64 | None:
-    """The weights of the labels that count, flat; None where there are none."""
-    w = weights.array_of(sample_weight)
-    if w is None:
-        return None
-    reader = weights.read(arrays.spec_of(w), layout, sample_weight)
-    assert reader is not None
-    given = np.broadcast_to(weights.aligned(w, layout.losses), layout.losses)
-    if weights.missing(given, ranks).any():
-        reader.refuse(w, ranks, offset)
-    return given[ranks >= 0].astype(np.float64)
 
 
 def _state(

@@ -613,12 +613,7 @@ def _weights(state: RowState, sample_weight: Any, how: Reduction) -> tuple[Float
     if (sent := weights.array_of(sample_weight)) is None:
         w = kept.astype(np.float64)
     else:
-        reader = weights.read(arrays.spec_of(sent), layout, sample_weight)
-        assert reader is not None
-        sample = np.broadcast_to(weights.aligned(sent, state.shape), state.shape)
-        if weights.missing(sample, kept - np.int64(1)).any():
-            reader.refuse(sent, kept - np.int64(1))
-        w = np.where(kept, sample.astype(np.float64), 0)
+        w = weights.counted(sent, layout, kept - np.int64(1), sample_weight)
     with np.errstate(all="ignore"):
         return w, weights.divisor(how).of(int(np.count_nonzero(kept)), float(np.sum(w)))
 

@@ -18,6 +18,7 @@ from sparse_xent.arrays.numpy import as_array, spec_of
 from sparse_xent.arrays.refusals import refuse_kind
 from sparse_xent.dtypes import is_number
 from sparse_xent.engines.base import Divisor
+from sparse_xent.engines.numpy import missing
 from sparse_xent.layout import Layout
 from sparse_xent.options import NA_INTEGER, Options, Reduction
 
@@ -91,14 +92,7 @@ def aligned(w: Array, losses: tuple[int, ...]) -> Array:
     return w.reshape(_aligned(w.shape, losses))
 
 
-def missing(sample: Array, y: Int64) -> npt.NDArray[np.bool_]:
-    """Where a weight that counts is NaN or R's integer NA."""
-    w = sample.astype(np.float64, copy=False)
-    found: npt.NDArray[np.bool_] = (np.isnan(w) | (w == NA_INTEGER)) & (y >= 0)
-    return found
-
-
-def counted(w: Array, layout: Layout, y: Int64, sample_weight: object) -> Float64:
+def counted(w: Array, layout: Layout, y: Int64, sample_weight: object, offset: int = 0) -> Float64:
     """One weight a label, in the losses' shape: 0 where it is ignored, whose weight is not read.
 
     Args:
@@ -106,6 +100,7 @@ def counted(w: Array, layout: Layout, y: Int64, sample_weight: object) -> Float6
         layout: y_pred's.
         y: all labels in the losses' shape, negative where ignored.
         sample_weight: what the user sent, for what a message says of it.
+        offset: what a message adds to the position along the first axis.
 
     Raises:
         ValueError: a weight that counts is missing, or they do not fit.
@@ -114,7 +109,7 @@ def counted(w: Array, layout: Layout, y: Int64, sample_weight: object) -> Float6
     assert reader is not None
     sample = np.broadcast_to(aligned(w, layout.losses), layout.losses)
     if missing(sample, y).any():
-        reader.refuse(w, y)
+        reader.refuse(w, y, offset)
     return np.where(y < 0, 0.0, sample.astype(np.float64))
 
 

@@ -242,7 +242,7 @@ class Work:
             up = self._of(a.up, a.uo, a.ui, a.up_code, 1.0)
             divisor = self._divisor()
             g = w * up / divisor if divisor != 0 else np.zeros_like(w)
-            slope = numpy_formulas.nll_grad(x, y, g, **formula).astype(np.float64)
+            slope = numpy_formulas.nll_and_grad(x, y, g, **formula)[1].astype(np.float64)
             slope[np.broadcast_to(bad[:, None], slope.shape)] = np.nan
             dx = memory(a.dx, x.shape, (a.do, a.dc, a.di), self.dtype)
             dx[...] = slope.astype(dx.dtype)

@@ -157,10 +157,8 @@ class _Geometry:
         Raises:
             BadLabel: one is neither class nor ignored.
         """
-        line, y = (
-            numpy_engine.in_order(labels, self._order, self._y_step),
-            np.empty(stop - start, _DECODED),
-        )
+        line = numpy_engine.in_order(labels, self._order, self._y_step)
+        y = np.empty(stop - start, _DECODED)
         for begin in range(start, stop, LABELS_AT_ONCE):
             end = min(stop, begin + LABELS_AT_ONCE)
             y[begin - start : end - start], bad = self.problem.decode(np.asarray(line[begin:end]))
@@ -445,8 +443,8 @@ class LossProgram:
             if not self._labels:
                 y = self._geometry.labels(at.y, start, stop)
                 own[_Y] = _address(y) - first * y.itemsize
-            made = np.empty(stop - start, self._own)
             if self._casts:
+                made = np.empty(stop - start, self._own)
                 own[_LOSSES] = _address(made) - first * made.itemsize
             self._run_chunks(_address(own), first, last, scratch)
             if losses is not None and self._casts and own[_KERNEL]:

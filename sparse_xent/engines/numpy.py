@@ -33,11 +33,10 @@ from sparse_xent.engines.base import (
 from sparse_xent.kernels import ScoreKind
 from sparse_xent.kernels.cpu.abi import LEAST, MOST
 from sparse_xent.layout import Layout
+from sparse_xent.options import NA_INTEGER
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
-
-NA_INTEGER = -(2**31)  # R's integer NA, as it arrives in Python
 
 
 def prepare(problem: Problem) -> "NumpyProgram":
@@ -98,6 +97,13 @@ def weighted(losses: Array, w: Float64) -> Float64:
     return np.where(w == 0, 0.0, losses.astype(np.float64, copy=False) * w)
 
 
+def missing(sample: Array, y: Int64) -> npt.NDArray[np.bool_]:
+    """Where a weight that counts is NaN or R's integer NA."""
+    w = sample.astype(np.float64, copy=False)
+    found: npt.NDArray[np.bool_] = (np.isnan(w) | (w == NA_INTEGER)) & (y >= 0)
+    return found
+
+
 class NumpyProgram:
     """What runs the calls of one kind."""
 
@@ -125,19 +131,27 @@ class NumpyProgram:
             w = np.broadcast_to(problem.weights_aligned(w, losses), losses)
         return at._replace(y=y, w=w)
 
+    def _merged(self, at: Operands, layout: Layout) -> Operands:
+        """The same with scores, and targets, as the views that blocks are cut from."""
+        y = at.y if self._problem.targets is None else merged_view(at.y, layout)
+        return at._replace(y=y, x=merged_view(at.x, layout))
+
     def _run(self, at: Operands) -> Sums:
-        problem = self._problem
+        problem, layout = self._problem, self._problem.layout
+        merged = self._merged(at, layout)
         if problem.task == Task.RANKS:
-            return self._ranks(at)
+            return self._ranks(merged)
         if not problem.task.differentiates:
-            return self._losses(at)
-        counted = self._count(at)
+            return self._losses(merged)
+        counted = self._count(merged)
         divisor = problem.divisor.of(counted.kept, counted.weight)
         # Where `dx` is laid out unlike the scores the blocks are others, and with them the order of
         # the sum: a pass of its own gives the value the bits that it has without a gradient.
-        alike = problem.layout == problem.layout_with_dx
-        alone = None if alike or at.losses is not None else self._losses(at)
-        made = self._gradient(at, divisor)
+        alike = layout == problem.layout_with_dx
+        alone = None if alike or at.losses is not None else self._losses(merged)
+        made = self._gradient(
+            merged if alike else self._merged(at, problem.layout_with_dx), divisor
+        )
         return counted._replace(total=(alone or made).total, found=made.found)
 
     def _losses(self, at: Operands) -> Sums:
@@ -145,9 +159,9 @@ class NumpyProgram:
         layout, sums = self._problem.layout, _Sums()
         search = _Search(self._problem, layout)
         for block, y, w in self._blocks(at, layout):
-            x = self._scores(at, block, layout)
+            x = self._scores(at, block)
             search.look(x, block.boxed(y), block.start)
-            made = weighted(self._nll(at, x, block, y, layout), w)
+            made = weighted(self._nll(at, x, block, y), w)
             sums.add(made, y, w)
             if at.losses is not None:
                 at.losses.reshape(-1)[block.start : block.stop] = made
@@ -166,7 +180,8 @@ class NumpyProgram:
     def gradient(self, y: Array, x: Array, w: Array | None, dx: Array, divisor: float) -> None:
         """Write the gradient of sum(w * l) / divisor; labels and weights were checked before."""
         with np.errstate(all="ignore"):
-            self._gradient(self._shaped(Operands(y, x, w, None, dx)), divisor)
+            at = self._shaped(Operands(y, x, w, None, dx))
+            self._gradient(self._merged(at, self._problem.layout_with_dx), divisor)
 
     def _gradient(self, at: Operands, divisor: float) -> Sums:
         """Write the gradient, and every w * l into `at.losses` if it is there; the sums.
@@ -177,9 +192,9 @@ class NumpyProgram:
         dx, search = merged_view(at.dx, layout), _Search(self._problem, layout)
         for block, y, w in self._blocks(at, layout):
             g = w / divisor if divisor != 0 else np.zeros_like(w)
-            x = self._scores(at, block, layout)
+            x = self._scores(at, block)
             search.look(x, block.boxed(y), block.start)
-            loss = self._nll_and_grad(at, x, block, y, g, block.of(dx), layout)
+            loss = self._nll_and_grad(at, x, block, y, g, block.of(dx))
             made = weighted(loss, w)
             sums.add(made, y, w)
             if at.losses is not None:
@@ -189,7 +204,7 @@ class NumpyProgram:
     def _ranks(self, at: Operands) -> Sums:
         layout = self._problem.layout
         for block, y, _ in self._blocks(at, layout):
-            above = formulas.rank(self._scores(at, block, layout), block.boxed(y))
+            above = formulas.rank(self._scores(at, block), block.boxed(y))
             at.losses.reshape(-1)[block.start : block.stop] = above.ravel()
         return Sums(0.0, 0, 0.0, NOTHING)
 
@@ -200,7 +215,7 @@ class NumpyProgram:
         if problem.targets is None:
             labels = in_order(at.y, order, layout.line(at.y.strides))
         else:  # no position is ignored
-            labels, targets = np.zeros(layout.count, np.int64), merged_view(at.y, layout)
+            labels, targets = np.zeros(layout.count, np.int64), at.y
         if at.w is not None:
             weights = in_order(at.w, order, layout.line(at.w.strides))
         bytes_of_a_row = layout.classes * problem.arithmetic.itemsize
@@ -219,46 +234,38 @@ class NumpyProgram:
             w = np.ones(y.shape)
         else:
             w = sample.astype(np.float64)  # a copy: the caller's weights stay as they are
-            if (((w == NA_INTEGER) | np.isnan(w)) & (y >= 0)).any():
+            if missing(w, y).any():
                 raise MissingWeight
         if self._problem.by_class is not None:
             w *= self._problem.by_class[np.maximum(y, 0)]
         w[y < 0] = 0
         return w
 
-    def _nll(self, at: Operands, x: Array, block: Block, y: Int64, layout: Layout) -> Array:
+    def _nll(self, at: Operands, x: Array, block: Block, y: Int64) -> Array:
         if self._problem.targets is not None:
-            return self._soft(at, x, block, layout)[0].ravel()
+            return self._soft(at, x, block)[0].ravel()
         loss: Array = formulas.nll(x, block.boxed(y), **self._formula)
         return loss.ravel()
 
     def _nll_and_grad(
-        self,
-        at: Operands,
-        x: Array,
-        block: Block,
-        y: Int64,
-        g: Float64,
-        dx: Array,
-        layout: Layout,
+        self, at: Operands, x: Array, block: Block, y: Int64, g: Float64, dx: Array
     ) -> Array:
         if self._problem.targets is None:
             boxed = block.boxed(y), block.boxed(g)
             loss: Array = formulas.nll_and_grad(x, *boxed, out=dx, **self._formula)[0]
             return loss.ravel()
-        loss, gradient = self._soft(at, x, block, layout)
+        loss, gradient = self._soft(at, x, block)
         factor = block.boxed(g)[:, None]  # float64: a product may fit where the factor does not
         nothing = (factor == 0) | (gradient == 0)  # whatever the other is, inf too
         np.copyto(dx, np.where(nothing, 0, gradient * factor), casting="unsafe")
         return loss.ravel()
 
-    def _soft(self, at: Operands, x: Array, block: Block, layout: Layout) -> tuple[Array, Array]:
-        targets = block.of(merged_view(at.y, layout))
-        return soft_formulas.nll_and_grad(x, targets, **self._formula)
+    def _soft(self, at: Operands, x: Array, block: Block) -> tuple[Array, Array]:
+        return soft_formulas.nll_and_grad(x, block.of(at.y), **self._formula)
 
-    def _scores(self, at: Operands, block: Block, layout: Layout) -> Array:
+    def _scores(self, at: Operands, block: Block) -> Array:
         """The block's scores; a dtype that is not computed in is converted, block by block."""
-        x = block.of(merged_view(at.x, layout))
+        x = block.of(at.x)
         if x.dtype != self._problem.counts_as:
             x = x.astype(self._problem.counts_as)
         if self._problem.arithmetic == np.float64:

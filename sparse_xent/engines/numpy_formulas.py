@@ -1,4 +1,4 @@
-"""The plain engine: the four verbs as array operations, one line of mathematics a line.
+"""The plain engine: loss, gradient and rank as array operations, one line of mathematics a line.
 
 It decides what right means for the fast engine, which is held against it, so it prefers the clear
 form to the quick one. Two choices carry its accuracy:
@@ -51,35 +51,6 @@ def nll(
         return _store(_keep(y, _rows(x, y, scores, eps).nll(smoothing)), out)
 
 
-def nll_grad(
-    x: Array,
-    y: Array,
-    g: Array,
-    *,
-    scores: ScoreKind,
-    smoothing: float,
-    eps: float,
-    out: Array | None = None,
-) -> Array:
-    """Derivative of g * nll with respect to the scores; rows of exact zeros where g == 0 or y < 0.
-
-    Args:
-        x: scores [outer, C, inner], any float dtype.
-        y: labels [outer, inner], integers below C; negative means ignored.
-        g: factor of each position's gradient, [outer, inner].
-        scores: what x holds.
-        smoothing: label smoothing s, 0 <= s <= 1.
-        eps: probabilities are clipped to [eps, 1 - eps], rounded to the arithmetic's dtype.
-        out: where the gradient goes, [outer, C, inner], any float dtype, x itself too; a new
-            array if None.
-
-    Returns:
-        The gradient [outer, C, inner], in float64 for float64 scores, else float32 (or `out`).
-    """
-    with np.errstate(all="ignore"):
-        return _store(_scale(y, g, _rows(x, y, scores, eps), smoothing), out)
-
-
 def nll_and_grad(
     x: Array,
     y: Array,
@@ -90,7 +61,9 @@ def nll_and_grad(
     eps: float,
     out: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Both `nll` and `nll_grad`, from one look at the scores.
+    """Both `nll` and its gradient, times g, from one look at the scores.
+
+    Rows of the gradient are exactly 0 where g == 0 or y < 0.
 
     Args:
         x: scores [outer, C, inner], any float dtype.
