@@ -11,6 +11,9 @@ compare. Where the kernels cannot be had the NumPy engine serves too, and one wa
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from sparse_xent.dtypes import FLOATS
 from sparse_xent.kernels.loader import EngineUnavailable
@@ -164,7 +167,20 @@ def config_threads() -> int:
 
 def threads() -> int:
     """The same with the environment's caps as they were last read: when imported, or asked for."""
-    return max(1, min(_threads or _cores(), _cap))
+    return 1 if _serial.get() else max(1, min(_threads or _cores(), _cap))
+
+
+_serial = ContextVar("_serial", default=False)
+
+
+@contextmanager
+def serial() -> Iterator[None]:
+    """Calls in this context use the thread that they are made in: others run beside it."""
+    token = _serial.set(True)
+    try:
+        yield
+    finally:
+        _serial.reset(token)
 
 
 def config_set_threads(value: int | None) -> None:

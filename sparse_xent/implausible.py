@@ -8,21 +8,26 @@ same rows (`kernels.cpu.implausible`).
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import numpy as np
 
 from sparse_xent.engines.base import Found
+from sparse_xent.origin import and_more, in_whole
+
+_CALLS = 100  # whose warnings are remembered
 
 
-def warn(found: Found, shape: tuple[int, ...], axis: int, offset: int = 0) -> None:
+def warn(found: Found, shape: tuple[int, ...], axis: int) -> None:
     """One UserWarning, at the line that called the library, where there is something to say.
 
     Args:
         found: what was found in the call.
         shape: y_pred's.
         axis: the class axis, not negative.
-        offset: what is added to the position along the losses' first axis.
     """
     message = None
     if shape[axis] == 1 and 0 not in shape:
@@ -33,18 +38,46 @@ def warn(found: Found, shape: tuple[int, ...], axis: int, offset: int = 0) -> No
     elif found.rows:
         message = (
             f"y_pred must hold probabilities, from 0 to 1: got {found.score:.6g} at "
-            f"{place(found, shape, axis, offset)}{_more(found.rows - 1)}; they look like "
+            f"{place(found, shape, axis)}{_others(found.rows - 1)}; they look like "
             f"{_WAYS_OUT[likely(found)]}"
         )
-    if message is not None:
+    if message is not None and _is_first():
         warnings.warn(message, UserWarning, stacklevel=_depth())
 
 
-def place(found: Found, shape: tuple[int, ...], axis: int, offset: int = 0) -> tuple[int, ...]:
+_part: ContextVar[tuple[str, tuple[int, ...]] | None] = ContextVar("_part", default=None)
+_warned: dict[str, set[tuple[int, ...]]] = {}  # call -> parts that had something to say
+
+
+@contextmanager
+def once(call: str, part: tuple[int, ...]) -> Iterator[None]:
+    """Of the parts of a call one alone warns in each process, until that part is done again."""
+    token = _part.set((call, part))
+    try:
+        yield
+    finally:
+        _part.reset(token)
+
+
+def _is_first() -> bool:
+    if (now := _part.get()) is None:
+        return True
+    call, part = now
+    before = _warned.get(call)
+    if before is not None and part not in before:
+        before.add(part)
+        return False
+    if len(_warned) >= _CALLS:
+        _warned.clear()
+    _warned[call] = {part}
+    return True
+
+
+def place(found: Found, shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     """The index of the first score that cannot be a probability."""
     losses = shape[:axis] + shape[axis + 1 :]
     index = [int(i) for i in np.unravel_index(found.first, losses)] if losses else []
-    index[:1] = [i + offset for i in index[:1]]
+    index = in_whole(index)
     index.insert(axis, found.column)
     return tuple(index)
 
@@ -63,8 +96,8 @@ _WAYS_OUT = {
 }
 
 
-def _more(rows: int) -> str:
-    return f", and {rows} more row{'s' * (rows > 1)}" if rows else ""
+def _others(rows: int) -> str:
+    return f",{and_more(rows, 'row')}" if rows else ""
 
 
 def _depth() -> int:

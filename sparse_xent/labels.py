@@ -20,6 +20,7 @@ from sparse_xent.arrays.refusals import refuse_kind
 from sparse_xent.dtypes import is_float, is_number
 from sparse_xent.layout import Layout, layout_of
 from sparse_xent.options import NA_INTEGER
+from sparse_xent.origin import and_more, in_whole
 
 Array = npt.NDArray[Any]
 Int64 = npt.NDArray[np.int64]
@@ -64,12 +65,11 @@ class Labels:
                 bad |= ~ignored & (values != np.floor(values))
         return np.where(ignored | bad, -1, values).astype(np.int64, copy=False), bad
 
-    def refuse(self, labels: Array, offset: int = 0) -> NoReturn:
+    def refuse(self, labels: Array) -> NoReturn:
         """ValueError: the first bad label, how many more there are, and the likely cause.
 
         Args:
             labels: all of them, as they were sent.
-            offset: what is added to the position along the first axis.
         """
         flat = self.shaped(labels).ravel()
         y, bad = self.decode(flat)
@@ -77,7 +77,7 @@ class Labels:
         more = int(np.count_nonzero(bad)) - 1
         values = _exact(flat)
         cause = self._cause(values[first], values, bad, y)
-        index = self._index(first, offset)
+        index = self._index(first)
         raise ValueError(self._complaint(_shown(values[first]), index, more, cause))
 
     def complaint(
@@ -103,16 +103,14 @@ class Labels:
         return self._complaint(words or _shown(values[0]), self._index(first), more, cause)
 
     def _complaint(self, shown: str, at: tuple[int, ...], more: int, cause: str) -> str:
-        others = f" and {more} more" if more else ""
-        valid = f"0 to {self.classes - 1} ({self.classes} classes)"
+        others, valid = and_more(more), f"0 to {self.classes - 1} ({self.classes} classes)"
         if self.classes == UNKNOWN:
             valid = "0 on"
         return f"y_true must hold whole numbers from {valid}: got {shown} at {at}{others}{cause}"
 
-    def _index(self, first: int, offset: int = 0) -> tuple[int, ...]:
+    def _index(self, first: int) -> tuple[int, ...]:
         """The index in the array that was sent, which may have length 1 at the class axis."""
-        index = [int(i) for i in np.unravel_index(first, self.losses)]
-        index[:1] = [i + offset for i in index[:1]]
+        index = in_whole([int(i) for i in np.unravel_index(first, self.losses)])
         if len(self.sent) > len(self.losses):
             index.insert(self.axis, 0)
         return tuple(index) if self.sent else ()
@@ -225,8 +223,7 @@ def decoded(
     layout: Layout,
     ignored: tuple[int, ...],
     y_true: object,
-    x: Array,
-    offset: int = 0,
+    x: Array | None,
 ) -> Int64:
     """All labels in the losses' shape, -1 where one is ignored.
 
@@ -235,8 +232,7 @@ def decoded(
         layout: y_pred's.
         ignored: the classes that do not count.
         y_true: what the user sent, for what a message says of it.
-        x: y_pred.
-        offset: what a message adds to positions along the first axis.
+        x: y_pred; None where its values cannot be read.
 
     Raises:
         TypeError, ValueError: one is neither a class nor ignored, or they do not fit.
@@ -244,7 +240,7 @@ def decoded(
     reader = read(spec_of(y), layout, ignored, y_true, x)
     found, bad = reader.decode(reader.shaped(y))
     if bad.any():
-        reader.refuse(y, offset)
+        reader.refuse(y)
     return found
 
 

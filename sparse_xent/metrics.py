@@ -11,14 +11,13 @@ of classes that score higher, or as high and have a lower index.
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import lru_cache
+from functools import partial
 from typing import Any, ClassVar, Self, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent import dtypes, execute, labels, soft_targets, weights
+from sparse_xent import chunked, dtypes, execute, labels, soft_targets, weights
 from sparse_xent.accumulate import ExactSum
 from sparse_xent.arrays import numpy as arrays
 from sparse_xent.arrays.adapters import adapter_of, refuse_device
@@ -54,6 +53,7 @@ class _Metric:
     _total: ExactSum  # of w * v
     _weight: ExactSum  # of w
     _keys: ClassVar[tuple[str, ...]]  # the arguments, in the order of the signature
+    _soft: ClassVar[bool] = False  # whether targets are one-hot or soft
 
     def _construct(self, given: Mapping[str, Any], unknown: Mapping[str, object]) -> None:
         if "sample_weight" in unknown:
@@ -94,6 +94,11 @@ class _Metric:
             ValueError: a label is neither a class nor ignored, a weight is missing, or shapes do
                 not fit.
         """
+        if chunked.is_lazy(y_pred):
+            of = partial(_of_chunk, type(self), self.get_config())
+            given = y_true, y_pred, sample_weight, self._options
+            self.merge(chunked.state(of, _merged, *given, soft=self._soft))
+            return
         x = _scores(y_pred)
         v, y = self._values(y_true, x)
         w = _weights(sample_weight, x, y, self._options.axis)
@@ -185,6 +190,23 @@ class _Metric:
     @classmethod
     def _default(cls, key: str) -> Any:
         return config_floatx() if key == "dtype" else inspect.signature(cls).parameters[key].default
+
+
+def _of_chunk(
+    cls: type[_Metric], config: Mapping[str, Any], y: Any, x: Any, w: Any, options: Options
+) -> _Metric:
+    """A metric of one chunk alone, whose options have the epsilon of the process that asks."""
+    metric = cls.from_config(config)
+    metric._options = options
+    metric.update_state(y, x, w)
+    return metric
+
+
+def _merged(metrics: list[_Metric]) -> _Metric:
+    made = metrics[0].from_config(metrics[0].get_config())
+    for metric in metrics:
+        made.merge(metric)
+    return made
 
 
 def _restored(
@@ -338,7 +360,7 @@ class SparseCategoricalCrossentropyMetric(_Metric):
         options = self._options
         layout = labels.class_axis(x, y_true, options.axis)
         wide = dtypes.arithmetic(dtypes.counts_as(x.dtype), options.dtype)
-        v = execute.losses(y_true, x, None, _with_dtype(options, wide))
+        v = execute.losses(y_true, x, None, options.changed(dtype=wide))
         if not options.ignore_class:
             return v, np.broadcast_to(np.int64(0), layout.losses)
         y = labels.array_of(y_true)
@@ -371,6 +393,7 @@ class CategoricalAccuracy(_Metric):
 
     __slots__ = ()
     _keys = ("axis", "name", "dtype")
+    _soft = True
 
     def __init__(
         self,
@@ -468,8 +491,7 @@ def metric_sparse_categorical_accuracy(
     if not _has_data(y_true, y_pred, sample_weight, unknown, function, options):
         return SparseCategoricalAccuracy(**options)
     chosen = _chosen(axis, ignore_class, name, dtype)
-    x = _scores(y_pred)
-    return _weighted(_hits(y_true, x, chosen, 1), x, sample_weight, chosen)
+    return _served(partial(_accuracies, 1), y_true, y_pred, sample_weight, chosen)
 
 
 @overload
@@ -550,8 +572,7 @@ def metric_sparse_top_k_categorical_accuracy(
     if not _has_data(y_true, y_pred, sample_weight, unknown, function, options):
         return SparseTopKCategoricalAccuracy(**options)
     chosen = _chosen(axis, ignore_class, name, dtype)
-    x, k = _scores(y_pred), _top(k)
-    return _weighted(_hits(y_true, x, chosen, k), x, sample_weight, chosen)
+    return _served(partial(_accuracies, _top(k)), y_true, y_pred, sample_weight, chosen)
 
 
 @overload
@@ -651,7 +672,8 @@ def metric_sparse_categorical_crossentropy(
     if not _has_data(y_true, y_pred, sample_weight, unknown, function, options):
         return SparseCategoricalCrossentropyMetric(**options)
     chosen = _chosen(axis, ignore_class, name, dtype, from_logits, normalize)
-    return execute.losses(y_true, _scores(y_pred), sample_weight, chosen)
+    x = y_pred if chunked.is_lazy(y_pred) else _scores(y_pred)
+    return execute.losses(y_true, x, sample_weight, chosen)
 
 
 @overload
@@ -720,10 +742,7 @@ def metric_categorical_accuracy(
     if not _has_data(y_true, y_pred, sample_weight, unknown, function, options):
         return CategoricalAccuracy(**options)
     chosen = _chosen(axis, None, name, dtype)
-    x = _scores(y_pred)
-    return _weighted(
-        _hits(_greatest(y_true, x, chosen.axis), x, chosen, 1), x, sample_weight, chosen
-    )
+    return _served(_soft_accuracies, y_true, y_pred, sample_weight, chosen, soft=True)
 
 
 # ---- what they are made of ----------------------------------------------------------------------
@@ -760,12 +779,6 @@ def _chosen(
     return read_once(from_logits, ignore_class, axis, 0.0, None, normalize, REDUCTION, name, dtype)
 
 
-@lru_cache(maxsize=1000)
-def _with_dtype(options: Options, dtype: np.dtype[Any]) -> Options:
-    """The options with another dtype: the same object each time, for plans go by it."""
-    return replace(options, dtype=dtype)
-
-
 def _top(k: object) -> int:
     number = whole_number(k, "k")
     if number < 0:
@@ -779,6 +792,32 @@ def _scores(y_pred: object) -> _Array:
     if adapter_of(y_pred) is not None:
         refuse_device(y_pred, "y_pred", "losses are served on the device")
     return arrays.scores(y_pred)
+
+
+def _served(
+    of: Callable[[Any, Any, Any, Options], Any],
+    y_true: Any,
+    y_pred: Any,
+    sample_weight: Any,
+    options: Options,
+    soft: bool = False,
+) -> Any:
+    """What a function of labels, scores, weights and options gives; lazy where scores are."""
+    options = options.changed(dtype=options.dtype or dtypes.of_name(config_floatx()))
+    if chunked.is_lazy(y_pred):
+        return chunked.values(of, y_true, y_pred, sample_weight, options, soft=soft)
+    return of(y_true, y_pred, sample_weight, options)
+
+
+def _accuracies(k: int, y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> Any:
+    x = _scores(y_pred)
+    return _weighted(_hits(y_true, x, options, k), x, sample_weight, options)
+
+
+def _soft_accuracies(y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> Any:
+    x = _scores(y_pred)
+    hits = _hits(_greatest(y_true, x, options.axis), x, options, 1)
+    return _weighted(hits, x, sample_weight, options)
 
 
 def _hits(y_true: Any, x: _Array, options: Options, k: int) -> tuple[Any, Any]:
@@ -795,7 +834,7 @@ def _greatest(y_true: Any, x: _Array, axis: int) -> Any:
     with np.errstate(all="ignore"):
         fit = targets.size == 0 or targets.min() >= 0  # the least is NaN where there is one
     if not fit:
-        soft_targets.refuse(targets, x, "metric_sparse_categorical_accuracy")
+        soft_targets.refuse(targets, x, axis, "metric_sparse_categorical_accuracy")
     return targets.argmax(axis)
 
 
@@ -811,6 +850,6 @@ def _weighted(hits: tuple[Any, Any], x: _Array, sample_weight: object, options: 
     """1 or 0 a label, times its weight."""
     v, ranks = hits
     w = _weights(sample_weight, x, ranks, options.axis)
-    dtype = options.dtype or dtypes.of_name(config_floatx())
+    dtype = options.dtype
     with np.errstate(all="ignore"):  # a weight beyond the dtype is inf
         return arrays.scalar(np.asarray(v if w is None else np.where(v, w, 0.0)).astype(dtype))

@@ -9,8 +9,8 @@ import enum
 import math
 import numbers
 import re
-from collections.abc import Collection, Iterable, Mapping, Set, ValuesView
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Set, ValuesView
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, Protocol, get_args
 
@@ -80,6 +80,13 @@ class Options:
     soft: bool  # whether the targets are one-hot or soft, in the place of labels
     epsilon: float | None  # the bound of the clip; `config_epsilon()` at each call if None
 
+    def changed(self, **options: Any) -> "Options":
+        """The options with others in place of some, already read: the same object each time."""
+        return _changed(self, tuple(options.items()))
+
+    def __reduce__(self) -> tuple[Callable[..., "Options"], tuple[Any, ...]]:
+        return _unpickled, tuple(getattr(self, name) for name in self.__slots__)
+
 
 def read(
     from_logits: object = False,
@@ -122,9 +129,23 @@ def read(
         soft=soft,
         epsilon=epsilon,
     )
+    return _one(made)
+
+
+def _one(options: Options) -> Options:
+    """Of equal options one object, for plans go by it."""
     if len(_interned) > 1000:
         _interned.clear()
-    return _interned.setdefault(made, made)
+    return _interned.setdefault(options, options)
+
+
+@lru_cache(maxsize=1000)
+def _changed(options: Options, others: tuple[tuple[str, Any], ...]) -> Options:
+    return _one(replace(options, **dict(others)))
+
+
+def _unpickled(*values: Any) -> Options:
+    return _one(Options(*values))
 
 
 _interned: dict[Options, Options] = {}

@@ -9,6 +9,7 @@ labels that are not ignored. Sums go over those labels.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import textwrap
@@ -20,7 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent import execute, implausible, labels, weights
+from sparse_xent import chunked, execute, implausible, labels, weights
 from sparse_xent.accumulate import ExactSum, chunks, rounded
 from sparse_xent.arrays import numpy as arrays
 from sparse_xent.config import config_epsilon
@@ -33,6 +34,7 @@ from sparse_xent.options import (
     read,
     whole_number,
 )
+from sparse_xent.origin import starting_at
 
 Float64 = npt.NDArray[np.float64]
 
@@ -439,29 +441,37 @@ def partial(
         2.4592391...
     """
     options = read(
-        from_logits, ignore_class, axis, label_smoothing, None, normalize, epsilon=config_epsilon()
-    )
-    ks, start = _top_k(top_k), _offset(offset)
+        from_logits, ignore_class, axis, label_smoothing, class_weight, normalize,
+        epsilon=config_epsilon(),
+    )  # fmt: skip
+    of = functools.partial(_of_data, _top_k(top_k))
+    with starting_at(_offset(offset)):
+        if chunked.is_lazy(y_pred):
+            return chunked.state(of, sum, y_true, y_pred, sample_weight, options)  # type: ignore[no-any-return]
+        return of(y_true, y_pred, sample_weight, options)
+
+
+def _of_data(
+    top_k: tuple[int, ...], y_true: Any, y_pred: Any, sample_weight: Any, options: Options
+) -> Partial:
+    """The state of data that are in memory."""
     x = arrays.scores(y_pred)
     layout = labels.class_axis(x, y_true, options.axis)
-    weighted = read(
-        from_logits, ignore_class, axis, label_smoothing, class_weight, normalize,
-        epsilon=options.epsilon,
-    )  # fmt: skip
-    losses, ranks, found = execute.losses_and_ranks(y_true, x, options, start)
+    bare = options.changed(class_weight=None)
+    losses, ranks, found = execute.losses_and_ranks(y_true, x, bare)
     l, above = np.ravel(losses), np.ravel(ranks)
     kept: Any = above >= 0
     if kept.all():
         kept = slice(None)  # no copy
     w = weights.array_of(sample_weight)
     if w is not None:
-        w = weights.counted(w, layout, np.asarray(ranks), sample_weight, start).ravel()[kept]
-    by_class = weights.by_class(weighted, layout.classes)
+        w = weights.counted(w, layout, np.asarray(ranks), sample_weight).ravel()[kept]
+    by_class = weights.by_class(options, layout.classes)
     if by_class is not None:
         of_class = by_class[_classes(y_true, layout).ravel()[kept].astype(np.int64)]
         w = of_class if w is None else w * of_class
-    state = _state(_config(weighted, ks), l[kept], above[kept], w, layout.classes)
-    implausible.warn(found, x.shape, layout.axis, start)
+    state = _state(_config(options, top_k), l[kept], above[kept], w, layout.classes)
+    implausible.warn(found, x.shape, layout.axis)
     return state
 
 

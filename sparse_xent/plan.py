@@ -38,6 +38,7 @@ class Plan:
 
     task: Task
     run: Callable[..., Sums]  # the program's
+    gradient: Callable[..., Sums] | None  # the same with a divisor that is known beforehand
     options: Options  # held, so that no other options get their id
     axis: int  # of the classes
     result: np.dtype[Any]
@@ -194,6 +195,7 @@ def _made(
     return Plan(
         task=problem.task,
         run=program.run,
+        gradient=getattr(program, "gradient", None),
         options=options,
         axis=layout.axis,
         result=problem.result,

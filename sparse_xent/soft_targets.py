@@ -12,6 +12,7 @@ from sparse_xent import labels
 from sparse_xent.arrays.numpy import as_array
 from sparse_xent.arrays.refusals import refuse_kind
 from sparse_xent.dtypes import is_number
+from sparse_xent.origin import and_more, in_whole
 
 Array = npt.NDArray[Any]
 
@@ -33,26 +34,34 @@ def array_of(y_true: object, x: Array, sparse: str = SPARSE) -> Array:
     if not is_number(a.dtype):
         refuse_kind(y_true, a, "y_true", "numbers (a weight for each class)")
     if a.shape != x.shape:
-        order = ""
-        if labels.are_whole(x) and not labels.are_whole(a):
-            order = f"; {labels.SWAPPED}"
-        raise ValueError(
-            f"y_true must have y_pred's shape {x.shape}, got {a.shape}: for one integer a label "
-            f"use {sparse}{order}"
-        )
+        swapped = labels.are_whole(x) and not labels.are_whole(a)
+        refuse_shape(a.shape, x.shape, sparse, f"; {labels.SWAPPED}" if swapped else "")
     return a
 
 
-def refuse(targets: Array, x: Array, sparse: str = SPARSE) -> NoReturn:
+def refuse_shape(
+    got: tuple[int, ...], expected: tuple[int, ...], sparse: str = SPARSE, cause: str = ""
+) -> NoReturn:
+    """ValueError for targets of another shape than the scores."""
+    raise ValueError(
+        f"y_true must have y_pred's shape {expected}, got {got}: for one integer a label use "
+        f"{sparse}{cause}"
+    )
+
+
+def refuse(targets: Array, x: Array, axis: int, sparse: str = SPARSE) -> NoReturn:
     """ValueError that names the first target, in C order, that is negative or NaN."""
     with np.errstate(all="ignore"):  # bfloat16 warns of its NaN
         bad = ~(targets >= 0)
     index = tuple(int(i) for i in np.argwhere(bad)[0])
-    more = int(np.count_nonzero(bad)) - 1
-    others = f" and {more} more" if more else ""
+    at, axis = list(index), axis % x.ndim
+    column = at.pop(axis)
+    at = in_whole(at)
+    at.insert(axis, column)
+    others = and_more(int(np.count_nonzero(bad)) - 1)
     if labels.are_whole(x) and not labels.are_whole(targets):
         others += f"; {labels.SWAPPED}"
     raise ValueError(
-        f"y_true must hold targets of 0 and more, got {targets[index]} at {index}{others}; for "
-        f"integer labels, -1 for a void class among them, use {sparse}"
+        f"y_true must hold targets of 0 and more, got {targets[index]} at {tuple(at)}{others}; "
+        f"for integer labels, -1 for a void class among them, use {sparse}"
     )

@@ -21,6 +21,7 @@ from sparse_xent.engines.base import Divisor
 from sparse_xent.engines.numpy import missing
 from sparse_xent.layout import Layout
 from sparse_xent.options import NA_INTEGER, Options, Reduction
+from sparse_xent.origin import in_whole
 
 Array = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]
@@ -53,34 +54,30 @@ class Weights:
         strides = tuple(0 if n == 1 else s for n, s in zip(shape, steps, strict=False))
         return w._replace(shape=self.losses, strides=strides)
 
-    def refuse(self, weights: Array, y: Int64, offset: int = 0) -> NoReturn:
+    def refuse(self, weights: Array, y: Int64) -> NoReturn:
         """ValueError that names the first weight that is missing.
 
         Args:
             weights: all of them, as they were sent.
             y: all labels, decoded.
-            offset: what is added to the position along the first axis.
         """
         sample = np.broadcast_to(aligned(weights, self.losses), self.losses)
         index = tuple(int(i) for i in np.argwhere(missing(sample, y))[0])
         value = sample[index]
         shown = "nan" if value != value else f"{NA_INTEGER}"
-        raise ValueError(self.complaint(index, shown, offset))
+        raise ValueError(self.complaint(index, shown))
 
-    def complaint(
-        self, at: tuple[int, ...], shown: str = f"{NA_INTEGER} or nan", offset: int = 0
-    ) -> str:
+    def complaint(self, at: tuple[int, ...], shown: str = f"{NA_INTEGER} or nan") -> str:
         """What there is to say of a weight that is missing.
 
         Args:
             at: its place among the losses.
             shown: the weight; both that it may be where it cannot be seen.
-            offset: what is added to the position along the first axis.
         """
         sent = self.sent[: len(at)]
-        position = tuple(0 if length == 1 else i for i, length in zip(at, sent, strict=False))
-        if sent[:1] == self.losses[:1]:  # else one weight serves the whole axis
-            position = (*(i + offset for i in position[:1]), *position[1:])
+        whole = zip(at, in_whole(list(at)), sent, self.losses, strict=False)
+        # One weight may serve a whole axis.
+        position = tuple(j if length == many else 0 for i, j, length, many in whole)
         return (
             f"sample_weight must hold numbers: got {shown} (NA in R) at {position}; "
             "drop what is missing, or weigh it 0"
@@ -92,7 +89,7 @@ def aligned(w: Array, losses: tuple[int, ...]) -> Array:
     return w.reshape(_aligned(w.shape, losses))
 
 
-def counted(w: Array, layout: Layout, y: Int64, sample_weight: object, offset: int = 0) -> Float64:
+def counted(w: Array, layout: Layout, y: Int64, sample_weight: object) -> Float64:
     """One weight a label, in the losses' shape: 0 where it is ignored, whose weight is not read.
 
     Args:
@@ -100,7 +97,6 @@ def counted(w: Array, layout: Layout, y: Int64, sample_weight: object, offset: i
         layout: y_pred's.
         y: all labels in the losses' shape, negative where ignored.
         sample_weight: what the user sent, for what a message says of it.
-        offset: what a message adds to the position along the first axis.
 
     Raises:
         ValueError: a weight that counts is missing, or they do not fit.
@@ -109,7 +105,7 @@ def counted(w: Array, layout: Layout, y: Int64, sample_weight: object, offset: i
     assert reader is not None
     sample = np.broadcast_to(aligned(w, layout.losses), layout.losses)
     if missing(sample, y).any():
-        reader.refuse(w, y, offset)
+        reader.refuse(w, y)
     return np.where(y < 0, 0.0, sample.astype(np.float64))
 
 

@@ -26,10 +26,10 @@ LAYERS = [
     ["demo"],
     ["evaluation"],
     [""],
-    ["loss", "metrics", "partial", "shards"],
+    ["loss", "metrics", "partial"],
     ["execute"],
-    ["device"],
-    ["plan"],
+    ["chunked", "device"],
+    ["plan", "shards"],
     ["soft_targets"],
     ["implausible", "labels", "weights"],
     ["engines"],
@@ -37,7 +37,7 @@ LAYERS = [
     ["options"],
     ["arrays"],
     ["engines.cuda_driver"],
-    ["accumulate", "dtypes", "layout"],
+    ["accumulate", "dtypes", "layout", "origin"],
     ["kernels"],
 ]
 LAYER = {name: -depth for depth, names in enumerate(LAYERS) for name in names}

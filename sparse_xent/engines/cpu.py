@@ -308,6 +308,19 @@ class LossProgram:
         total, kept, weight = sums[:3].tolist()
         return Sums(total, kept, weight, NOTHING)
 
+    def gradient(
+        self, y: Array, x: Array, w: Array | None, losses: Array | None, dx: Array, divisor: float
+    ) -> Sums:
+        """Write the gradient of sum(w * l) / divisor, and every w * l where losses go somewhere.
+
+        Raises:
+            BadValue: nothing is written then.
+        """
+        at = Operands(y, x, w, losses, dx)
+        if not self._as_they_lie:
+            at = self._geometry.readable(at)
+        return self._in_chunks(at, self._geometry.positions(x), divisor)
+
     def _rows_at_once(self) -> int:
         """Up to which length of the first axis a call goes straight to the one C function."""
         geometry = self._geometry
@@ -344,7 +357,7 @@ class LossProgram:
 
     # ---- many chunks ----------------------------------------------------------------------------
 
-    def _in_chunks(self, at: Operands, slab: int) -> Sums:
+    def _in_chunks(self, at: Operands, slab: int, divisor: float | None = None) -> Sums:
         if not slab:
             return Sums(0.0, 0, 0.0, NOTHING)
         sums = np.zeros((self._geometry.slabs, -(-slab // self._chunk), abi.SUMS))
@@ -363,7 +376,8 @@ class LossProgram:
             if self._forward is not None:
                 w = at.w if at.sent_w is None else at.sent_w
                 counted = self._forward.run(at.y, at.x, w)
-            divisor = self._problem.divisor.of(counted.kept, counted.weight)
+            if divisor is None:
+                divisor = self._problem.divisor.of(counted.kept, counted.weight)
             weighted = at.w is not None or self._problem.by_class is not None
             if weighted and self._is_beyond(rows, divisor):
                 return self._by_numpy(at, divisor)
@@ -380,7 +394,7 @@ class LossProgram:
             problem = problem.with_rows(len(at.x))
         w = at.w if at.sent_w is None else at.sent_w
         values = LossProgram(problem.without_gradient(), False).run(at.y, at.x, w, at.losses)
-        numpy_engine.prepare(problem).gradient(at.y, at.x, w, at.dx, divisor)
+        numpy_engine.prepare(problem).gradient(at.y, at.x, w, None, at.dx, divisor)
         return values
 
     def _is_beyond(self, sums: Array, divisor: float) -> bool:

@@ -177,11 +177,14 @@ class NumpyProgram:
             sums.add(w, y, w)
         return sums.total(NOTHING)
 
-    def gradient(self, y: Array, x: Array, w: Array | None, dx: Array, divisor: float) -> None:
-        """Write the gradient of sum(w * l) / divisor; labels and weights were checked before."""
+    def gradient(
+        self, y: Array, x: Array, w: Array | None, losses: Array | None, dx: Array, divisor: float
+    ) -> Sums:
+        """Write the gradient of sum(w * l) / divisor, and every w * l where losses go somewhere."""
         with np.errstate(all="ignore"):
-            at = self._shaped(Operands(y, x, w, None, dx))
-            self._gradient(self._merged(at, self._problem.layout_with_dx), divisor)
+            at = self._shaped(Operands(y, x, w, losses, dx))
+            self._count(self._merged(at, self._problem.layout))
+            return self._gradient(self._merged(at, self._problem.layout_with_dx), divisor)
 
     def _gradient(self, at: Operands, divisor: float) -> Sums:
         """Write the gradient, and every w * l into `at.losses` if it is there; the sums.

@@ -1,0 +1,243 @@
+"""dask's arrays, and xarray's over dask: one task a block, and nothing is computed here.
+
+Scores stay as they are chunked; labels and weights are cut likewise. All that is returned is lazy.
+dask is imported here alone, and only when one of its arrays was given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sparse_xent.arrays import foreign
+
+Array = npt.NDArray[Any]
+Dask = Any  # a dask.array.Array
+
+
+def is_lazy(value: object) -> bool:
+    """Whether a value is dask's array, or xarray's DataArray over one."""
+    match foreign.library(value):
+        case "dask":
+            return hasattr(value, "dask") and hasattr(value, "chunks")
+        case "xarray":
+            return hasattr(value, "dtype") and getattr(value, "chunks", None) is not None
+    return False
+
+
+def plain(value: Any, argument: str, dims: tuple[Any, ...] = ()) -> Any:
+    """The dask array of what is lazy, the data of what is xarray's; all else as it is.
+
+    Args:
+        value: what the user sent.
+        argument: its name.
+        dims: names of y_pred's axes: a DataArray that has no other names is aligned by them.
+
+    Raises:
+        TypeError: it is a collection of dask's that is no array.
+        ValueError: the lengths of its chunks are not known.
+    """
+    if foreign.library(value) == "xarray" and hasattr(value, "data"):
+        if dims and set(value.dims) <= set(dims):
+            kept = [d for d in dims if d in value.dims]
+            value = value.transpose(*kept).data
+            value = (
+                value[tuple(slice(None) if d in kept else None for d in dims)] if kept else value
+            )
+        else:
+            value = value.data
+    if foreign.library(value) != "dask":
+        return value
+    if not is_lazy(value):
+        way_out = (
+            ".to_dask_array(lengths=True)" if hasattr(value, "to_dask_array") else ".compute()"
+        )
+        raise TypeError(
+            f"{argument} must be an array, got a dask {type(value).__name__}: pass "
+            f"{argument}{way_out}"
+        )
+    if any(math.isnan(n) for n in value.shape):
+        raise ValueError(
+            f"{argument} must have chunks of known lengths, got {value.chunks}: pass "
+            f"{argument}.compute_chunk_sizes()"
+        )
+    return value
+
+
+def names_of_axes(value: Any) -> tuple[Any, ...]:
+    """The names of a DataArray's axes; none for all else."""
+    return tuple(value.dims) if foreign.library(value) == "xarray" else ()
+
+
+def like(value: Any, result: Dask, axis: int | None) -> Any:
+    """A result as y_pred was sent: in a DataArray, with the names and coordinates that it has left.
+
+    Args:
+        value: y_pred as it was sent.
+        result: of its shape, without the class axis, or a single number.
+        axis: the class axis, where the result has none; None where it is of y_pred's shape.
+    """
+    if foreign.library(value) != "xarray":
+        return result
+    if result.ndim == 0 and value.ndim > 1:
+        return type(value)(result)
+    of = value if axis is None else value.isel({value.dims[axis]: 0}, drop=True)
+    return type(value)(result, coords=of.coords, dims=of.dims)
+
+
+def as_dask(value: Any) -> Dask:
+    """A dask array of an ndarray; dask's own as they are."""
+    import dask.array as da
+
+    return value if foreign.library(value) == "dask" else da.from_array(np.asarray(value))
+
+
+def whole_rows(x: Dask, axis: int) -> Dask:
+    """The array with all classes in each block; other axes are cut so that blocks stay small."""
+    if x.numblocks[axis] == 1:
+        return x
+    return x.rechunk({a: -1 if a == axis else "auto" for a in range(x.ndim)})
+
+
+def aligned(array: Any, x: Dask, axis: int) -> Dask:
+    """An array of the losses' number of axes, each of their length or 1, in the scores' blocks."""
+    array, lengths, chunks = as_dask(array), list(x.shape), list(x.chunks)
+    del lengths[axis], chunks[axis]
+    pairs = zip(array.shape, lengths, chunks, strict=True)
+    return array.rechunk({d: c if n == m else -1 for d, (n, m, c) in enumerate(pairs)})
+
+
+def spread(array: Dask | None, axis: int) -> Dask | None:
+    """An array of the losses' number of axes with one of length 1 where the classes are."""
+    return None if array is None else array[(*(slice(None),) * axis, None)]
+
+
+def mapped(
+    task: Callable[..., Any],
+    x: Dask,
+    *others: Dask | None,
+    dtype: Any = object,
+    drop: int | None = None,
+) -> Dask:
+    """task(first, *blocks) of each block, where `first` is its first index along each axis of x.
+
+    Args:
+        task: gives the block of the result; or one Python object, where dtype is `object`.
+        x: an array.
+        *others: arrays of as many axes, in the same blocks but where one of length 1 serves all.
+        dtype: of the result.
+        drop: an axis of x, in one block, that the result does not have.
+    """
+    import dask.array as da
+
+    starts = tuple(tuple(np.cumsum((0, *c))[:-1].tolist()) for c in x.chunks)
+    chunks = [c for d, c in enumerate(x.chunks) if d != drop]
+    if dtype is object:
+        task, chunks = partial(_boxed, task), [(1,) * len(c) for c in chunks]
+    return da.map_blocks(
+        partial(_at_start, task, starts, drop),
+        x,
+        *others,
+        chunks=tuple(chunks),
+        dtype=dtype,
+        meta=np.empty((0,) * len(chunks), dtype),
+        **({} if drop is None else {"drop_axis": drop}),
+    )
+
+
+def _at_start(
+    task: Callable[..., Any],
+    starts: tuple[tuple[int, ...], ...],
+    drop: int | None,
+    *blocks: Any,
+    block_id: tuple[int, ...],
+) -> Any:
+    """The task, told where its block begins along each axis."""
+    at = block_id if drop is None else (*block_id[:drop], 0, *block_id[drop:])
+    return task(tuple(s[k] for s, k in zip(starts, at, strict=True)), *blocks)
+
+
+def _boxed(task: Callable[..., Any], first: tuple[int, ...], *blocks: Any) -> Array:
+    return _box(task(first, *blocks), len(first))
+
+
+def _box(value: Any, axes: int) -> Array:
+    made = np.empty((1,) * axes, object)
+    made[(0,) * axes] = value
+    return made
+
+
+def item(pairs: Dask, k: int, x: Dask, dtype: Any, drop: int | None = None) -> Dask:
+    """The array whose blocks are the k-th of the tuples in an array of objects.
+
+    Args:
+        pairs: the tuples, one a block of x.
+        k: which of each.
+        x: an array.
+        dtype: of the result.
+        drop: an axis of x that the result does not have.
+    """
+    chunks = tuple(c for d, c in enumerate(x.chunks) if d != drop)
+    return pairs.map_blocks(
+        partial(_item, k),
+        chunks=chunks,
+        dtype=dtype,
+        meta=np.empty((0,) * len(chunks), dtype),
+        **({} if drop is None else {"drop_axis": drop}),
+    )
+
+
+def _item(k: int, pairs: Array) -> Any:
+    return np.asarray(pairs.flat[0][k])
+
+
+def merged(
+    states: Dask,
+    merge: Callable[[list[Any]], Any],
+    finish: Callable[[Any], Any] | None = None,
+    dtype: Any = object,
+    axis: int | None = None,
+) -> Dask:
+    """All objects of an array as one, by a tree of merges; along one axis, or all.
+
+    Args:
+        states: one object for each block.
+        merge: one object of a list of them.
+        finish: what is returned of the last; itself if None.
+        dtype: of the result.
+        axis: the axis along which objects are merged; all if None, for a 0-d array.
+    """
+    import dask.array as da
+
+    axes = 0 if axis is None else states.ndim - 1
+    return da.reduction(
+        states,
+        chunk=_as_it_is,
+        combine=partial(_merged, merge, None),
+        aggregate=partial(_merged, merge, finish),
+        axis=axis,
+        dtype=dtype,
+        meta=np.empty((0,) * axes, dtype),
+    )
+
+
+def _as_it_is(states: Array, axis: Any, keepdims: bool) -> Array:
+    return states
+
+
+def _merged(
+    merge: Callable[[list[Any]], Any],
+    finish: Callable[[Any], Any] | None,
+    states: Array,
+    axis: Any,
+    keepdims: bool,
+) -> Any:
+    made = merge(states.ravel().tolist())
+    if finish is not None:
+        return finish(made)
+    return _box(made, states.ndim if keepdims else states.ndim - len(axis))

@@ -1,0 +1,478 @@
+"""Calls whose scores are chunked (dask): one task a block, lazy results, exact sums.
+
+A task does for its block what a call does for an array: kernels, checks and messages are the same,
+and a message names the position in the whole. Kernels run serially in a task, for the scheduler
+runs several. A value is the sum of w * l without rounding, so that no chunking can be seen in it.
+
+Logits whose classes are in several chunks travel as row states (`shards`), unless their labels are
+smoothed. All other scores of that kind are brought together in blocks of whole rows first.
+
+Notation: x scores, y labels, t labels decoded, w weights, l losses, dx the gradient.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sparse_xent import config, dtypes, implausible, labels, shards, soft_targets, weights
+from sparse_xent.accumulate import ExactSum
+from sparse_xent.arrays import dask as arrays
+from sparse_xent.arrays.base import ArraySpec, dense_strides
+from sparse_xent.arrays.refusals import EXPECTED, refuse_dtype
+from sparse_xent.engines.base import Divisor
+from sparse_xent.engines.numpy import weighted
+from sparse_xent.layout import Layout, layout_of
+from sparse_xent.options import Options, Reduction
+from sparse_xent.origin import in_whole, starting_at
+
+Array = npt.NDArray[Any]
+Dask = Any
+First = tuple[int, ...]  # where a block begins along each axis
+
+PerLabel = Callable[[Any, Any, Any, Options], Any]
+"""(y, x, w, options) of a block -> one number a label, times its weight."""
+Gradient = Callable[[Any, Any, Any, float, Options], tuple[Any, Any]]
+"""(y, x, w, divisor, options) of a block -> its losses, without weights, and the gradient of
+sum(w * l) / divisor."""
+
+is_lazy = arrays.is_lazy
+
+
+# ---- calls --------------------------------------------------------------------------------------
+
+
+def losses(of: PerLabel, y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> Any:
+    """One loss a label, times its weights; lazy, of the losses' shape.
+
+    Args:
+        of: what gives the losses of a block.
+        y_true: labels, or soft targets.
+        y_pred: scores.
+        sample_weight: weights, if any.
+        options: of the loss.
+    """
+    call = _Call(y_true, y_pred, sample_weight, options)
+    return call.like(call.weighted(call.losses(of)), call.axis)
+
+
+def value(of: PerLabel, y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> Any:
+    """The reduced value; lazy, 0-d. The arguments are those of `losses`."""
+    call = _Call(y_true, y_pred, sample_weight, options)
+    return call.like(call.reduced(call.losses(of)))
+
+
+def value_and_grad(
+    of: Gradient, y_true: Any, y_pred: Any, sample_weight: Any, out: Any, options: Options
+) -> tuple[Any, Any]:
+    """The value (or every loss) and its derivative with respect to y_pred, from one task a block.
+
+    Both are lazy: compute them together, or each block is done twice.
+    """
+    if out is not None:
+        raise TypeError(
+            f"out must be None where y_pred is lazy, got a {type(out).__name__}: the gradient is "
+            "lazy too; dask.array.store(gradient, out) writes it"
+        )
+    call = _Call(y_true, y_pred, sample_weight, options)
+    l, dx = call.losses_and_gradient(of)
+    if options.reduction is Reduction.NONE:
+        return call.like(call.weighted(l), call.axis), call.like(dx)
+    return call.like(call.reduced(l)), call.like(dx)
+
+
+def values(
+    of: PerLabel,
+    y_true: Any,
+    y_pred: Any,
+    sample_weight: Any,
+    options: Options,
+    soft: bool = False,
+) -> Any:
+    """A metric's value for each label, times its weight; lazy, of the losses' shape.
+
+    Args:
+        of: what gives the values of a block.
+        y_true: labels, or soft targets.
+        y_pred: scores.
+        sample_weight: weights, if any.
+        options: of the metric, with the values' dtype.
+        soft: whether there are soft targets.
+    """
+    call = _Call(y_true, y_pred, sample_weight, options, soft, whole_rows=True)
+    return call.like(call.mapped(partial(_values, of), call.w, dtype=options.dtype), call.axis)
+
+
+def state(
+    of: Callable[[Any, Any, Any, Options], Any],
+    merge: Callable[[list[Any]], Any],
+    y_true: Any,
+    y_pred: Any,
+    sample_weight: Any,
+    options: Options,
+    soft: bool = False,
+) -> Any:
+    """The merged state of all blocks, computed here and now.
+
+    Args:
+        of: (y, x, w, options) of a block -> its state.
+        merge: one state of several.
+        y_true: labels, or soft targets.
+        y_pred: scores.
+        sample_weight: weights, if any.
+        options: of the call.
+        soft: whether there are soft targets.
+    """
+    call = _Call(y_true, y_pred, sample_weight, options, soft, whole_rows=True)
+    states = call.mapped(partial(_values, of), call.w, dtype=object)
+    return arrays.merged(states, merge).compute().item()
+
+
+class _Call:
+    """The operands of a call, checked by shape and dtype, in equal blocks."""
+
+    def __init__(
+        self,
+        y_true: Any,
+        y_pred: Any,
+        sample_weight: Any,
+        options: Options,
+        soft: bool = False,
+        whole_rows: bool = False,
+    ) -> None:
+        soft = soft or options.soft
+        if options.device is not None:
+            raise TypeError(
+                "device must be None where y_pred is lazy, got "
+                f"'cuda:{options.device}': blocks that lie on a device are served there"
+            )
+        self._sent = y_pred
+        x = arrays.plain(y_pred, "y_pred")
+        if not dtypes.is_number(x.dtype):
+            refuse_dtype(x.dtype, "y_pred", EXPECTED["y_pred"])
+        layout = layout_of(x.shape, options.axis, dense_strides(x.shape, x.dtype.itemsize))
+        self.axis = axis = layout.axis
+        if options.epsilon is None:  # this process's, whichever does the work
+            options = options.changed(epsilon=config.config_epsilon())
+        names = arrays.names_of_axes(y_pred)
+        y = _targets(y_true, x, names) if soft else None
+        names = names[:axis] + names[axis + 1 :]
+        t = _labels(None if soft else y_true, names, layout, options)
+        w = _weights(sample_weight, names, layout)
+        as_states = options.from_logits and not (options.label_smoothing or soft)
+        self._is_split = x.numblocks[axis] > 1 and as_states and not whole_rows
+        self.x = x if self._is_split else arrays.whole_rows(x, axis)
+        self._labels = arrays.aligned(t, self.x, axis)
+        self._targets = None if y is None else y.rechunk(self.x.chunks)
+        self.w = None if w is None else arrays.aligned(w, self.x, axis)
+        self._counts_as = dtypes.counts_as(x.dtype)
+        self._dtype = options.dtype or self._counts_as
+        self._wide = dtypes.arithmetic(self._counts_as, options.dtype)
+        self._part = _Part(
+            layout.classes, axis, soft, options, in_whole([0] * (x.ndim - 1)),
+            f"{x.name} {self._labels.name}",
+        )  # fmt: skip
+        if self._is_split:
+            decoded = partial(_decoded, self._part)
+            self._labels = arrays.mapped(decoded, self._labels, dtype=np.int64)
+            self._part = replace(self._part, options=options.changed(ignore_class=(-1,)))
+
+    def like(self, made: Dask, axis: int | None = None) -> Any:
+        """A result of the kind of y_pred; `axis` is the class axis where it has none."""
+        return arrays.like(self._sent, made, axis)
+
+    def mapped(self, task: Callable[..., Any], *others: Dask | None, dtype: Any) -> Dask:
+        """task(part, first, x, y, *others) of each block, of the losses' shape: whole rows."""
+        return self._of_scores(
+            task, *others, dtype=dtype, drop=None if dtype is object else self.axis
+        )
+
+    def _of_scores(
+        self, task: Callable[..., Any], *others: Dask | None, dtype: Any, drop: int | None = None
+    ) -> Dask:
+        """The same of y_pred's shape, but for an axis that is dropped."""
+        y = self._targets
+        if y is None:
+            y = arrays.spread(self._labels, self.axis)
+        spread = [a if a is None or not a.ndim else arrays.spread(a, self.axis) for a in others]
+        task = partial(task, self._part)
+        return arrays.mapped(task, self.x, y, *spread, dtype=dtype, drop=drop)
+
+    def losses(self, of: PerLabel) -> Dask:
+        """Every loss, without weights, in the dtype that it is computed in."""
+        if self._is_split:
+            return self._losses_of(self._states())
+        bare = self._part.options.changed(class_weight=None, dtype=self._wide)
+        return self.mapped(partial(_losses, of, bare), dtype=self._wide)
+
+    def losses_and_gradient(self, of: Gradient) -> tuple[Dask, Dask]:
+        """The same, and the gradient."""
+        divisor = self._divisor()
+        if self._is_split:
+            states = self._states()
+            w = arrays.mapped(
+                partial(_all_weights, self._part), self._labels, self.w, dtype=np.float64
+            )
+            dx = self._of_scores(
+                partial(_shard_gradient, self._wide), states, w, divisor, dtype=self._counts_as
+            )
+            return self._losses_of(states), dx
+        bare = self._part.options.changed(dtype=self._wide)
+        task = partial(_losses_and_gradient, of, bare)
+        pairs = self._of_scores(task, self.w, divisor, dtype=object)
+        l = arrays.item(pairs, 0, self.x, self._wide, drop=self.axis)
+        return l, arrays.item(pairs, 1, self.x, self._counts_as)
+
+    def _states(self) -> Dask:
+        """The row state of each block of rows, from those of its shards."""
+        shard = self._of_scores(partial(_shard_state, self._wide), dtype=object)
+        return arrays.merged(shard, _merged_rows, axis=self.axis)
+
+    def _losses_of(self, states: Dask) -> Dask:
+        return arrays.mapped(partial(_finished, self._wide), self._labels, states, dtype=self._wide)
+
+    # ---- weights, and what there is of each loss ----
+
+    def weighted(self, l: Dask) -> Dask:
+        """Every loss times its weight, in the result's dtype."""
+        task = partial(_weighted, self._part, self._dtype)
+        return arrays.mapped(task, l, self._labels, self.w, dtype=self._dtype)
+
+    def reduced(self, l: Dask) -> Dask:
+        """The value."""
+        sums = arrays.mapped(partial(_sums, self._part), l, self._labels, self.w)
+        finish = partial(_value, weights.divisor(self._part.options.reduction), self._dtype)
+        return arrays.merged(sums, _joined, finish, self._dtype)
+
+    def _divisor(self) -> Dask:
+        """What sum(w * l) is divided by, from labels and weights alone; 0-d."""
+        kind = weights.divisor(self._part.options.reduction)
+        counts = arrays.mapped(partial(_counts, self._part), self._labels, self.w)
+        return arrays.merged(counts, _joined, partial(_divided_by, kind), np.float64)
+
+
+# ---- operands -----------------------------------------------------------------------------------
+
+
+def _labels(y_true: Any, names: tuple[Any, ...], layout: Layout, options: Options) -> Any:
+    """The labels in the losses' shape; for soft targets zeros, of which none is ignored."""
+    if y_true is None:
+        return np.broadcast_to(np.int8(0), layout.losses)
+    y = arrays.plain(y_true, "y_true", names)
+    if is_lazy(y):
+        if not dtypes.is_number(y.dtype):
+            refuse_dtype(y.dtype, "y_true", EXPECTED["y_true"])
+    else:
+        y = labels.array_of(y)
+    spec = ArraySpec.dense(y.shape, y.dtype)
+    return labels.read(spec, layout, options.ignore_class, y_true).shaped(y)
+
+
+def _targets(y_true: Any, x: Dask, names: tuple[Any, ...]) -> Dask:
+    """Soft targets, lazy."""
+    y = arrays.plain(y_true, "y_true", names)
+    if is_lazy(y):
+        if not dtypes.is_number(y.dtype):
+            refuse_dtype(y.dtype, "y_true", "numbers (a weight for each class)")
+        if y.shape != x.shape:
+            soft_targets.refuse_shape(y.shape, x.shape)
+        return y
+    return arrays.as_dask(soft_targets.array_of(y, x))
+
+
+def _weights(sample_weight: Any, names: tuple[Any, ...], layout: Layout) -> Any:
+    """The weights with the losses' number of axes, each as long as theirs or 1."""
+    if sample_weight is None:
+        return None
+    w = arrays.plain(sample_weight, "sample_weight", names)
+    if is_lazy(w):
+        if not dtypes.is_number(w.dtype):
+            refuse_dtype(w.dtype, "sample_weight", EXPECTED["sample_weight"])
+    else:
+        w = weights.array_of(w)
+    weights.read(ArraySpec.dense(w.shape, w.dtype), layout, sample_weight)
+    return weights.aligned(w, layout.losses)
+
+
+# ---- tasks --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What every task of a call knows."""
+
+    classes: int
+    axis: int
+    soft: bool  # whether there are soft targets
+    options: Options
+    start: list[int]  # where the call's data begin in data of which they are a part
+    call: str  # names the call
+
+    @contextmanager
+    def starting_at(self, first: First, has_classes: bool = False) -> Iterator[None]:
+        """What is done for the block that begins there."""
+        if has_classes:
+            first = first[: self.axis] + first[self.axis + 1 :]
+        first = tuple(map(operator.add, self.start, first))
+        with (
+            starting_at(*first),
+            config.serial(),
+            implausible.once(self.call, first),
+            np.errstate(all="ignore"),  # infinities and NaN are results
+        ):
+            yield
+
+    def labels(self, y: Array) -> Array:
+        """Labels of the losses' shape, decoded: -1 where ignored."""
+        layout = self._layout(y)
+        return labels.decoded(y, layout, self.options.ignore_class, y, None)
+
+    def weights(self, y: Array, w: Array | None) -> tuple[int, Array | None]:
+        """How many labels count, and a weight for each label; None where all weigh 1."""
+        by_class = weights.by_class(self.options, self.classes)
+        if w is None and by_class is None and not self.options.ignore_class:
+            return y.size, None
+        t = self.labels(y)
+        kept = int(np.count_nonzero(t >= 0))
+        made = None if w is None else weights.counted(w, self._layout(y), t, w)
+        if by_class is not None:
+            of_class = np.where(t < 0, 0.0, by_class[t])
+            made = of_class if made is None else made * of_class
+        return kept, made
+
+    def _layout(self, y: Array) -> Layout:
+        shape = (*y.shape[: self.axis], self.classes, *y.shape[self.axis :])
+        return layout_of(shape, self.axis, dense_strides(shape, 1))
+
+
+def _of_block(part: _Part, y: Array) -> Array:
+    """Labels of a block as the caller sent them: without an axis for the classes."""
+    return y if part.soft else y.squeeze(part.axis)
+
+
+def _losses(of: PerLabel, bare: Options, part: _Part, first: First, x: Array, y: Array) -> Array:
+    with part.starting_at(first, True):
+        return np.asarray(of(_of_block(part, y), x, None, bare))
+
+
+def _values(of: PerLabel, part: _Part, first: First, x: Array, y: Array, w: Array | None) -> Any:
+    with part.starting_at(first, True):
+        w = None if w is None else w.squeeze(part.axis)
+        return of(_of_block(part, y), x, w, part.options)
+
+
+def _losses_and_gradient(
+    of: Gradient, bare: Options, part: _Part, first: First, x: Array, y: Array, w: Any, divisor: Any
+) -> tuple[Any, Any]:
+    with part.starting_at(first, True):
+        w = None if w is None else w.squeeze(part.axis)
+        return of(_of_block(part, y), x, w, float(divisor), bare)
+
+
+def _weighted(part: _Part, dtype: Any, first: First, l: Array, y: Array, w: Array | None) -> Array:
+    with part.starting_at(first):
+        w = part.weights(y, w)[1]
+        return (l if w is None else weighted(l, w)).astype(dtype, copy=False)
+
+
+def _decoded(part: _Part, first: First, y: Array) -> Array:
+    with part.starting_at(first):
+        return part.labels(y)
+
+
+def _all_weights(part: _Part, first: First, y: Array, w: Array | None) -> Array:
+    with part.starting_at(first):
+        made = part.weights(y, w)[1]
+        return np.ones(y.shape) if made is None else made
+
+
+# ---- sums ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Of some labels: sum(w * l), how many count, and sum(w)."""
+
+    total: ExactSum
+    kept: int
+    weight: ExactSum
+
+    def divisor(self, kind: Divisor) -> float:
+        """What the total is divided by."""
+        return kind.of(self.kept, float(self.weight))
+
+
+def _counts(part: _Part, first: First, y: Array, w: Array | None) -> _Sums:
+    with part.starting_at(first):
+        kept, made = part.weights(y, w)
+        return _Sums(ExactSum(), kept, ExactSum([kept] if made is None else made.ravel()))
+
+
+def _sums(part: _Part, first: First, l: Array, y: Array, w: Array | None) -> _Sums:
+    with part.starting_at(first):
+        kept, made = part.weights(y, w)
+        l = l.astype(np.float64, copy=False)
+        if made is None:
+            return _Sums(ExactSum(l.ravel()), kept, ExactSum([kept]))
+        return _Sums(ExactSum(weighted(l, made).ravel()), kept, ExactSum(made.ravel()))
+
+
+def _joined(sums: list[_Sums]) -> _Sums:
+    total, weight = ExactSum(), ExactSum()
+    for one in sums:
+        total.merge(one.total)
+        weight.merge(one.weight)
+    return _Sums(total, sum(one.kept for one in sums), weight)
+
+
+def _divided_by(kind: Divisor, sums: _Sums) -> np.float64:
+    return np.float64(sums.divisor(kind))
+
+
+def _value(kind: Divisor, dtype: Any, sums: _Sums) -> Any:
+    """The value, rounded once to float64 and then to its dtype."""
+    with np.errstate(all="ignore"):
+        if not sums.weight.finite and kind is Divisor.WEIGHT:
+            return dtype.type(math.nan)
+        divisor = sums.weight.fraction() if kind is Divisor.WEIGHT else Fraction(sums.divisor(kind))
+        return dtype.type(sums.total.over(divisor))
+
+
+# ---- rows whose classes are in several blocks ---------------------------------------------------
+
+
+def _shard_state(wide: Any, part: _Part, first: First, x: Array, t: Array) -> shards.RowState:
+    x, t = x.astype(wide, copy=False), t.squeeze(part.axis)
+    return shards.row_partial(x, t, first[part.axis], axis=part.axis, ignore_class=-1)
+
+
+def _merged_rows(states: list[shards.RowState]) -> shards.RowState:
+    return shards.merge_rows(*states)
+
+
+def _finished(wide: Any, first: First, t: Array, state: Array) -> Array:
+    return np.asarray(shards.finish_rows(state.item(), reduction=None)).astype(wide, copy=False)
+
+
+def _shard_gradient(
+    wide: Any, part: _Part, first: First, x: Array, t: Array, state: Array, w: Array, divisor: Any
+) -> Array:
+    """The gradient of a shard's logits."""
+    with np.errstate(all="ignore"):
+        g = w / divisor if divisor != 0 else np.zeros_like(w)
+    t, g = t.squeeze(part.axis), g.squeeze(part.axis)
+    x_wide = x.astype(wide, copy=False)
+    made = shards.grad_from_rows(
+        x_wide, t, first[part.axis], state.item(), sample_weight=g, reduction="sum"
+    )
+    with np.errstate(all="ignore"):
+        return np.asarray(made).astype(dtypes.counts_as(x.dtype), copy=False)
