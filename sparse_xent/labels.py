@@ -264,7 +264,7 @@ def _refuse_shape(
     """ValueError that says which shapes would do."""
     expected = f"y_true must have y_pred's shape without axis {layout.axis}"
     swapped = _look_swapped(y, layout, y_true, x)
-    if x is not None and not swapped and _look_like_two_classes(y_true, x, layout.axis, ignored):
+    if x is not None and not swapped and _look_like_two_classes(y_true, x, ignored):
         _refuse_column(x)
     if y.shape == layout.shape and not swapped:
         argmax = f"numpy.argmax(y_true, axis={layout.axis})"
@@ -289,25 +289,27 @@ def _other_axes(y: tuple[int, ...], x: tuple[int, ...]) -> str:
     return f"; where the classes are along another axis, pass {fits}" if axes else ""
 
 
-def _look_like_two_classes(y_true: object, x: Array, axis: int, ignored: tuple[int, ...]) -> bool:
-    """Whether there is a label of 0 or 1 for each score, and not a one-hot row for each row.
+def _look_like_two_classes(y_true: object, x: Array, ignored: tuple[int, ...]) -> bool:
+    """Whether y_pred is a vector with a label of 0 or 1 for each score, and no row with its target.
 
     Such scores are those of class 1 alone: `predict_proba(...)[:, 1]`, or what a glm fitted.
     """
     y = array_of(y_true)
-    if y.shape not in (x.shape, (*x.shape, 1)):
+    if x.ndim != 1 or y.shape not in (x.shape, (x.size, 1)):
         return False
-    y = y.reshape(x.shape)
     if not np.isin(y, [0, 1, *ignored]).all():
         return False
-    one_hot = (y == 0).sum(axis) == x.shape[axis] - 1
-    # One label of 1 among a few is no one-hot row where the scores are no probabilities of a row.
-    within = ((x >= 0) & (x <= 1)).all(axis)
-    return not bool((one_hot & ~(within & (abs(x.sum(axis) - 1) > 0.01))).all())
+    one_hot = np.count_nonzero(y) == 1
+    # A single label of 1 is that of a row's class, unless the scores are probabilities of no row.
+    return not one_hot or (_are_probabilities(x) and abs(x.sum() - 1) > 0.01)
+
+
+def _are_probabilities(x: Array) -> bool:
+    return bool(((x >= 0) & (x <= 1)).all())
 
 
 def _refuse_column(x: Array) -> NoReturn:
-    of_0 = "1 - y_pred" if bool(((x >= 0) & (x <= 1)).all()) else "0 * y_pred"
+    of_0 = "1 - y_pred" if _are_probabilities(x) else "0 * y_pred"
     raise ValueError(
         f"y_pred must have an axis of classes, got {x.shape}, a score for each label of 0 or 1: of "
         f"class 1 of two, pass numpy.stack([{of_0}, y_pred], axis=-1)"

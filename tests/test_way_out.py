@@ -482,7 +482,6 @@ COLUMNS: dict[str, tuple[Any, Any]] = {
     "labels in a column": (HITS[:, None], ONE),
     "series": (HITS, of_pandas(lambda pd, v: pd.Series(v))(ONE)),
     "some ignored": ([0, 1, -1, 0, 1], ONE),
-    "a map": (np.array([HITS, 1 - HITS]), np.array([ONE, 1 - ONE])),
     "logits": (HITS, np.log(ONE / (1 - ONE))),
     "a column": (HITS, ONE[:, None]),
     "a column, all hits": (HITS * 0 + 1, ONE[:, None]),
