@@ -124,6 +124,12 @@ class Labels:
         wrong = values[bad & (values == values)]
         if not np.isfinite(wrong).all() or (wrong != np.floor(wrong)).any():
             return "; labels are classes, not scores: are y_true and y_pred swapped?"
+        if self.classes == 1 and (wrong == 1).all():
+            return (
+                "; if y_pred holds the probabilities of class 1 of two, pass "
+                f"numpy.concatenate([1 - y_pred, y_pred], axis={self.axis}) (of logits: 0 * y_pred "
+                "for 1 - y_pred)"
+            )
         kept = np.concatenate([y[y >= 0], wrong])
         if kept.min() >= 1 and kept.max() == self.classes:
             return "; labels look 1-based: use y - 1 (in R: y - 1L)"
@@ -202,7 +208,7 @@ def read(
         _check_exact(_sent_as(y_true, y.dtype), layout.classes)
     fits = y.shape in (layout.losses, _with_axis(layout))
     if not fits and (y.shape or layout.count != 1):
-        _refuse_shape(y, layout, y_true, x)
+        _refuse_shape(y, layout, ignored, y_true, x)
     return Labels(y.shape, layout.losses, layout.axis, layout.classes, ignored)
 
 
@@ -248,10 +254,14 @@ def _with_axis(layout: Layout) -> tuple[int, ...]:
     return (*layout.shape[: layout.axis], 1, *layout.shape[layout.axis + 1 :])
 
 
-def _refuse_shape(y: ArraySpec, layout: Layout, y_true: object, x: Array | None) -> NoReturn:
+def _refuse_shape(
+    y: ArraySpec, layout: Layout, ignored: tuple[int, ...], y_true: object, x: Array | None
+) -> NoReturn:
     """ValueError that says which shapes would do."""
     expected = f"y_true must have y_pred's shape without axis {layout.axis}"
     swapped = _look_swapped(y, layout, y_true, x)
+    if x is not None and not swapped and _look_like_two_classes(y_true, x, ignored):
+        _refuse_column(x)
     if y.shape == layout.shape and not swapped:
         argmax = f"numpy.argmax(y_true, axis={layout.axis})"
         if foreign.library(y_true) == "torch":
@@ -264,7 +274,41 @@ def _refuse_shape(y: ArraySpec, layout: Layout, y_true: object, x: Array | None)
     raise ValueError(
         f"{expected}: expected {layout.losses} or "
         f"{_with_axis(layout)}, got {got} (y_pred is {layout.shape})"
-        f"{f'; {SWAPPED}' if swapped else ''}"
+        f"{f'; {SWAPPED}' if swapped else _other_axes(y.shape, layout.shape)}"
+    )
+
+
+def _other_axes(y: tuple[int, ...], x: tuple[int, ...]) -> str:
+    """Which class axes labels of this shape would fit, in a message; "" where there are none."""
+    axes = [a for a in range(len(x)) if y in (x[:a] + x[a + 1 :], (*x[:a], 1, *x[a + 1 :]))]
+    fits = " or ".join(f"axis={a}" for a in axes)
+    return f"; where the classes are along another axis, pass {fits}" if axes else ""
+
+
+def _look_like_two_classes(y_true: object, x: Array, ignored: tuple[int, ...]) -> bool:
+    """Whether y_pred is a vector with a label of 0 or 1 for each score, and no row with its target.
+
+    Such scores are those of class 1 alone: `predict_proba(...)[:, 1]`, or what a glm fitted.
+    """
+    y = array_of(y_true)
+    if x.ndim != 1 or y.shape not in (x.shape, (x.size, 1)):
+        return False
+    if not np.isin(y, [0, 1, *ignored]).all():
+        return False
+    one_hot = np.count_nonzero(y) == 1
+    # A single label of 1 is that of a row's class, unless the scores are probabilities of no row.
+    return not one_hot or (_are_probabilities(x) and abs(x.sum() - 1) > 0.01)
+
+
+def _are_probabilities(x: Array) -> bool:
+    return bool(((x >= 0) & (x <= 1)).all())
+
+
+def _refuse_column(x: Array) -> NoReturn:
+    of_0 = "1 - y_pred" if _are_probabilities(x) else "0 * y_pred"
+    raise ValueError(
+        f"y_pred must have an axis of classes, got {x.shape}, a score for each label of 0 or 1: of "
+        f"class 1 of two, pass numpy.stack([{of_0}, y_pred], axis=-1)"
     )
 
 

@@ -44,6 +44,9 @@ PEERS = {
     "tensorflow": ["tensorflow", "tensorflow-cpu"],
     "torch": ["torch"],
     "jax": ["jax"],
+    "xgboost": ["xgboost", "xgboost-cpu"],
+    "lightgbm": ["lightgbm"],
+    "transformers": ["transformers"],
 }
 
 #: Seconds that one test may take on a machine that imports NumPy in `SECONDS_IMPORT`: room for a

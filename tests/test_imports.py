@@ -1,8 +1,8 @@
 """What `import sparse_xent` brings along, how long it takes, and where it can run.
 
-No framework, no CUDA, no plotting, no command line's finery; under 0.4 s; and from a folder that
-cannot be written, by a user without a home. Each proof is itself shown to fail when what it denies
-is planted.
+No framework, no CUDA, no plotting, no command line's finery, not by its integrations either; under
+0.4 s; and from a folder that cannot be written, by a user without a home. Each proof is itself
+shown to fail when what it denies is planted.
 """
 
 import os
@@ -31,7 +31,14 @@ UNWANTED = [
     "cupy",
     "cuda",
     "ml_dtypes",
+    "sklearn",
+    "xgboost",
+    "lightgbm",
+    "transformers",
 ]
+
+#: Where one may be planted: what `import sparse_xent` runs, and what fits it into a library.
+PLACES = ["loss.py", *(f"integrations/{path.name}" for path in PACKAGE.glob("integrations/*.py"))]
 
 SECONDS = 0.4
 
@@ -62,13 +69,16 @@ def copy(tmp_path):
 
 
 def loaded_unwanted(site):
-    """Which of UNWANTED are loaded after `import sparse_xent` from the folder `site`."""
+    """Which of UNWANTED are loaded once sparse_xent and its integrations are, from `site`."""
     code = """
-import sys
+import importlib, pkgutil, sys
 site, *unwanted = sys.argv[1:]
 sys.path.insert(0, site)
 import sparse_xent
 assert sparse_xent.__file__.startswith(site), sparse_xent.__file__
+import sparse_xent.integrations as integrations
+for module in pkgutil.iter_modules(integrations.__path__):
+    importlib.import_module(f"{integrations.__name__}.{module.name}")
 print(*(name for name in unwanted if name in sys.modules))
 """
     return python(code, site, *UNWANTED).split()
@@ -86,6 +96,14 @@ def test_a_planted_import_is_caught(copy, name):
     with (copy / "sparse_xent/loss.py").open("a") as file:
         file.write(f"\nimport {name}\n")
     assert name in loaded_unwanted(copy)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_import_is_caught_wherever_it_is_planted(copy, place):
+    (copy / "xgboost.py").write_text("")
+    with (copy / "sparse_xent" / place).open("a") as file:
+        file.write("\nimport xgboost\n")
+    assert loaded_unwanted(copy) == ["xgboost"]
 
 
 # --- fast ----------------------------------------------------------------------------------------

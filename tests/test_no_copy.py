@@ -35,8 +35,16 @@ PEAK = """
         return loss.value_and_grad(y, x, out=out)
     def made(sizes):
         twice = [2 * n if k == 0 and source == "every other" else n for k, n in enumerate(sizes)]
+        twice[1] += source == "all but the last"
         x = np.full([twice[k] for k in axes], 0.5, dtype).transpose(np.argsort(axes))
+        if source == "all but the last":  # a language model's scores, of the tokens after them
+            return x[:, :-1]
         return {"every other": x[::2], "reversed": x[::-1]}.get(source, x)
+    def labels_of(sizes):
+        sizes = [n for k, n in enumerate(sizes) if k != axis % len(sizes)]
+        if source == "all but the last":
+            return np.zeros([sizes[0], sizes[1] + 1], "int32")[:, 1:]
+        return np.zeros(sizes, "int32")
     # a small call of its kind first: what is imported or made once is not this call's memory
     for most in (4, 2**22 // shape[axis]):  # the second is large enough for threads
         few = list(shape)
@@ -44,7 +52,7 @@ PEAK = """
             few[k] = min(few[k], most)
             most = -(-most // few[k]) if most > 4 else most
         small = made(few)
-        labels = np.zeros([n for k, n in enumerate(few) if k != axis % len(few)], "int32")
+        labels = labels_of(few)
         call(labels, small, small if verb == "in place" else None)
     if source == "file":
         x = np.load(sys.argv[2], mmap_mode="r")
@@ -52,7 +60,7 @@ PEAK = """
         x = made(shape)
         if source == "read-only":
             x.flags.writeable = False
-    y = np.zeros([n for k, n in enumerate(shape) if k != axis % len(shape)], "int32")
+    y = labels_of(shape)
     out = x if verb == "in place" else None
     before = status("VmRSS:")
     open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew here
@@ -83,6 +91,14 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], str, int, str, str]] = 
     "float16": ((2**27 // 1000, 1000), (0, 1), "float16", -1, "logits", "made"),
     "every other row": (ROWS, (0, 1), "float32", -1, "logits", "every other"),
     "rows reversed": (ROWS, (0, 1), "float32", -1, "logits", "reversed"),
+    "a language model's": (
+        (64, 1000, 1024),
+        (0, 1, 2),
+        "float32",
+        -1,
+        "logits",
+        "all but the last",
+    ),
     "read-only": (ROWS, (0, 1), "float32", -1, "logits", "read-only"),
     "big-endian": (ROWS, (0, 1), ">f4", -1, "logits", "made"),
     "memory-mapped": (ROWS, (0, 1), "float32", -1, "logits", "file"),

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import PEERS
 
 import sparse_xent
 
@@ -87,10 +88,16 @@ def test_metadata(metadata):
 def test_the_tests_of_a_newcomer_ask_for_no_cuda_and_no_peer(metadata):
     asked = [line for line in metadata.get_all("Requires-Dist") if "extra == 'test'" in line]
     assert any(line.startswith("pytest-xdist") for line in asked)
-    assert not any(re.match("sparse_xent.*cuda|.*nvidia|cuda|torch|tensor|jax|keras", line)
-                   for line in asked)  # fmt: skip
+    peers = "torch|tensor|jax|keras|xgboost|lightgbm|transformers"
+    assert not any(re.match(f"sparse_xent.*cuda|.*nvidia|cuda|{peers}", line) for line in asked)
     compiler = [line for line in metadata.get_all("Requires-Dist") if "'test-cuda'" in line]
     assert any("cuobjdump" in line for line in compiler)
+
+
+def test_every_peer_is_among_the_peers(metadata):
+    asked = [line for line in metadata.get_all("Requires-Dist") if "extra == 'peers'" in line]
+    names = {re.match(r"[\w-]+", line)[0] for line in asked}
+    assert names == {name for distributions in PEERS.values() for name in distributions}
 
 
 def test_changelog_tells_of_this_version():

@@ -24,7 +24,7 @@ LAYERS = [
     ["__main__", "r"],
     ["warm"],
     ["demo"],
-    ["evaluation"],
+    ["evaluation", "integrations"],
     [""],
     ["loss", "metrics", "partial"],
     ["execute"],
@@ -49,6 +49,7 @@ BEHIND_THE_FACE = {
     "evaluation": [
         "accumulate", "config", "engines", "execute", "implausible", "kernels", "options",
     ],
+    "integrations": [],
 }  # fmt: skip
 
 #: Libraries that only some modules and folders may name. NumPy is at home everywhere.

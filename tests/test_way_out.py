@@ -400,6 +400,170 @@ def test_one_hot_frames_are_labels_after_the_way_out(make: Callable[[Any], Any])
     assert LOSS(eval(code[1], {**SEEN, "y_true": hot}), P).tolist() == LOSS(Y, P).tolist()
 
 
+# ---- names --------------------------------------------------------------------------------------
+
+TREES = np.array(["oak", "ash", "elm", "ash"])
+BY_COLUMN = ["ash", "oak", "elm"]  # the order of the scores' columns, which is not theirs sorted
+NAMED: dict[str, Callable[[Any], Any]] = {
+    "list": list,
+    "tuple": tuple,
+    "array": np.asarray,
+    "objects": lambda v: np.asarray(v, object),
+    "series": of_pandas(lambda pd, v: pd.Series(v)),
+    "strings": of_pandas(lambda pd, v: pd.Series(v, dtype="string")),
+    "categories": of_pandas(lambda pd, v: pd.Series(v, dtype="category")),
+    "ordered categories": of_pandas(lambda pd, v: pd.Categorical(v, ["oak", "elm", "ash"], True)),
+    "index": of_pandas(lambda pd, v: pd.Index(v)),
+}
+ONLY_SORTED: dict[str, Callable[[Any], Any]] = {
+    "bytes": lambda v: np.asarray(v).astype(bytes),
+    "a grid": lambda v: np.asarray(v)[:, None],
+    "Arrow": of_pyarrow(lambda pa, v: pa.array(v)),
+    "Arrow's chunks": of_pyarrow(lambda pa, v: pa.chunked_array([v])),
+    "Arrow's dictionary": of_pyarrow(lambda pa, v: pa.array(v).dictionary_encode()),
+}
+
+
+def ways_from_names(labels: Any) -> list[str]:
+    with pytest.raises(
+        TypeError, match=r"^y_true must hold whole numbers .*, got .* at "
+    ) as caught:
+        LOSS(labels, P)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) <= 400
+    assert "for an R factor send as.integer(f) - 1L" in message
+    return re.findall(r"(?:pandas\.\w+|numpy\.\w+)\([^()]*\)(?:\.codes)?", message)
+
+
+@pytest.mark.parametrize("make", cases(NAMED | ONLY_SORTED))
+def test_sorted_names_are_labels_after_the_way_out(make: Callable[[Any], Any]) -> None:
+    labels, names = make(TREES), sorted(set(TREES))
+    *_, way = ways_from_names(labels)
+    if isinstance(labels, np.ndarray) and labels.dtype.kind == "S":
+        names = [name.encode() for name in names]
+    got = LOSS(eval(way, SEEN | {"names": names, "y_true": labels}), P)
+    assert got.tolist() == LOSS([2, 0, 1, 0], P).tolist()
+
+
+@pytest.mark.parametrize("make", cases(NAMED))
+def test_names_in_any_order_are_labels_after_the_way_out(make: Callable[[Any], Any]) -> None:
+    labels, pandas = make(TREES), require_peer("pandas")
+    way, _ = ways_from_names(labels)
+    seen = SEEN | {"pandas": pandas, "names": BY_COLUMN, "y_true": labels}
+    assert LOSS(eval(way, seen), P).tolist() == LOSS([1, 0, 2, 0], P).tolist()
+
+
+@pytest.mark.parametrize("make", cases(ONLY_SORTED))
+def test_pandas_is_not_named_where_it_would_find_no_name(make: Callable[[Any], Any]) -> None:
+    assert len(ways_from_names(make(TREES))) == 1
+
+
+def test_a_missing_name_is_refused_after_the_way_out() -> None:
+    pandas = require_peer("pandas")
+    labels = pandas.Series(["oak", None, "ash", "elm"], dtype="category")
+    way, _ = ways_from_names(labels)
+    seen = SEEN | {"pandas": pandas, "names": BY_COLUMN, "y_true": labels}
+    with pytest.raises(ValueError, match=r"got -1 at \(1,\)"):
+        LOSS(eval(way, seen), P)
+
+
+# ---- two classes in one column, and an axis forgotten -------------------------------------------
+
+ONE = np.array([0.125, 0.75, 0.5, 0.25, 0.375])  # predict_proba(X)[:, 1]
+HITS = np.array([0, 1, 1, 0, 0])
+COLUMNS: dict[str, tuple[Any, Any]] = {
+    "vector": (HITS, ONE),
+    "lists": (HITS.tolist(), ONE.tolist()),
+    "floats": (HITS * 1.0, ONE.astype("f4")),
+    "bools": (HITS > 0, ONE),
+    "one hit": ([0, 1, 0, 0, 0], ONE),
+    "no hit": ([0] * 5, ONE),
+    "labels in a column": (HITS[:, None], ONE),
+    "series": (HITS, of_pandas(lambda pd, v: pd.Series(v))(ONE)),
+    "some ignored": ([0, 1, -1, 0, 1], ONE),
+    "logits": (HITS, np.log(ONE / (1 - ONE))),
+    "a column": (HITS, ONE[:, None]),
+    "a column, all hits": (HITS * 0 + 1, ONE[:, None]),
+    "a column, labels in a column": (HITS[:, None], ONE[:, None]),
+    "a map with an axis": (np.array([HITS, 1 - HITS]), np.array([[ONE], [1 - ONE]])),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+@pytest.mark.parametrize("verb", ["__call__", "value_and_grad"])
+@pytest.mark.filterwarnings("ignore:y_pred must hold at least two classes:UserWarning")
+def test_scores_of_one_class_of_two_are_scored_after_the_way_out(name: str, verb: str) -> None:
+    labels, scores = COLUMNS[name]
+    options: dict[str, Any] = {"from_logits": name == "logits", "ignore_class": -1}
+    options["axis"] = 1 if np.ndim(scores) == 3 else -1
+    loss = sx.SparseCategoricalCrossentropy(**options, reduction=None, dtype="float64")
+    with pytest.raises(ValueError, match="of class 1 of two, pass") as caught:
+        getattr(loss, verb)(labels, scores)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "1-based" not in message
+    assert "one-hot" not in message
+    found = re.search(r"pass (numpy\.(?:stack|concatenate)\(.*?axis=-?\d+\))", message)
+    assert found is not None, message
+    pair = eval(found[1], SEEN | {"y_pred": np.asarray(scores)})  # Python's lists do not count
+    axis = 1 if np.ndim(scores) == 3 else -1
+    y, p = np.asarray(labels, int), np.take(pair, 1, axis).astype(float)
+    got = sx.SparseCategoricalCrossentropy(
+        **options | {"axis": axis}, reduction=None, dtype="float64"
+    )(labels, pair)
+    if name == "logits":
+        p = 1 / (1 + np.exp(-p))
+    y = y.reshape(p.shape)
+    want = np.where(y < 0, 0, -np.log(np.where(y == 1, p, 1 - p)))
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores"),
+    [
+        ([0, 1, 0], [0.25, 0.5, 0.25]),  # a row, and its target
+        ([0, 1, 0], [-2.0, 3.0, 0.5]),
+        (np.eye(3)[Y], P),
+        (np.eye(3)[Y].astype(bool), 5 * P),
+    ],
+)
+def test_one_hot_rows_do_not_look_like_two_classes(labels: Any, scores: Any) -> None:
+    with pytest.raises(ValueError, match="look one-hot"):
+        LOSS(labels, scores)
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "axis", "fits"),
+    [
+        (np.zeros((2, 4, 5), int), (2, 3, 4, 5), -1, [1]),
+        (np.zeros((2, 1, 4, 5), int), (2, 3, 4, 5), -1, [1]),
+        (np.zeros(4, int), (3, 4), -1, [0]),
+        (np.zeros((5, 4), int), (5, 4, 3), 1, [2]),
+        (np.zeros((2, 3, 5), int), (2, 3, 3, 5), -1, [1, 2]),
+    ],
+)
+@pytest.mark.parametrize("verb", ["__call__", "value_and_grad"])
+def test_labels_fit_the_axis_that_the_refusal_names(
+    labels: Any, scores: Any, axis: int, fits: list[int], verb: str
+) -> None:
+    x = np.full(scores, 0.25)
+    loss = sx.SparseCategoricalCrossentropy(axis=axis)
+    with pytest.raises(ValueError, match="y_pred's shape without axis") as caught:
+        getattr(loss, verb)(labels, x)
+    named = [int(a) for a in re.findall(r"axis=(\d)", str(caught.value))]
+    assert named == fits
+    for a in named:
+        sx.SparseCategoricalCrossentropy(axis=a)(labels, x)
+
+
+def test_no_axis_is_named_where_none_fits() -> None:
+    for labels in ([0, 1], np.zeros((4, 2), int), 1):
+        with pytest.raises(ValueError, match="^y_true must") as caught:
+            LOSS(labels, P)
+        assert "axis=" not in str(caught.value)
+
+
 # ---- swapped ------------------------------------------------------------------------------------
 
 Z = np.random.default_rng(1).normal(size=(2, 5, 4, 3))  # logits

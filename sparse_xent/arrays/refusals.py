@@ -87,7 +87,7 @@ def _way_past(
     if array.ndim == 0 and isinstance(found, Iterable) and not isinstance(found, str | bytes):
         return "" if isinstance(found, set | frozenset) else f"pass list({argument})"
     if isinstance(found, str | bytes) and argument == "y_true":
-        return "for an R factor send as.integer(f) - 1L, for names their index"
+        return _way_from_names(value, array)
     if hasattr(found, "as_py") and array.ndim == 1:
         return f"pass [v.as_py() for v in {argument}]"
     if isinstance(found, str | bytes | numbers.Number) and _converts(value):
@@ -98,6 +98,20 @@ def _way_past(
     if hasattr(value, "select_dtypes") and value.select_dtypes("number").shape[1]:
         way_out += ": pass y_pred.select_dtypes('number')"
     return f"{way_out} (in R: as.matrix() of those that are)"
+
+
+def _way_from_names(value: object, array: Array) -> str:
+    """The way out for labels that are text or categories: from their names to indices."""
+    sorted_names = "numpy.searchsorted(names, y_true)"
+    # pandas finds no name among bytes and Arrow's scalars, and takes one axis.
+    if array.ndim != 1 or array.dtype.kind == "S" or foreign.library(value) == "pyarrow":
+        way_out = f"for sorted names of classes pass {sorted_names}"
+    else:
+        way_out = (
+            "for names in the order of y_pred's classes pass pandas.Categorical(y_true, "
+            f"categories=names).codes, for sorted names {sorted_names}"
+        )
+    return f"for an R factor send as.integer(f) - 1L, {way_out}"
 
 
 def _way_through(

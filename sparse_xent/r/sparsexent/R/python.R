@@ -103,6 +103,10 @@ in_r_words <- function(text) {
     "use loss_categorical_crossentropy(), or max.col(y_true) - 1L", text
   )
   text <- gsub("\\S+ \\(in R: ([^()]*)\\)", "\\1", text)
+  text <- sub(
+    "pass numpy\\.[a-z]+\\(\\[([01] [-*] y_pred), y_pred\\], axis=-?[0-9]+\\).*$",
+    "pass cbind(\\1, y_pred)", text
+  )
   text <- sub("class_weight's keys", "class_weight's names", text, fixed = TRUE)
   text <- sub("pass w\\[((None, )+):\\]", "pass array(w, c(\\1length(w)))", text)
   text <- gsub("None, ", "1, ", text, fixed = TRUE)
@@ -117,6 +121,9 @@ in_r_words <- function(text) {
   })
   text <- replaced(text, "\\baxis [0-9]+", function(found) {
     paste("axis", whole_numbers(found) + 1)
+  })
+  text <- replaced(text, "\\baxis=[0-9]+", function(found) {
+    paste("axis =", whole_numbers(found) + 1)
   })
   text <- gsub("()", "(a single number)", text, fixed = TRUE)
   text <- gsub("((loss|metric)_[a-z_]+)\\(a single number\\)", "\\1()", text)

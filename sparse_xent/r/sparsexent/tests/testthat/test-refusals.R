@@ -19,6 +19,14 @@ test_that("labels that are no classes are refused, with their place and the way 
   expect_match(refusal(sparse(data.frame(y), p)), "send its column, y_true[[1]]", fixed = TRUE)
   expect_match(refusal(sparse(diag(3)[2:3, ], p)), "loss_categorical_crossentropy(), or max.col(y_true) - 1L", fixed = TRUE)
   expect_match(refusal(sparse(c(1, 2, 0), p)), "expected (2) or (2 x 1), got (3) (y_pred is (2 x 3))", fixed = TRUE)
+  expect_match(refusal(sparse(c(1, 2, 0), p)), "along another axis, pass axis = 1", fixed = TRUE)
+})
+
+test_that("scores of one class of two are told to be bound", {
+  fitted <- c(0.2, 0.9, 0.6)
+  expect_match(refusal(sparse(c(0, 1, 1), fitted)), "of class 1 of two, pass cbind(1 - y_pred, y_pred)", fixed = TRUE)
+  expect_match(refusal(sparse(c(0, 1, 1), matrix(fitted))), "of class 1 of two, pass cbind(1 - y_pred, y_pred)", fixed = TRUE)
+  expect_length(sparse(c(0, 1, 1), cbind(1 - fitted, fitted)), 3)
 })
 
 test_that("factors of other levels are refused", {
