@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes .venv-r in this checkout, the Python that R calls in the tests, with sparse_xent (editable); and
-# installs R itself where it may:
+# Makes .venv-r in this checkout, the Python that R calls in the tests, with sparse_xent (editable) and what
+# the vignettes use (Matplotlib, dask); and installs R itself where it may:
 #
 #     scripts/setup-r.sh           all of it, or one sentence that says what is missing, and exit 1
 #     scripts/setup-r.sh auto      what can be done unasked, as for `make test`; exit 0 in any case: the
@@ -172,7 +172,7 @@ has_library "$python" || install_library
 echo "setup-r: installing sparse_xent, $numpy${peers:+, $peers} into .venv-r (once; a minute)"
 # shellcheck disable=SC2086 # peers are words
 PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 bounded 900 "$python" -m pip install --disable-pip-version-check \
-    --no-input --progress-bar off --quiet --editable '.[plots]' "$numpy" $peers ||
+    --no-input --progress-bar off --quiet --editable '.[plots]' 'dask[array]' distributed "$numpy" $peers ||
     fail "pip could not install it: its own words are above; mended, the same command goes on from here"
 echo "setup-r: calling a loss from R (once; up to a minute)"
 prove

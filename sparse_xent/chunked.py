@@ -172,7 +172,9 @@ class _Call:
         self._is_split = x.numblocks[axis] > 1 and as_states and not whole_rows
         self.x = x if self._is_split else arrays.whole_rows(x, axis)
         self._labels = arrays.aligned(t, self.x, axis)
-        self._targets = None if y is None else y.rechunk(self.x.chunks)
+        self._targets = None
+        if y is not None:
+            self._targets = arrays.in_chunks(y, dict(enumerate(self.x.chunks)))
         self.w = None if w is None else arrays.aligned(w, self.x, axis)
         self._counts_as = dtypes.counts_as(x.dtype)
         self._dtype = options.dtype or self._counts_as
@@ -277,8 +279,8 @@ def _labels(y_true: Any, names: tuple[Any, ...], layout: Layout, options: Option
     return labels.read(spec, layout, options.ignore_class, y_true).shaped(y)
 
 
-def _targets(y_true: Any, x: Dask, names: tuple[Any, ...]) -> Dask:
-    """Soft targets, lazy."""
+def _targets(y_true: Any, x: Dask, names: tuple[Any, ...]) -> Any:
+    """Soft targets, of the scores' shape."""
     y = arrays.plain(y_true, "y_true", names)
     if is_lazy(y):
         if not dtypes.is_number(y.dtype):
@@ -286,7 +288,7 @@ def _targets(y_true: Any, x: Dask, names: tuple[Any, ...]) -> Dask:
         if y.shape != x.shape:
             soft_targets.refuse_shape(y.shape, x.shape)
         return y
-    return arrays.as_dask(soft_targets.array_of(y, x))
+    return soft_targets.array_of(y, x)
 
 
 def _weights(sample_weight: Any, names: tuple[Any, ...], layout: Layout) -> Any:

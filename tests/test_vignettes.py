@@ -23,6 +23,7 @@ import rscript
 VIGNETTES = rscript.ROOT / "vignettes"
 PACKAGE = rscript.ROOT / "sparse_xent/r/sparsexent"
 NAMES = [
+    "from-one-vector-to-a-fleet",
     "getting-started",
     "probabilities-or-logits",
     "scoring-a-model-in-r",

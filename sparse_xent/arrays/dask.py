@@ -90,11 +90,13 @@ def like(value: Any, result: Dask, axis: int | None) -> Any:
     return type(value)(result, coords=of.coords, dims=of.dims)
 
 
-def as_dask(value: Any) -> Dask:
-    """A dask array of an ndarray; dask's own as they are."""
+def in_chunks(array: Any, chunks: dict[int, Any]) -> Dask:
+    """A dask array, or an ndarray as one, with these chunks along each axis."""
     import dask.array as da
 
-    return value if foreign.library(value) == "dask" else da.from_array(np.asarray(value))
+    if foreign.library(array) == "dask":
+        return array.rechunk(chunks)
+    return da.from_array(np.asarray(array), chunks=tuple(chunks.values()))
 
 
 def whole_rows(x: Dask, axis: int) -> Dask:
@@ -106,10 +108,10 @@ def whole_rows(x: Dask, axis: int) -> Dask:
 
 def aligned(array: Any, x: Dask, axis: int) -> Dask:
     """An array of the losses' number of axes, each of their length or 1, in the scores' blocks."""
-    array, lengths, chunks = as_dask(array), list(x.shape), list(x.chunks)
+    lengths, chunks = list(x.shape), list(x.chunks)
     del lengths[axis], chunks[axis]
     pairs = zip(array.shape, lengths, chunks, strict=True)
-    return array.rechunk({d: c if n == m else -1 for d, (n, m, c) in enumerate(pairs)})
+    return in_chunks(array, {d: c if n == m else -1 for d, (n, m, c) in enumerate(pairs)})
 
 
 def spread(array: Dask | None, axis: int) -> Dask | None:
@@ -146,8 +148,16 @@ def mapped(
         chunks=tuple(chunks),
         dtype=dtype,
         meta=np.empty((0,) * len(chunks), dtype),
+        token=_name(task),
         **({} if drop is None else {"drop_axis": drop}),
     )
+
+
+def _name(task: Any) -> str:
+    """What dask's dashboard calls a task."""
+    while isinstance(task, partial):
+        task = task.args[0] if task.func is _boxed else task.func
+    return f"sparse_xent_{task.__name__.strip('_')}"
 
 
 def _at_start(
@@ -188,6 +198,7 @@ def item(pairs: Dask, k: int, x: Dask, dtype: Any, drop: int | None = None) -> D
         chunks=chunks,
         dtype=dtype,
         meta=np.empty((0,) * len(chunks), dtype),
+        token="sparse_xent_item",
         **({} if drop is None else {"drop_axis": drop}),
     )
 
@@ -223,6 +234,7 @@ def merged(
         axis=axis,
         dtype=dtype,
         meta=np.empty((0,) * axes, dtype),
+        name="sparse_xent_merged",
     )
 
 
