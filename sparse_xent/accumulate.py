@@ -205,10 +205,10 @@ class LossSums:
             weight.add(w[right[k]])
 
     def fixed_point(self) -> Integers:
-        """Where `exact_sums` adds to; nothing yet."""
+        """What `exact_sums` adds to, without the scratch: see `abi.EXACT`."""
         many = len(self.bounds)
         words = np.zeros(abi.EXACT + 2 * many + (abi.SUMMANDS + many) * abi.SUM_WORDS, np.int64)
-        words[: abi.EXACT + many] = (self.squares, many, *self.bounds.values())
+        words[1 : abi.EXACT + many] = (self.squares, many, *self.bounds.values())
         return words
 
     def add_fixed_point(self, given: Collection[Integers], kept: int, *, weighted: bool) -> None:

@@ -426,7 +426,7 @@ def partial(
         UserWarning: as `loss_sparse_categorical_crossentropy()` does, with the position in all of
             the data.
 
-    Cost: one read of `y_pred`, for losses and ranks; and some 50 ns a label for exact sums.
+    Cost: one read of `y_pred`, for losses and ranks, and nothing that is as long as the labels.
 
     Example:
         >>> y_pred = [[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]]

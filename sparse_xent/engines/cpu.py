@@ -54,12 +54,12 @@ _scratch = abi.scratch
 _own_scratch = partial(getattr, _scratch, "at")
 (
     _KERNEL, _X, _DX, _Y, _Y_STEP, _W, _W_STEP, _SCALARS, _SUMS, _LOSSES, _DIVIDED_BY,
-    _NONTEMPORAL, _RUN_CHUNKS, _ROW, _POSITIONS, _ORDER, _RANKS, _EXACT_TO,
+    _NONTEMPORAL, _RUN_CHUNKS, _ROW, _POSITIONS, _ORDER, _RANKS,
 ) = (
     abi.ChunkParams._fields.index(name)
     for name in (
         "kernel", "x", "dx", "y", "y_step", "w", "w_step", "formula", "sums", "losses",
-        "divided_by", "nontemporal", "run_chunks", "row", "positions", "order", "ranks", "exact_to",
+        "divided_by", "nontemporal", "run_chunks", "row", "positions", "order", "ranks",
     )
 )  # fmt: skip
 _DECODED, _MINUS_ONE = np.dtype(np.int32), np.array([-1], np.int64)
@@ -307,7 +307,7 @@ class LossProgram:
                 return self._in_chunks(at, positions)
             return self._converted(at, positions)
         sums = np.zeros(abi.SUMS) if self._wants_sums else None
-        arrays = y, x, losses, dx, sums, _scratch.array, w
+        arrays = y, x, losses, dx, sums, _scratch.own, w
         unusual = self._one_chunk(self._params_at, id(arrays))
         if unusual:
             return self._unusual(Operands(y, x, w, losses, dx), sums, unusual)
@@ -330,8 +330,8 @@ class LossProgram:
         y = at.y if self._labels else self._geometry.labels(at.y, 0, positions)
         made = np.empty(positions, self._own) if self._casts else at.losses
         sums = np.zeros(abi.SUMS) if self._wants_sums else None
-        exact = None if at.exact is None else at.exact.fixed_point()
-        arrays = y, at.x, made, at.dx, sums, _scratch.array, at.w, exact
+        own = _scratch.own if at.exact is None else _own_sums(at.exact)
+        arrays = y, at.x, made, at.dx, sums, own, at.w
         unusual = self._one_chunk(self._params_at, id(arrays))
         if self._casts:
             with np.errstate(all="ignore"):
@@ -340,8 +340,8 @@ class LossProgram:
             done = self._unusual(at, sums, unusual)
         else:
             done = DONE if sums is None else _summed(sums[None])
-        if at.exact is not None and exact is not None:
-            at.exact.add_fixed_point([exact], done.kept, weighted=self._weighted)
+        if at.exact is not None:
+            at.exact.add_fixed_point([own], done.kept, weighted=self._weighted)
         return done
 
     def _unusual(self, at: Operands, sums: Array | None, what: int) -> Sums:
@@ -393,12 +393,11 @@ class LossProgram:
         """Add the losses to exact sums: each thread to its own, and all of them at the end."""
         words: dict[int, Array] = {}
 
-        def own() -> tuple[int, int]:
-            """The thread's scratch, and where its sums are."""
+        def own() -> int:
             me = get_ident()
             if me not in words:
-                words[me] = exact.fixed_point()
-            return _scratch.at, _address(words[me])
+                words[me] = _own_sums(exact)
+            return _address(words[me])
 
         self._prepared(at, params, slab, own)()
         summed = _summed(rows)
@@ -464,7 +463,7 @@ class LossProgram:
         if self._differentiates or self._ranks:
             taken = self._geometry.classes * at.x.itemsize
         length = max(1, TASK_BYTES // (self._chunk * taken)) * self._chunk
-        direct = self._labels and not self._casts and not self._exact
+        direct = self._labels and not self._casts
         slabs: Sequence[int] = range(len(params))
         if direct:
             slabs = range(at_ := _address(params), at_ + params.nbytes, params[0].nbytes)
@@ -472,14 +471,12 @@ class LossProgram:
         return _in_tasks(task, slabs, slab, length, at.x.nbytes, own)
 
     def _converting(self, at: Operands, params: Array, slab: int) -> Callable[..., None]:
-        """What runs a task whose labels are decoded first, whose losses are cast, or summed."""
+        """What runs a task whose labels are decoded first, or whose losses are cast."""
         losses = None if at.losses is None else at.losses.reshape(-1)
 
-        def task(number: int, first: int, last: int, scratch: Any) -> None:
+        def task(number: int, first: int, last: int, scratch: int) -> None:
             start, stop = number * slab + first, number * slab + last
             own, y = params[number].copy(), None
-            if self._exact:
-                scratch, own[_EXACT_TO] = scratch
             if not self._labels:
                 y = self._geometry.labels(at.y, start, stop)
                 own[_Y] = _address(y) - first * y.itemsize
@@ -541,6 +538,13 @@ def _found(sums: Array) -> Found:
     _, first, column, score, least, most, total, whole = chunk.tolist()
     rows = int(chunks[:, abi.ODD_ROWS].sum())
     return Found(rows, int(first), int(column), score, least, most, total, bool(whole))
+
+
+def _own_sums(exact: LossSums) -> Array:
+    """What a thread adds to, and where its scratch is."""
+    words = exact.fixed_point()
+    words[0] = _scratch.own[0]
+    return words
 
 
 def _address(array: Array) -> int:

@@ -39,12 +39,13 @@ SCRATCH = POSITION_BYTES + TERMS
 
 
 class _Scratch(threading.local):
-    """Each thread's own; `array` begins a cache line at the address `at`."""
+    """Each thread's own, which begins a cache line; `own`, at the address `at`, says where."""
 
     def __init__(self) -> None:
         held = np.empty(SCRATCH + LINE, np.uint8)
-        self.array = held[-held.ctypes.data % LINE :]
-        self.at = self.array.ctypes.data
+        self._array = held[-held.ctypes.data % LINE :]
+        self.own = np.array([self._array.ctypes.data], np.int64)
+        self.at = self.own.ctypes.data
 
 
 scratch = _Scratch()
@@ -70,11 +71,11 @@ LIMBS = 66
 UNIT = -1074
 SUM_WORDS = LIMBS + 1  # and, as a float64, the sum of the infinities and NaN
 SUMMANDS = 4
-EXACT = 2
-"""What `exact_sums` takes and leaves, int64s: EXACT of them say whether squares are wanted, and how
-many bounds there are; the bounds, of ranks below which a label is a hit; the number of hits at
-each; then SUM_WORDS for each of sum(w * l), sum(w), sum(w * w), sum(l * l * w), and for the weights
-of the hits at each bound."""
+EXACT = 3
+"""What `exact_sums` takes and leaves, int64s: EXACT of them say where the thread's scratch is,
+whether squares are wanted, and how many bounds there are; the bounds, of ranks below which a label
+is a hit; the number of hits at each; then SUM_WORDS for each of sum(w * l), sum(w), sum(w * w),
+sum(l * l * w), and for the weights of the hits at each bound."""
 
 BEYOND = -1.0
 """In the place of ODD_ROWS where a call that is one chunk was left alone: see FACTORS."""
@@ -127,8 +128,7 @@ class ChunkParams(NamedTuple):
     order: int = 0  # of positions among the losses (`implausible`); 0 where it is C order
     rank: int = 0  # the function that gives ranks; 0 where they are not wanted
     ranks: int = 0  # where they go, int64
-    exact: int = 0  # the function that adds to exact sums; 0 where they are not wanted
-    exact_to: int = 0  # where those are: see EXACT; losses and ranks go nowhere then
+    exact: int = 0  # the function that adds to exact sums; losses and ranks go nowhere then
 
     def laid(self) -> Any:
         """The numbers in memory."""

@@ -227,7 +227,7 @@ def _is_beyond(largest, least, divisor, wide):  # type: ignore[no-untyped-def]
     return not largest / abs(divisor) <= high or least / abs(divisor) < low
 
 
-def run_chunks(call, first, last, scratch):  # type: ignore[no-untyped-def]
+def run_chunks(call, first, last, own):  # type: ignore[no-untyped-def]
     """Run positions first .. last - 1 of a call, in chunks; `first` is where a chunk begins.
 
     It stops at a chunk that has a label that is no class, or a weight that is NA, or whose gradient
@@ -237,15 +237,17 @@ def run_chunks(call, first, last, scratch):  # type: ignore[no-untyped-def]
         call: address of a `ChunkParams`.
         first: first position.
         last: position after the last.
-        scratch: address of SCRATCH bytes that no other thread uses meanwhile.
+        own: address of the address of SCRATCH bytes that no other thread uses meanwhile; where
+            exact sums are wanted those are there, too: see EXACT.
     """
     (
         kernel, wide, classes, inner, x, xo, xc, xi, dx, do, dc, di,
         decoder, y_from, y_step, ignored, many, w_from, w_step, by_class,
         size, formula, sums, losses, divided_by, nontemporal, _, _, _, _, _, order, rank, ranks,
-        exact, exact_to,
+        exact,
     ) = _numbers(call)  # fmt: skip
     smoothing, low, high, divisor = _doubles(formula)
+    scratch = fetch_long(own)
     l_at, g_at, w_at = scratch, scratch + 8 * POSITIONS, scratch + 16 * POSITIONS
     v_at, y_at, spare = scratch + 24 * POSITIONS, scratch + 32 * POSITIONS, scratch + POSITION_BYTES
     y = _at(types.int32, y_at)
@@ -288,7 +290,7 @@ def run_chunks(call, first, last, scratch):  # type: ignore[no-untyped-def]
             _call_rank(rank, (classes, inner, p, p + n, x, xo, xc, xi, y_at, ranks_at))
         if exact:
             weights = w_at if w_from or by_class else 0
-            _call_exact_sums(exact, (n, l_at, weights, y_at, g_at, v_at, exact_to))
+            _call_exact_sums(exact, (n, l_at, weights, y_at, g_at, v_at, own))
         elif wide:
             doubles = _at(types.float64, l_at), _at(types.float64, losses + 8 * p)
             _weighted(doubles[0], w, n, v, doubles[1], losses != 0)
@@ -305,13 +307,10 @@ def run_chunks(call, first, last, scratch):  # type: ignore[no-untyped-def]
 FIELDS = len(ChunkParams._fields)
 _CALL, _SPARE = StackBytes(8 * FIELDS), StackBytes(8 * SUMS)
 _NARROW, _WIDE = FACTORS[4], FACTORS[8]
-Y, X, LOSSES, DX, SUMS_AT, W, RUN_CHUNKS, ROW, COUNT, EXACT_SUMS, EXACT_TO = (
+Y, X, LOSSES, DX, SUMS_AT, W, RUN_CHUNKS, ROW, COUNT = (
     8 * ChunkParams._fields.index(f)
-    for f in (
-        "y", "x", "losses", "dx", "sums", "w", "run_chunks", "row", "positions", "exact",
-        "exact_to",
-    )
-)  # fmt: skip
+    for f in ("y", "x", "losses", "dx", "sums", "w", "run_chunks", "row", "positions")
+)
 X_ODD, Y_ODD = (8 * ChunkParams._fields.index(f) for f in ("x_odd", "y_odd"))
 
 
@@ -328,9 +327,8 @@ def run_one_chunk(plan, arrays):  # type: ignore[no-untyped-def]
         plan: address of a `ChunkParams` whose arrays are still to come; losses, dx and w are 1
             where there are some.
         arrays: address of a tuple of array objects: labels, scores, losses, gradient, SUMS float64
-            of 0, SCRATCH bytes that no other thread uses meanwhile, weights, and where exact sums
-            are. What there is none of may be anything, and so may the sums where losses alone are
-            wanted.
+            of 0, what `run_chunks` takes as `own`, weights. What there is none of may be anything,
+            and so may the sums where losses alone are wanted.
 
     Returns:
         0 where nothing is unusual: labels that are no class, weights that are NA, rows that cannot
@@ -359,8 +357,6 @@ def run_one_chunk(plan, arrays):  # type: ignore[no-untyped-def]
         w = _item(arrays, 6)
         wrong |= w & 7
         keep(call + W, w)
-    if fetch_long(plan + EXACT_SUMS):
-        keep(call + EXACT_TO, _item(arrays, 7))
     positions = fetch_long(plan + COUNT)
     if fetch_long(plan + ROW):
         rows = fetch_long(fetch_long(fetch_long(arrays + (ITEMS + 8)) + SHAPE))

@@ -187,7 +187,7 @@ def exact_sums(fmt, n, l, w, y, ranks, v, to):  # type: ignore[no-untyped-def]
         v: address of POSITIONS float64 of scratch.
         to: address of what is wanted and of the sums: see EXACT.
     """
-    squares, many, bounds = vec.fetch_long(to), vec.fetch_long(to + 8), to + 8 * EXACT
+    squares, many, bounds = vec.fetch_long(to + 8), vec.fetch_long(to + 16), to + 8 * EXACT
     hits, sums = bounds + 8 * many, bounds + 16 * many
     size, end = 8 * SUM_WORDS, -(-n // _LANES) * _LANES
     for i in range(n, end):
