@@ -54,12 +54,6 @@ def losses_and_ranks(
     return [np.asarray(a) for a in execute.losses_and_ranks(y, x, chosen)[:2]]
 
 
-def exact_sums(y: Any, x: Any, w: Any = None, **options: Any) -> tuple[int, list[list[float]]]:
-    """How many labels count, and the partials of sum(w * l) and sum(w): what a metric adds."""
-    made, _ = execute.exact_sums(y, x, w, read(**options))
-    return made.count, [total.partials() for total in made.sums.values()]
-
-
 def add_exactly(numbers: Any, w: Any, limbs: Any) -> None:
     """The compiled sums of a chunk of float64 losses, over what `limbs` holds of sum(w * l).
 

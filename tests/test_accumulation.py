@@ -173,6 +173,7 @@ SIZES = {
     "all": lambda n: of_all_sizes(n, 1),
     "floats": lambda n: np.random.default_rng(2).exponential(size=n).astype(np.float32),
     "doubles": lambda n: np.random.default_rng(3).normal(size=n),
+    "near": lambda n: 1 + np.random.default_rng(4).random(n),
     "equal": lambda n: np.full(n, -math.nextafter(1.0, 0.0)),
     "huge": lambda n: np.full(n, np.finfo(np.float64).max),
     "subnormal": lambda n: np.arange(n) * 5e-324,
@@ -214,9 +215,7 @@ def test_the_compiled_sums_take_infinities_and_nan_apart():
 
 def test_limbs_that_are_nearly_full_carry():
     limbs = np.zeros(67, np.int64)
-    limbs[:65] = (1 << 63) - (
-        1 << 46
-    )  # where 2**14 more numbers that are added one by one have room
+    limbs[:65] = (1 << 63) - (1 << 38)  # room for the numbers of one call, not of fifty
     due = inside.exact_total(limbs).fraction()
     values = np.resize(2.0 ** np.arange(-1000.0, 1000.0, 41), 2048)  # of all sizes: one by one
     for _ in range(50):
