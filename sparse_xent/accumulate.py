@@ -1,8 +1,9 @@
 """Exact sums of float64 numbers: the same bits for any cut, order or merge, and rounded once.
 
-A float64 is an integer times a power of two. An `ExactSum` keeps one Python integer for each power
-of two among its numbers; adding and merging add integers, so their order cannot matter. Quotients
-of such sums are computed as fractions and rounded once to the nearest float64.
+A float64 is an integer times a power of two. An `ExactSum` keeps Python integers for some powers of
+two; adding and merging add integers, so their order cannot matter. Quotients of such sums are
+computed as fractions and rounded once to the nearest float64. What the compiled engine has summed
+comes as fixed-point numbers (`kernels.cpu.exact_sums`), and is added as it is.
 
 Notation: l losses, w weights, n their number, m the mean; `wwl` is the sum of w * w * l, and so on.
 """
@@ -12,18 +13,29 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sparse_xent.kernels.cpu import abi
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+
+SUMS = ("wl", "w", "ww", "wll")
+"""The sums of a `LossSums`."""
 
 # Numbers that are added at once: the arrays made of them (about twelve) stay in a core's cache.
 # Far below 2**26, up to which the sums of half mantissas in `_binned` are exact.
 _CHUNK = 1 << 15
+# Up to so many numbers it is quicker to add them one by one (0.4 us each) than as an array.
+_FEW = 16
+# How often the numbers of a chunk are split before what is left of them is added bit by bit.
+_LEVELS = 3
+_HUGE = 2.0**1000  # from here on the power of two that splits numbers might be none
 _HALF = 27  # bits in the lower half of a mantissa of 53
 _LEAST = -1200  # below the exponent of every float64, as numpy.frexp gives it
 _EXPONENTS = 1 << 12  # more than there are exponents: keys of one group of `GroupedSums`
@@ -59,14 +71,53 @@ class ExactSum:
 
     def add(self, x: Floats) -> None:
         """Add the numbers x, float64 of shape [n]."""
+        if x.size <= _FEW:
+            for number in x.tolist():
+                self._add_one(number)
+            return
         finite = np.isfinite(x)
         if not finite.all():
             with np.errstate(invalid="ignore"):
                 self._not_finite += float(x[~finite].sum())
             x = x[finite]
         for here in chunks(x.size):
-            mantissas, exponents = np.frexp(x[here])
-            self._bins.update(_binned(exponents.astype(np.int64), mantissas))
+            self._add_chunk(x[here])
+
+    def _add_one(self, number: float) -> None:
+        if math.isfinite(number):
+            mantissa, e = math.frexp(number)
+            self._bins[e - 53] += int(mantissa * 2.0**53)
+        else:
+            self._not_finite += number
+
+    def _add_chunk(self, left: Floats) -> None:
+        """Add at most `_CHUNK` finite numbers.
+
+        A power of two far above them all, added and subtracted again, leaves of each a multiple of
+        one u; of those all sums are below 2**53 u, so that NumPy's rounds nothing, and the rest is
+        exact (Rump, Ogita and Oishi 2008, "Accurate floating-point summation").
+        """
+        for _ in range(_LEVELS):
+            largest = max(left.max(), -left.min())
+            if not 0 < largest < _HUGE:
+                break
+            power = math.ldexp(1.5, math.frexp(largest)[1] + _CHUNK.bit_length() - 2)
+            part = left + power
+            part -= power
+            self._add_one(float(part.sum()))
+            left = left - part
+        left = left[left != 0]
+        mantissas, exponents = np.frexp(left)
+        self._bins.update(_binned(exponents.astype(np.int64), mantissas))
+
+    def add_fixed_point(self, words: Integers) -> None:
+        """Add a fixed-point number, `abi.SUM_WORDS` int64 side by side."""
+        self._not_finite += float(words[abi.LIMBS :].view(np.float64)[0])
+        e = abi.UNIT
+        for limb in words[: abi.LIMBS].tolist():
+            if limb:
+                self._bins[e] += limb
+            e += 32
 
     def merge(self, other: ExactSum) -> None:
         """Add all numbers of `other`."""
@@ -109,6 +160,91 @@ class ExactSum:
 
     def __float__(self) -> float:
         return self.over(Fraction(1))
+
+
+class LossSums:
+    """The exact sums of a loss over labels that count: what states of it are made of.
+
+    With squares they are sum(w * l), sum(w), sum(w * w) and sum(l * l * w), else the first two.
+    Each w * l and w * w is rounded to float64 once, l * l * w in this order, after each product; no
+    sum is. A loss of weight 0 counts as 0, even where it is inf or NaN.
+
+    Args:
+        bounds: For each k that hits are wanted for, the rank below which a label is one.
+        squares: Whether sums of squares are wanted, too.
+
+    Attributes:
+        bounds, squares: The same.
+        count: Labels that were added, whatever their weight.
+        sums: The exact sums `wl`, `w`, `ww`, `wll`, as wanted.
+        hits: For each k, how many hits there were, and the exact sum of their weights.
+    """
+
+    def __init__(self, bounds: Mapping[int, int] | None = None, *, squares: bool = False) -> None:
+        self.bounds, self.squares, self.count = dict(bounds or {}), squares, 0
+        self.sums = {name: ExactSum() for name in SUMS[: None if squares else 2]}
+        self.hits = {k: (0, ExactSum()) for k in self.bounds}
+
+    def add(self, l: npt.NDArray[Any], w: Floats | None, ranks: Integers | None) -> None:
+        """Add labels that count: losses, weights if not all are 1, ranks if hits are wanted."""
+        l = l.astype(np.float64, copy=False)
+        right = {} if ranks is None else {k: ranks < bound for k, bound in self.bounds.items()}
+        self._add_counts(l.size, {k: int(r.sum()) for k, r in right.items()}, w is not None)
+        with np.errstate(all="ignore"):
+            if w is None:
+                self.sums["wl"].add(l)
+                if self.squares:
+                    self.sums["wll"].add(l * l)
+                return
+            self.sums["w"].add(w)
+            self.sums["wl"].add(np.where(w == 0, 0.0, w * l))
+            if self.squares:
+                self.sums["ww"].add(w * w)
+                self.sums["wll"].add(np.where(w == 0, 0.0, l * l * w))
+        for k, (_, weight) in self.hits.items():
+            weight.add(w[right[k]])
+
+    def fixed_point(self) -> Integers:
+        """What `exact_sums` adds to, without the scratch: see `abi.EXACT`."""
+        many = len(self.bounds)
+        words = np.zeros(abi.EXACT + 2 * many + (abi.SUMMANDS + many) * abi.SUM_WORDS, np.int64)
+        words[1 : abi.EXACT + many] = (self.squares, many, *self.bounds.values())
+        return words
+
+    def add_fixed_point(self, given: Collection[Integers], kept: int, *, weighted: bool) -> None:
+        """Add what `exact_sums` has added to some `fixed_point()`, for so many labels."""
+        many, first = len(self.bounds), abi.EXACT + len(self.bounds)
+        places = [*range(len(self.sums)), *range(abi.SUMMANDS, abi.SUMMANDS + many)]
+        sums = [*self.sums.values(), *(weight for _, weight in self.hits.values())]
+        self._add_counts(kept, {}, weighted)
+        for words in given:
+            hits = words[first : first + many].tolist()
+            self._add_counts(0, dict(zip(self.bounds, hits, strict=True)), weighted)
+            for place, total in zip(places, sums, strict=True):
+                start = first + many + place * abi.SUM_WORDS
+                total.add_fixed_point(words[start : start + abi.SUM_WORDS])
+
+    def merge(self, other: LossSums) -> None:
+        """Add all labels of `other`, which has the same bounds and sums."""
+        self.count += other.count
+        for name, own in self.sums.items():
+            own.merge(other.sums[name])
+        for k, (many, weight) in self.hits.items():
+            more, theirs = other.hits[k]
+            weight.merge(theirs)
+            self.hits[k] = many + more, weight
+
+    def _add_counts(self, kept: int, hits: Mapping[int, int], weighted: bool) -> None:
+        self.count += kept
+        for k, many in hits.items():
+            before, weight = self.hits[k]
+            self.hits[k] = before + many, weight
+            if not weighted:
+                weight._add_one(float(many))
+        if not weighted:
+            self.sums["w"]._add_one(float(kept))
+            if self.squares:
+                self.sums["ww"]._add_one(float(kept))
 
 
 class GroupedSums:

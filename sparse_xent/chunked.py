@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_xent import config, dtypes, implausible, labels, shards, soft_targets, weights
-from sparse_xent.accumulate import ExactSum
+from sparse_xent.accumulate import LossSums
 from sparse_xent.arrays import dask as arrays
 from sparse_xent.arrays.base import ArraySpec, dense_strides
 from sparse_xent.arrays.refusals import EXPECTED, refuse_dtype
@@ -41,6 +41,8 @@ First = tuple[int, ...]  # where a block begins along each axis
 
 PerLabel = Callable[[Any, Any, Any, Options], Any]
 """(y, x, w, options) of a block -> one number a label, times its weight."""
+SumsOf = Callable[[Any, Any, Any, Options], LossSums]
+"""The same -> the exact sums of a block."""
 Gradient = Callable[[Any, Any, Any, float, Options], tuple[Any, Any]]
 """(y, x, w, divisor, options) of a block -> its losses, without weights, and the gradient of
 sum(w * l) / divisor."""
@@ -65,10 +67,10 @@ def losses(of: PerLabel, y_true: Any, y_pred: Any, sample_weight: Any, options: 
     return call.like(call.weighted(call.losses(of)), call.axis)
 
 
-def value(of: PerLabel, y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> Any:
-    """The reduced value; lazy, 0-d. The arguments are those of `losses`."""
+def value(of: SumsOf, y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> Any:
+    """The reduced value; lazy, 0-d. The arguments are those of `losses`, but for sums."""
     call = _Call(y_true, y_pred, sample_weight, options)
-    return call.like(call.reduced(call.losses(of)))
+    return call.like(call.reduced(call.sums(of)))
 
 
 def value_and_grad(
@@ -87,7 +89,7 @@ def value_and_grad(
     l, dx = call.losses_and_gradient(of)
     if options.reduction is Reduction.NONE:
         return call.like(call.weighted(l), call.axis), call.like(dx)
-    return call.like(call.reduced(l)), call.like(dx)
+    return call.like(call.reduced(call.sums_of(l))), call.like(dx)
 
 
 def values(
@@ -109,7 +111,7 @@ def values(
         soft: whether there are soft targets.
     """
     call = _Call(y_true, y_pred, sample_weight, options, soft, whole_rows=True)
-    return call.like(call.mapped(partial(_values, of), call.w, dtype=options.dtype), call.axis)
+    return call.like(call.mapped(of, options, call.w, dtype=options.dtype), call.axis)
 
 
 def state(
@@ -133,7 +135,7 @@ def state(
         soft: whether there are soft targets.
     """
     call = _Call(y_true, y_pred, sample_weight, options, soft, whole_rows=True)
-    states = call.mapped(partial(_values, of), call.w, dtype=object)
+    states = call.mapped(of, options, call.w, dtype=object)
     return arrays.merged(states, merge).compute().item()
 
 
@@ -192,16 +194,16 @@ class _Call:
         """A result of the kind of y_pred; `axis` is the class axis where it has none."""
         return arrays.like(self._sent, made, axis)
 
-    def mapped(self, task: Callable[..., Any], *others: Dask | None, dtype: Any) -> Dask:
-        """task(part, first, x, y, *others) of each block, of the losses' shape: whole rows."""
-        return self._of_scores(
-            task, *others, dtype=dtype, drop=None if dtype is object else self.axis
-        )
+    def mapped(self, of: Callable[..., Any], options: Options, w: Dask | None, dtype: Any) -> Dask:
+        """What a function of labels, scores, weights and options gives for each block of rows."""
+        drop = None if dtype is object else self.axis
+        options = options.changed(epsilon=self._part.options.epsilon)
+        return self._of_scores(partial(_of_block, of, options), w, dtype=dtype, drop=drop)
 
     def _of_scores(
         self, task: Callable[..., Any], *others: Dask | None, dtype: Any, drop: int | None = None
     ) -> Dask:
-        """The same of y_pred's shape, but for an axis that is dropped."""
+        """task(part, first, x, y, *others) of each block, of y_pred's shape but for `drop`."""
         y = self._targets
         if y is None:
             y = arrays.spread(self._labels, self.axis)
@@ -214,7 +216,7 @@ class _Call:
         if self._is_split:
             return self._losses_of(self._states())
         bare = self._part.options.changed(class_weight=None, dtype=self._wide)
-        return self.mapped(partial(_losses, of, bare), dtype=self._wide)
+        return self.mapped(of, bare, None, dtype=self._wide)
 
     def losses_and_gradient(self, of: Gradient) -> tuple[Dask, Dask]:
         """The same, and the gradient."""
@@ -249,17 +251,25 @@ class _Call:
         task = partial(_weighted, self._part, self._dtype)
         return arrays.mapped(task, l, self._labels, self.w, dtype=self._dtype)
 
-    def reduced(self, l: Dask) -> Dask:
+    def sums(self, of: SumsOf) -> Dask:
+        """The exact sums of each block, from one read of its scores."""
+        if self._is_split:
+            return self.sums_of(self._losses_of(self._states()))
+        return self.mapped(of, self._part.options.changed(dtype=self._wide), self.w, dtype=object)
+
+    def sums_of(self, l: Dask | None) -> Dask:
+        """The same of losses without weights; of labels and weights alone if None."""
+        return arrays.mapped(partial(_sums, self._part), self._labels, self.w, l)
+
+    def reduced(self, sums: Dask) -> Dask:
         """The value."""
-        sums = arrays.mapped(partial(_sums, self._part), l, self._labels, self.w)
         finish = partial(_value, weights.divisor(self._part.options.reduction), self._dtype)
         return arrays.merged(sums, _joined, finish, self._dtype)
 
     def _divisor(self) -> Dask:
         """What sum(w * l) is divided by, from labels and weights alone; 0-d."""
-        kind = weights.divisor(self._part.options.reduction)
-        counts = arrays.mapped(partial(_counts, self._part), self._labels, self.w)
-        return arrays.merged(counts, _joined, partial(_divided_by, kind), np.float64)
+        finish = partial(_divided_by, weights.divisor(self._part.options.reduction))
+        return arrays.merged(self.sums_of(None), _joined, finish, np.float64)
 
 
 # ---- operands -----------------------------------------------------------------------------------
@@ -333,51 +343,45 @@ class _Part:
         ):
             yield
 
+    def operands(self, x: Array, y: Array, w: Array | None) -> tuple[Array, Array, Array | None]:
+        """Labels, scores and weights of a block, without an axis for the classes of labels."""
+        y = y if self.soft else y.squeeze(self.axis)
+        return y, x, None if w is None else w.squeeze(self.axis)
+
     def labels(self, y: Array) -> Array:
         """Labels of the losses' shape, decoded: -1 where ignored."""
         layout = self._layout(y)
         return labels.decoded(y, layout, self.options.ignore_class, y, None)
 
-    def weights(self, y: Array, w: Array | None) -> tuple[int, Array | None]:
-        """How many labels count, and a weight for each label; None where all weigh 1."""
+    def weights(self, y: Array, w: Array | None) -> tuple[Any, Array | None]:
+        """Which labels count, and a weight for each label; None where all of these weigh 1."""
         by_class = weights.by_class(self.options, self.classes)
         if w is None and by_class is None and not self.options.ignore_class:
-            return y.size, None
+            return ..., None
         t = self.labels(y)
-        kept = int(np.count_nonzero(t >= 0))
         made = None if w is None else weights.counted(w, self._layout(y), t, w)
         if by_class is not None:
             of_class = np.where(t < 0, 0.0, by_class[t])
             made = of_class if made is None else made * of_class
-        return kept, made
+        return t >= 0, made
 
     def _layout(self, y: Array) -> Layout:
         shape = (*y.shape[: self.axis], self.classes, *y.shape[self.axis :])
         return layout_of(shape, self.axis, dense_strides(shape, 1))
 
 
-def _of_block(part: _Part, y: Array) -> Array:
-    """Labels of a block as the caller sent them: without an axis for the classes."""
-    return y if part.soft else y.squeeze(part.axis)
-
-
-def _losses(of: PerLabel, bare: Options, part: _Part, first: First, x: Array, y: Array) -> Array:
+def _of_block(
+    of: Callable[..., Any], options: Options, part: _Part, first: First, x: Array, *others: Any
+) -> Any:
     with part.starting_at(first, True):
-        return np.asarray(of(_of_block(part, y), x, None, bare))
-
-
-def _values(of: PerLabel, part: _Part, first: First, x: Array, y: Array, w: Array | None) -> Any:
-    with part.starting_at(first, True):
-        w = None if w is None else w.squeeze(part.axis)
-        return of(_of_block(part, y), x, w, part.options)
+        return of(*part.operands(x, *others), options)
 
 
 def _losses_and_gradient(
-    of: Gradient, bare: Options, part: _Part, first: First, x: Array, y: Array, w: Any, divisor: Any
+    of: Gradient, options: Options, part: _Part, first: First, x: Array, y: Array, w: Any, by: Any
 ) -> tuple[Any, Any]:
     with part.starting_at(first, True):
-        w = None if w is None else w.squeeze(part.axis)
-        return of(_of_block(part, y), x, w, float(divisor), bare)
+        return of(*part.operands(x, y, w), float(by), options)
 
 
 def _weighted(part: _Part, dtype: Any, first: First, l: Array, y: Array, w: Array | None) -> Array:
@@ -400,53 +404,35 @@ def _all_weights(part: _Part, first: First, y: Array, w: Array | None) -> Array:
 # ---- sums ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Sums:
-    """Of some labels: sum(w * l), how many count, and sum(w)."""
-
-    total: ExactSum
-    kept: int
-    weight: ExactSum
-
-    def divisor(self, kind: Divisor) -> float:
-        """What the total is divided by."""
-        return kind.of(self.kept, float(self.weight))
-
-
-def _counts(part: _Part, first: First, y: Array, w: Array | None) -> _Sums:
+def _sums(part: _Part, first: First, y: Array, w: Array | None, l: Array | None) -> LossSums:
+    """Exact sums of the labels of a block that count."""
+    made = LossSums()
     with part.starting_at(first):
-        kept, made = part.weights(y, w)
-        return _Sums(ExactSum(), kept, ExactSum([kept] if made is None else made.ravel()))
+        kept, w = part.weights(y, w)
+        l = np.zeros(y.shape) if l is None else l
+        made.add(np.ravel(l[kept]), None if w is None else np.ravel(w[kept]), None)
+    return made
 
 
-def _sums(part: _Part, first: First, l: Array, y: Array, w: Array | None) -> _Sums:
-    with part.starting_at(first):
-        kept, made = part.weights(y, w)
-        l = l.astype(np.float64, copy=False)
-        if made is None:
-            return _Sums(ExactSum(l.ravel()), kept, ExactSum([kept]))
-        return _Sums(ExactSum(weighted(l, made).ravel()), kept, ExactSum(made.ravel()))
-
-
-def _joined(sums: list[_Sums]) -> _Sums:
-    total, weight = ExactSum(), ExactSum()
+def _joined(sums: list[LossSums]) -> LossSums:
+    made = LossSums()
     for one in sums:
-        total.merge(one.total)
-        weight.merge(one.weight)
-    return _Sums(total, sum(one.kept for one in sums), weight)
+        made.merge(one)
+    return made
 
 
-def _divided_by(kind: Divisor, sums: _Sums) -> np.float64:
-    return np.float64(sums.divisor(kind))
+def _divided_by(kind: Divisor, sums: LossSums) -> np.float64:
+    """What the total is divided by."""
+    return np.float64(kind.of(sums.count, float(sums.sums["w"])))
 
 
-def _value(kind: Divisor, dtype: Any, sums: _Sums) -> Any:
+def _value(kind: Divisor, dtype: Any, sums: LossSums) -> Any:
     """The value, rounded once to float64 and then to its dtype."""
+    total, weight = sums.sums["wl"], sums.sums["w"]
     with np.errstate(all="ignore"):
-        if not sums.weight.finite and kind is Divisor.WEIGHT:
-            return dtype.type(math.nan)
-        divisor = sums.weight.fraction() if kind is Divisor.WEIGHT else Fraction(sums.divisor(kind))
-        return dtype.type(sums.total.over(divisor))
+        if kind is not Divisor.WEIGHT:
+            return dtype.type(total.over(Fraction(kind.of(sums.count, 0.0))))
+        return dtype.type(total.over(weight.fraction()) if weight.finite else math.nan)
 
 
 # ---- rows whose classes are in several blocks ---------------------------------------------------

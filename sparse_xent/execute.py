@@ -5,13 +5,14 @@ caller's own array. Where something is wrong with the values, the engine says wh
 and the message is made here from what the user sent. Arrays on a CUDA device are `device`'s.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
 import numpy as np
 
 from sparse_xent import chunked, device, dtypes, implausible, labels, soft_targets, weights
 from sparse_xent import plan as plans
+from sparse_xent.accumulate import LossSums
 from sparse_xent.arrays import numpy as arrays
 from sparse_xent.arrays.adapters import PROTOCOL, adapter_of, refuse_device
 from sparse_xent.arrays.dlpack import DeviceArray
@@ -172,6 +173,45 @@ def losses_and_ranks(y_true: Any, y_pred: Any, options: Options) -> tuple[Any, A
     return _Call(_LOSSES_AND_RANKS, options, y_true, y_pred, None).both()
 
 
+def exact_sums(
+    y_true: Any,
+    y_pred: Any,
+    sample_weight: Any,
+    options: Options,
+    top_k: Collection[int] = (),
+    *,
+    squares: bool = False,
+) -> tuple[LossSums, Found]:
+    """The loss over all labels as exact sums, from one read of the scores; no loss is written.
+
+    Sums of w * l and w and the count alone take no longer than a value.
+
+    Args:
+        y_true: labels.
+        y_pred: scores.
+        sample_weight: weights, if any.
+        options: of the loss; losses are rounded to its dtype, or to the scores', as `losses` are.
+        top_k: numbers k, for the labels whose class is among the k that score highest.
+        squares: whether sums of w * w and w * l * l are wanted, too.
+
+    Returns:
+        The sums; the rows that cannot be probabilities, of which nobody is warned.
+    """
+    task, call = Task.SUMS_AND_RANKS if top_k else Task.SUMS, None
+    plan, x = _find(task, options, y_true, y_pred, sample_weight), y_pred
+    if plan is None:
+        call = _Call(task, options, y_true, y_pred, sample_weight)
+        plan, x = call.plan, call.sent.x
+    classes = x.shape[plan.axis]
+    made = LossSums({k: min(k, classes) for k in top_k}, squares=squares)
+    if call is None:
+        try:
+            return made, plan.run(y_true, y_pred, sample_weight, None, None, None, made).found
+        except BadValue:
+            call = _Call(task, options, y_true, y_pred, sample_weight)
+    return made, call.run(None, None, made).found
+
+
 class _Call:
     """A call whose arrays may be anything: converted, planned and run."""
 
@@ -192,7 +232,11 @@ class _Call:
             plans.remember(task, options, y_true, y_pred, sample_weight, out, self.plan)
 
     def run(
-        self, losses: Array | None, ranks: Array | None = None, divisor: float | None = None
+        self,
+        losses: Array | None,
+        ranks: Array | None = None,
+        exact: LossSums | None = None,
+        divisor: float | None = None,
     ) -> Sums:
         """Let the program do it; with a divisor where it is known beforehand."""
         sent = self.sent
@@ -200,7 +244,7 @@ class _Call:
             if divisor is not None:
                 assert self.plan.gradient is not None
                 return self.plan.gradient(sent.y, sent.x, sent.w, losses, sent.dx, divisor)
-            return self.plan.run(sent.y, sent.x, sent.w, losses, sent.dx, ranks)
+            return self.plan.run(sent.y, sent.x, sent.w, losses, sent.dx, ranks, exact)
         except BadValue as error:
             wrong = error
         _refuse(wrong, sent, self.options)
@@ -317,8 +361,15 @@ def _lazily(
         return chunked.value_and_grad(
             losses_and_gradient, y_true, y_pred, sample_weight, out, options
         )
-    of_chunks = chunked.value if task is _VALUE else chunked.losses
-    return of_chunks(losses, y_true, y_pred, sample_weight, options)
+    if task is _VALUE:
+        return chunked.value(_sums_of_part, y_true, y_pred, sample_weight, options)
+    return chunked.losses(losses, y_true, y_pred, sample_weight, options)
+
+
+def _sums_of_part(y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> LossSums:
+    made, found = exact_sums(y_true, y_pred, sample_weight, options)
+    implausible.warn(found, y_pred.shape, options.axis % y_pred.ndim)
+    return made
 
 
 def losses_and_gradient(

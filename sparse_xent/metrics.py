@@ -17,12 +17,11 @@ from typing import Any, ClassVar, Self, cast, overload
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent import chunked, dtypes, execute, labels, soft_targets, weights
+from sparse_xent import chunked, dtypes, execute, implausible, labels, soft_targets, weights
 from sparse_xent.accumulate import ExactSum
 from sparse_xent.arrays import numpy as arrays
 from sparse_xent.arrays.adapters import adapter_of, refuse_device
 from sparse_xent.config import config_floatx
-from sparse_xent.engines.numpy import weighted
 from sparse_xent.options import (
     REDUCTION,
     DType,
@@ -99,17 +98,9 @@ class _Metric:
             given = y_true, y_pred, sample_weight, self._options
             self.merge(chunked.state(of, _merged, *given, soft=self._soft))
             return
-        x = _scores(y_pred)
-        v, y = self._values(y_true, x)
-        w = _weights(sample_weight, x, y, self._options.axis)
-        if w is None:
-            total = np.count_nonzero(v) if v.dtype == np.bool_ else v
-            w = np.count_nonzero(y >= 0)
-        else:
-            with np.errstate(all="ignore"):  # infinities and NaN are results
-                total = weighted(v, w)
-        self._total.add(np.asarray(total, np.float64).ravel())
-        self._weight.add(np.asarray(w, np.float64).ravel())
+        total, weight = self._sums(y_true, _scores(y_pred), sample_weight)
+        self._total.merge(total)
+        self._weight.merge(weight)
 
     def result(self) -> float:
         """The weighted mean of all values so far, sum(w * v) / sum(w), rounded once.
@@ -183,9 +174,9 @@ class _Metric:
         sums = self._total.partials(), self._weight.partials()
         return _restored, (type(self), self.get_config(), *sums)
 
-    def _values(self, y_true: Any, x: _Array) -> tuple[Any, Any]:
-        """One value a label, not weighted, and what is negative where the label is ignored."""
-        return _hits(y_true, x, self._options, self._k)
+    def _sums(self, y_true: Any, x: _Array, sample_weight: Any) -> tuple[ExactSum, ExactSum]:
+        """The sums of w * v and of w of one batch."""
+        return _sums_of_hits(y_true, x, sample_weight, self._options, self._k)
 
     @classmethod
     def _default(cls, key: str) -> Any:
@@ -356,15 +347,12 @@ class SparseCategoricalCrossentropyMetric(_Metric):
     ) -> None:
         self._construct(locals(), unknown)
 
-    def _values(self, y_true: Any, x: _Array) -> tuple[Any, Any]:
-        options = self._options
-        layout = labels.class_axis(x, y_true, options.axis)
-        wide = dtypes.arithmetic(dtypes.counts_as(x.dtype), options.dtype)
-        v = execute.losses(y_true, x, None, options.changed(dtype=wide))
-        if not options.ignore_class:
-            return v, np.broadcast_to(np.int64(0), layout.losses)
-        y = labels.array_of(y_true)
-        return v, labels.decoded(y, layout, options.ignore_class, y_true, x)
+    def _sums(self, y_true: Any, x: _Array, sample_weight: Any) -> tuple[ExactSum, ExactSum]:
+        wide = dtypes.arithmetic(dtypes.counts_as(x.dtype), self._options.dtype)
+        options = self._options.changed(dtype=wide)
+        made, found = execute.exact_sums(y_true, x, sample_weight, options)
+        implausible.warn(found, x.shape, options.axis % x.ndim)
+        return made.sums["wl"], made.sums["w"]
 
 
 class CategoricalAccuracy(_Metric):
@@ -405,8 +393,9 @@ class CategoricalAccuracy(_Metric):
     ) -> None:
         self._construct(locals(), unknown)
 
-    def _values(self, y_true: Any, x: _Array) -> tuple[Any, Any]:
-        return _hits(_greatest(y_true, x, self._options.axis), x, self._options, 1)
+    def _sums(self, y_true: Any, x: _Array, sample_weight: Any) -> tuple[ExactSum, ExactSum]:
+        y = _greatest(y_true, x, self._options.axis)
+        return _sums_of_hits(y, x, sample_weight, self._options, 1)
 
 
 # ---- functions ----------------------------------------------------------------------------------
@@ -825,6 +814,17 @@ def _hits(y_true: Any, x: _Array, options: Options, k: int) -> tuple[Any, Any]:
     classes = labels.class_axis(x, y_true, options.axis).classes
     ranks = execute.ranks(y_true, x, options)
     return (ranks >= 0) & (ranks < min(k, classes)), ranks  # C is the rank in a row with NaN
+
+
+def _sums_of_hits(
+    y_true: Any, x: _Array, sample_weight: Any, options: Options, k: int
+) -> tuple[ExactSum, ExactSum]:
+    """The exact sums of the weights of labels that rank below k, and of all that count."""
+    hits, ranks = _hits(y_true, x, options, k)
+    w = _weights(sample_weight, x, ranks, options.axis)
+    if w is None:
+        return ExactSum([np.count_nonzero(hits)]), ExactSum([np.count_nonzero(ranks >= 0)])
+    return ExactSum(w[hits].ravel()), ExactSum(w.ravel())
 
 
 def _greatest(y_true: Any, x: _Array, axis: int) -> Any:

@@ -21,11 +21,10 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent import chunked, execute, implausible, labels, weights
-from sparse_xent.accumulate import ExactSum, chunks, rounded
+from sparse_xent import chunked, execute, implausible
+from sparse_xent.accumulate import SUMS, ExactSum, rounded
 from sparse_xent.arrays import numpy as arrays
 from sparse_xent.config import config_epsilon
-from sparse_xent.layout import Layout
 from sparse_xent.options import (
     NormalizeName,
     Options,
@@ -41,7 +40,6 @@ Float64 = npt.NDArray[np.float64]
 _VERSION = 1
 _HEAD = b"sparse_xent.Partial "  # then the version, a line's end, and the JSON text
 _FORMAT = "sparse_xent.Partial"
-_SUMS = ("wl", "w", "ww", "wll")
 _NOT_FINITE = ("inf", "-inf", "nan")
 
 
@@ -212,7 +210,7 @@ class Partial:
         """
         if not all(s.finite for s in self._sums.values()):
             return None
-        wl, w, ww, wll = (self._sums[name].fraction() for name in _SUMS)
+        wl, w, ww, wll = (self._sums[name].fraction() for name in SUMS)
         if w <= 0 or w * w <= ww:
             return None
         square = (wll - wl * wl / w) / (w - ww / w) * ww / (w * w)
@@ -321,7 +319,7 @@ class Partial:
         return {
             "config": self._config,
             "count": self.count,
-            "sums": {name: _numbers(self._sums[name]) for name in _SUMS},
+            "sums": {name: _numbers(self._sums[name]) for name in SUMS},
             "hits": {str(k): [many, _numbers(w)] for k, (many, w) in self._hits.items()},
         }
 
@@ -338,7 +336,7 @@ class Partial:
             weight = [float(w) for w in weight]
         normalize = given.pop("normalize") or "after"
         options = read(class_weight=weight, normalize=normalize, epsilon=epsilon, **given)
-        sums = {name: _sum_of(plain["sums"][name]) for name in _SUMS}
+        sums = {name: _sum_of(plain["sums"][name]) for name in SUMS}
         hits = {int(k): (int(many), _sum_of(w)) for k, (many, w) in plain["hits"].items()}
         if sorted(hits) != list(top_k):
             raise ValueError(sorted(hits))
@@ -430,7 +428,7 @@ def partial(
         UserWarning: as `loss_sparse_categorical_crossentropy()` does, with the position in all of
             the data.
 
-    Cost: one read of `y_pred`, for losses and ranks; and some 50 ns a label for exact sums.
+    Cost: one read of `y_pred`, for losses and ranks, and nothing that is as long as the labels.
 
     Example:
         >>> y_pred = [[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]]
@@ -456,60 +454,9 @@ def _of_data(
 ) -> Partial:
     """The state of data that are in memory."""
     x = arrays.scores(y_pred)
-    layout = labels.class_axis(x, y_true, options.axis)
-    bare = options.changed(class_weight=None)
-    losses, ranks, found = execute.losses_and_ranks(y_true, x, bare)
-    l, above = np.ravel(losses), np.ravel(ranks)
-    kept: Any = above >= 0
-    if kept.all():
-        kept = slice(None)  # no copy
-    w = weights.array_of(sample_weight)
-    if w is not None:
-        w = weights.counted(w, layout, np.asarray(ranks), sample_weight).ravel()[kept]
-    by_class = weights.by_class(options, layout.classes)
-    if by_class is not None:
-        of_class = by_class[_classes(y_true, layout).ravel()[kept].astype(np.int64)]
-        w = of_class if w is None else w * of_class
-    state = _state(_config(options, top_k), l[kept], above[kept], w, layout.classes)
-    implausible.warn(found, x.shape, layout.axis)
-    return state
-
-
-def _state(
-    config: dict[str, Any],
-    l: npt.NDArray[Any],
-    ranks: npt.NDArray[np.int64],
-    w: Float64 | None,
-    classes: int,
-) -> Partial:
-    """The state of labels that count: their losses, ranks and weights, all flat."""
-    sums = {name: ExactSum() for name in _SUMS}
-    if w is None:
-        for name in ("w", "ww"):
-            sums[name].add(np.array([float(l.size)]))
-    with np.errstate(all="ignore"):
-        for here in chunks(l.size):
-            loss = l[here].astype(np.float64)
-            if w is None:
-                sums["wl"].add(loss)
-                sums["wll"].add(loss * loss)
-                continue
-            some = w[here]
-            sums["w"].add(some)
-            sums["ww"].add(some * some)
-            sums["wl"].add(np.where(some == 0, 0.0, some * loss))
-            sums["wll"].add(np.where(some == 0, 0.0, loss * loss * some))
-    hits = {}
-    for k in config["top_k"]:
-        right = ranks < min(k, classes)  # the rank of a row with a NaN is the number of classes
-        many = int(np.count_nonzero(right))
-        hits[k] = many, ExactSum([float(many)] if w is None else w[right])
-    return Partial._of(config, l.size, sums, hits)
-
-
-def _classes(y_true: object, layout: Layout) -> npt.NDArray[Any]:
-    """The labels, which are known to be good, in the losses' shape."""
-    return labels.in_shape(labels.array_of(y_true), layout.losses, layout.axis)
+    made, found = execute.exact_sums(y_true, x, sample_weight, options, top_k, squares=True)
+    implausible.warn(found, x.shape, options.axis % x.ndim)
+    return Partial._of(_config(options, top_k), made.count, made.sums, made.hits)
 
 
 def _config(options: Options, top_k: tuple[int, ...]) -> dict[str, Any]:

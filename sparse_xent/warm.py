@@ -36,7 +36,7 @@ def kernels(halves: bool = False, everything: bool = False) -> Iterator[tuple[An
     formats = _WIDE + _HALVES if halves or everything else _WIDE
     yield from (("run_one_chunk",), ("run_chunks",))
     yield from (("decode_labels", name) for name in sorted(set(abi.LABELS.values())))
-    yield from (("rank", format) for format in formats)
+    yield from ((name, format) for name in ("rank", "exact_sums") for format in formats)
     kinds = tuple(ScoreKind) if everything else (ScoreKind.LOGITS, ScoreKind.CLIP_NORMALIZE)
     smooths = (False, True) if everything else (False,)
     for format, scores, smooth in itertools.product(formats, kinds, smooths):

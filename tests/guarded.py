@@ -209,7 +209,9 @@ class Case:
         self.y = Operand(r, memories[1], *_repeat(r, _labels(r, shape[self.axis], losses)))
         self.w = self.out = None
         self.verb = str(
-            r.choice(("gradient", "into", "in place") if gradient else ("call", "rank", "both"))
+            r.choice(
+                ("gradient", "into", "in place") if gradient else ("call", "rank", "both", "sums")
+            )
         )
         self.reduction = r.choice(("mean", "sum", None))
         if self.verb == "call" and r.random() < 0.5:
@@ -238,6 +240,10 @@ class Case:
         given |= self.options
         if self.verb == "both":
             return inside.losses_and_ranks(y, x, **given)
+        if self.verb == "sums":
+            w = None if self.w is None else getattr(self.w, side)
+            state = sx.partial(y, x, **given, sample_weight=w, top_k=(1, 5))
+            return [np.frombuffer(state.to_bytes(), np.uint8)]
         if self.verb == "losses":
             return [sx.loss_sparse_categorical_crossentropy(y, x, **given)]
         dtype = "float64" if x.dtype == np.float64 else "float32"

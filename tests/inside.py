@@ -4,6 +4,7 @@ Everything else that tests do goes through the public face. `put` is how an attr
 pytest's `monkeypatch.setattr`, or `setattr` in a process of its own.
 """
 
+import ctypes
 import importlib
 from collections.abc import Callable
 from functools import cache
@@ -13,9 +14,11 @@ import numpy as np
 
 import sparse_xent as sx
 from sparse_xent import config, execute, plan
+from sparse_xent.accumulate import ExactSum, LossSums
 from sparse_xent.engines import cpu, numpy_formulas, threads
 from sparse_xent.kernels import ScoreKind, loader
 from sparse_xent.kernels import cache as kernel_cache
+from sparse_xent.kernels.cpu import abi, functions
 from sparse_xent.options import read
 
 # The engine ---------------------------------------------------------------------------------------
@@ -49,6 +52,35 @@ def losses_and_ranks(
     """Both from one read, as `partial` takes them: its sums would hide a bit."""
     chosen = read(axis=axis, ignore_class=ignore_class, **options)
     return [np.asarray(a) for a in execute.losses_and_ranks(y, x, chosen)[:2]]
+
+
+def add_exactly(numbers: Any, w: Any, limbs: Any) -> None:
+    """The compiled sums of a chunk of float64 losses, over what `limbs` holds of sum(w * l).
+
+    Args:
+        numbers: at most 2048 losses.
+        w: their weights, or None.
+        limbs: the fixed-point number, which no call could make as large as a test needs it.
+    """
+    function = functions._function(
+        functions.exact_sums_address("float64"), None, *[ctypes.c_int64] * 7
+    )
+    y, v, words = np.zeros(2048, np.int32), np.empty(2048), LossSums().fixed_point()
+    padded = np.zeros((2, 2048))
+    padded[0, : len(numbers)] = numbers
+    padded[1, : len(numbers)] = 1.0 if w is None else w
+    words[abi.EXACT : abi.EXACT + abi.SUM_WORDS] = limbs
+    l, weights = (row.ctypes.data for row in padded)
+    at = l, 0 if w is None else weights, y.ctypes.data, 0, v.ctypes.data, words.ctypes.data
+    function(len(numbers), *at)
+    limbs[:] = words[abi.EXACT : abi.EXACT + abi.SUM_WORDS]
+
+
+def exact_total(limbs: Any) -> Any:
+    """The `ExactSum` of a fixed-point number."""
+    total = ExactSum()
+    total.add_fixed_point(limbs)
+    return total
 
 
 @cache

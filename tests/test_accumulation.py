@@ -6,6 +6,7 @@ import random
 from fractions import Fraction
 from itertools import pairwise
 
+import inside
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -155,6 +156,72 @@ def test_a_share_is_rounded_once_and_needs_a_finite_total():
     assert ExactSum([0.1]).share_of(ExactSum()) is None
     assert ExactSum([0.1]).share_of(ExactSum([1.0, math.inf])) is None
     assert ExactSum([math.nan]).share_of(total) is None
+
+
+def of_all_sizes(n, seed, dtype=np.float64):
+    """Numbers from the least to the greatest that there are, of both signs."""
+    r = np.random.default_rng(seed)
+    bits = r.integers(
+        0, 1 << (8 * np.dtype(dtype).itemsize), n, dtype=np.dtype(f"u{np.dtype(dtype).itemsize}")
+    )
+    found = bits.view(dtype)
+    return found[np.isfinite(found)]
+
+
+#: More numbers than are added one by one, and of what sizes they are.
+SIZES = {
+    "all": lambda n: of_all_sizes(n, 1),
+    "floats": lambda n: np.random.default_rng(2).exponential(size=n).astype(np.float32),
+    "doubles": lambda n: np.random.default_rng(3).normal(size=n),
+    "near": lambda n: 1 + np.random.default_rng(4).random(n),
+    "equal": lambda n: np.full(n, -math.nextafter(1.0, 0.0)),
+    "huge": lambda n: np.full(n, np.finfo(np.float64).max),
+    "subnormal": lambda n: np.arange(n) * 5e-324,
+    "two sizes": lambda n: np.where(np.arange(n) % 2, 1e300, -1e-300),
+    "zeros": lambda n: np.zeros(n),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("n", [17, 2048, accumulate._CHUNK, accumulate._CHUNK + 9])
+def test_arrays_of_any_sizes_add_up(n, name):
+    values = SIZES[name](n).astype(np.float64)
+    kept = values.copy()
+    total = ExactSum(values)
+    assert total.fraction() == sum(map(Fraction, values.tolist()), Fraction(0))
+    assert values.tobytes() == kept.tobytes()
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 300, 2047, 2048])
+def test_the_compiled_sums_of_any_sizes_add_up(n, name):
+    values, limbs = SIZES[name](n).astype(np.float64), np.zeros(67, np.int64)
+    due = sum(map(Fraction, values.tolist()), Fraction(0))
+    inside.add_exactly(values, None, limbs)
+    assert inside.exact_total(limbs).fraction() == due
+    inside.add_exactly(values, np.full(values.size, -0.5), limbs)
+    halves = [Fraction(-0.5 * v) for v in values.tolist()]
+    assert inside.exact_total(limbs).fraction() == due + sum(halves, Fraction(0))
+
+
+def test_the_compiled_sums_take_infinities_and_nan_apart():
+    limbs = np.zeros(67, np.int64)
+    inside.add_exactly(np.array([1.0, math.inf, 2.0]), None, limbs)
+    assert float(inside.exact_total(limbs)) == math.inf
+    assert inside.exact_total(limbs).fraction() == 3
+    inside.add_exactly(np.array([-math.inf]), None, limbs)
+    assert math.isnan(float(inside.exact_total(limbs)))
+
+
+def test_limbs_that_are_nearly_full_carry():
+    limbs = np.zeros(67, np.int64)
+    limbs[:65] = (1 << 63) - (1 << 38)  # room for the numbers of one call, not of fifty
+    due = inside.exact_total(limbs).fraction()
+    values = np.resize(2.0 ** np.arange(-1000.0, 1000.0, 41), 2048)  # of all sizes: one by one
+    for _ in range(50):
+        inside.add_exactly(values, None, limbs)
+    due += 50 * sum(map(Fraction, values.tolist()))
+    assert inside.exact_total(limbs).fraction() == due
 
 
 # --- means and standard errors --------------------------------------------------------------------

@@ -339,7 +339,8 @@ def test_a_bad_label_is_named_by_its_place_in_the_whole(chunks):
 def test_others_that_are_wrong_are_counted_in_their_chunk():
     x, y, _ = data((37, 6), -1, "logits")
     y[[31, 35]] = -5
-    message = raised(lambda: loss_sparse_categorical_crossentropy(y, lazy(x, (10, 6))).compute())
+    loss = loss_sparse_categorical_crossentropy(from_logits=True)
+    message = raised(lambda: loss(y, lazy(x, (10, 6))).compute())
     assert "got -5 at (31,) and 1 more in this part" in message
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import pickle
+from fractions import Fraction
 from functools import reduce
 
 import inside
@@ -161,6 +162,57 @@ def test_labels_and_weights_of_other_shapes(engine):
     assert state == partial(y.tolist(), x.tolist(), True, sample_weight=w[:, None])
     assert partial(1, x[0, 0], True) == partial([1], x[0, :1], True)
     assert partial(y, x, True, sample_weight=1) == partial(y, x, True)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_sums_of_all_sizes_are_those_of_fractions(dtype, engine, monkeypatch):
+    inside.cut_small(monkeypatch.setattr)
+    r = np.random.default_rng(5)
+    y, x = r.integers(0, 3, 3000), r.normal(0, 1, (3000, 3)) * 10.0 ** r.integers(-4, 5, (3000, 1))
+    x = x.astype(dtype)
+    w = r.normal(size=3000) * 2.0 ** r.integers(-200, 200, 3000)
+    w[::7] = 0
+    l = np.asarray(sx.loss_sparse_categorical_crossentropy(y, x, True), np.float64)
+    x[0], l[0], w[0] = np.nan, np.nan, 0
+    right = x.argmax(axis=1) == y
+    due = {
+        "wl": np.where(w == 0, 0, w * l),
+        "w": w,
+        "ww": w * w,
+        "wll": np.where(w == 0, 0, l * l * w),
+    }
+    found = json.loads(partial(y, x, True, sample_weight=w, top_k=(1, 2)).to_json())
+    assert {name: math.fsum(s) for name, s in found["sums"].items()} == {
+        name: math.fsum(numbers) for name, numbers in due.items()
+    }
+    for name, numbers in due.items():
+        assert sum(map(Fraction, found["sums"][name])) == sum(map(Fraction, numbers.tolist()))
+    assert found["hits"]["1"][0] == right[1:].sum()
+    assert sum(map(Fraction, found["hits"]["1"][1])) == sum(
+        map(Fraction, w[1:][right[1:]].tolist())
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_number_of_threads_gives_the_same_sums_of_the_losses(
+    layout, engine, monkeypatch, request
+):
+    inside.cut_small(monkeypatch.setattr)
+    request.addfinalizer(lambda: sx.config_set_threads(None))
+    y, x, w = data((700, 9), dtype="float32")
+    x = LAYOUTS[layout](x)
+    for labels, weights in ((y, None), (y.astype(np.int16), w), (y, w.astype(np.float32))):
+        losses = sx.loss_sparse_categorical_crossentropy(labels, x, True, 2)
+        l = np.asarray(losses, np.float64) * (1 if weights is None else weights.astype(np.float64))
+        states = []
+        for threads in (1, 4):
+            sx.config_set_threads(threads)
+            states.append(partial(labels, x, True, 2, sample_weight=weights, top_k=(1, 5)))
+            metric = sx.metric_sparse_categorical_crossentropy(from_logits=True, ignore_class=2)
+            metric.update_state(labels, x, weights)
+            assert metric.result() == states[0].result("mean_with_sample_weight")
+        assert same(*states)
+        assert states[0].result("sum") == math.fsum(l)
 
 
 # ---- any cut and any order ----------------------------------------------------------------------

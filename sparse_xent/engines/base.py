@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sparse_xent.accumulate import LossSums
 from sparse_xent.arrays.base import ArraySpec
 from sparse_xent.kernels import ScoreKind
 from sparse_xent.layout import Ints, Layout, layout_of
@@ -31,6 +32,8 @@ class Task(enum.IntEnum):
     GRADIENT = 5  # of losses that were computed before, times the gradient with respect to them
     GRADIENT_OF_VALUE = 6
     LOSSES_AND_RANKS = 7  # from one read of the scores
+    SUMS = 8  # exact ones, of losses that are written nowhere
+    SUMS_AND_RANKS = 9  # the same, and how many labels rank below some bounds
 
     __hash__ = int.__hash__  # Enum's own is a Python function, and plans are found by tasks
 
@@ -42,7 +45,25 @@ class Task(enum.IntEnum):
     @property
     def differentiates(self) -> bool:
         """Whether a gradient is written."""
-        return self not in (Task.LOSSES, Task.VALUE, Task.RANKS, Task.LOSSES_AND_RANKS)
+        return self in _DIFFERENTIATE
+
+    @property
+    def ranks(self) -> bool:
+        """Whether ranks are wanted beside losses or sums."""
+        return self in (Task.LOSSES_AND_RANKS, Task.SUMS_AND_RANKS)
+
+    @property
+    def sums(self) -> bool:
+        """Whether exact sums are wanted, and nothing is written."""
+        return self in (Task.SUMS, Task.SUMS_AND_RANKS)
+
+
+_DIFFERENTIATE = (
+    Task.VALUE_AND_GRADIENT,
+    Task.LOSSES_AND_GRADIENT,
+    Task.GRADIENT,
+    Task.GRADIENT_OF_VALUE,
+)
 
 
 class Divisor(enum.IntEnum):
@@ -182,6 +203,7 @@ class Operands(NamedTuple):
     losses: Any = None  # where they (or ranks) go, in the losses' shape
     dx: Any = None
     ranks: Any = None  # where they go beside losses, in the losses' shape
+    exact: LossSums | None = None  # what sums are added to, when all is known to be good
     sent_w: Any = None  # the weights as they were sent, where `w` is a copy
 
 

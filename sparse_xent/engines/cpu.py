@@ -12,11 +12,13 @@ import operator
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 import numpy as np
 
 from sparse_xent import config, dtypes
+from sparse_xent.accumulate import LossSums
 from sparse_xent.engines import numpy as numpy_engine
 from sparse_xent.engines import threads
 from sparse_xent.engines.base import (
@@ -79,6 +81,8 @@ def prepare(problem: Problem, open_rows: bool) -> "LossProgram | RankProgram | N
     as_they_lie = x.dtype == problem.counts_as and x.dtype.isnative and x.aligned
     if not own or not as_they_lie or not x.size:
         return None
+    if problem.task.sums and dtypes.arithmetic(problem.result, None) != problem.arithmetic:
+        return None  # losses that are rounded to a dtype which is not computed in
     return (RankProgram if problem.task == Task.RANKS else LossProgram)(problem, open_rows)
 
 
@@ -230,13 +234,15 @@ class LossProgram:
 
     def __init__(self, problem: Problem, open_rows: bool) -> None:
         self._problem, self._geometry = problem, _Geometry(problem, open_rows)
+        self._weighted = problem.w is not None or problem.by_class is not None
         self._labels = self._geometry.reads_labels
         self._as_they_lie = self._labels and self._geometry.reads_weights
         self._own = dtypes.arithmetic(problem.x.dtype, None)
-        self._ranks = problem.task == Task.LOSSES_AND_RANKS
-        self._writes_losses = self._ranks or problem.task in (
+        self._ranks, self._exact = problem.task.ranks, problem.task.sums
+        self._writes_losses = problem.task in (
             Task.LOSSES,
             Task.LOSSES_AND_GRADIENT,
+            Task.LOSSES_AND_RANKS,
         )
         self._differentiates = problem.task.differentiates
         self._casts = self._writes_losses and problem.result != self._own
@@ -273,7 +279,8 @@ class LossProgram:
         ):
             self._params[place] = number
         self._params_at = _address(self._params)
-        one = self._geometry.slabs == 1 and self._forward is None and not self._ranks
+        one = self._geometry.slabs == 1 and self._forward is None
+        one = one and self._problem.task != Task.LOSSES_AND_RANKS
         return one and array_objects.are_as_expected()
 
     def run(
@@ -284,6 +291,7 @@ class LossProgram:
         losses: Any = None,
         dx: Any = None,
         ranks: Any = None,
+        exact: LossSums | None = None,
     ) -> Sums:
         """Do what the task says.
 
@@ -291,7 +299,7 @@ class LossProgram:
             BadValue: nothing is written then, but for losses.
         """
         if len(x) > self._rows:
-            geometry, at = self._geometry, Operands(y, x, w, losses, dx, ranks)
+            geometry, at = self._geometry, Operands(y, x, w, losses, dx, ranks, exact)
             if not self._as_they_lie:
                 at = geometry.readable(at)
             positions = len(x) * geometry.per_row if geometry.per_row else geometry.slab
@@ -299,7 +307,7 @@ class LossProgram:
                 return self._in_chunks(at, positions)
             return self._converted(at, positions)
         sums = np.zeros(abi.SUMS) if self._wants_sums else None
-        arrays = y, x, losses, dx, sums, _scratch.array, w
+        arrays = y, x, losses, dx, sums, _scratch.own, w
         unusual = self._one_chunk(self._params_at, id(arrays))
         if unusual:
             return self._unusual(Operands(y, x, w, losses, dx), sums, unusual)
@@ -324,25 +332,30 @@ class LossProgram:
     def _rows_at_once(self) -> int:
         """Up to which length of the first axis a call goes straight to the one C function."""
         geometry = self._geometry
-        if not self._takes_one or not self._as_they_lie or self._casts:
+        if not self._takes_one or not self._as_they_lie or self._casts or self._exact:
             return -1
         if geometry.per_row:
             return self._chunk // geometry.per_row
         return sys.maxsize if geometry.slab <= self._chunk else -1
 
     def _converted(self, at: Operands, positions: int) -> Sums:
-        """One chunk whose labels or weights have to be decoded first, or whose losses are cast."""
+        """One chunk whose labels or weights are decoded first, whose losses are cast, or summed."""
         y = at.y if self._labels else self._geometry.labels(at.y, 0, positions)
         made = np.empty(positions, self._own) if self._casts else at.losses
         sums = np.zeros(abi.SUMS) if self._wants_sums else None
-        arrays = y, at.x, made, at.dx, sums, _scratch.array, at.w
+        own = _scratch.own if at.exact is None else _own_sums(at.exact)
+        arrays = y, at.x, made, at.dx, sums, own, at.w
         unusual = self._one_chunk(self._params_at, id(arrays))
         if self._casts:
             with np.errstate(all="ignore"):
                 at.losses.reshape(-1)[...] = made
         if unusual:
-            return self._unusual(at, sums, unusual)
-        return DONE if sums is None else _summed(sums[None])
+            done = self._unusual(at, sums, unusual)
+        else:
+            done = DONE if sums is None else _summed(sums[None])
+        if at.exact is not None:
+            at.exact.add_fixed_point([own], done.kept, weighted=self._weighted)
+        return done
 
     def _unusual(self, at: Operands, sums: Array | None, what: int) -> Sums:
         """Handle an answer of `run_one_chunk` that is not 0."""
@@ -363,8 +376,10 @@ class LossProgram:
         sums = np.zeros((self._geometry.slabs, -(-slab // self._chunk), abi.SUMS))
         scalars, params = self._scalars.copy(), self._template.copy()
         self._place(params, at, sums, scalars, slab)
-        run = self._prepared(at, params, slab)
         rows = sums.reshape(-1, abi.SUMS)
+        if at.exact is not None:
+            return self._add_exactly(at.exact, at, params, slab, rows)
+        run = self._prepared(at, params, slab)
         with np.errstate(all="ignore"):
             if not self._differentiates:
                 run()
@@ -378,14 +393,30 @@ class LossProgram:
                 counted = self._forward.run(at.y, at.x, w)
             if divisor is None:
                 divisor = self._problem.divisor.of(counted.kept, counted.weight)
-            weighted = at.w is not None or self._problem.by_class is not None
-            if weighted and self._is_beyond(rows, divisor):
+            if self._weighted and self._is_beyond(rows, divisor):
                 return self._by_numpy(at, divisor)
             params[:, _DX], params[:, _KERNEL] = dx, self._kernel
             scalars[-1] = divisor
             run()
             made = _summed(rows)
         return made if self._forward is None else counted
+
+    def _add_exactly(
+        self, exact: LossSums, at: Operands, params: Array, slab: int, rows: Array
+    ) -> Sums:
+        """Add the losses to exact sums: each thread to its own, and all of them at the end."""
+        words: dict[int, Array] = {}
+
+        def own() -> int:
+            me = get_ident()
+            if me not in words:
+                words[me] = _own_sums(exact)
+            return _address(words[me])
+
+        self._prepared(at, params, slab, own)()
+        summed = _summed(rows)
+        exact.add_fixed_point(words.values(), summed.kept, weighted=self._weighted)
+        return summed
 
     def _by_numpy(self, at: Operands, divisor: float) -> Sums:
         """The gradient by the NumPy engine, whose factors may be any; values are the kernels'."""
@@ -431,10 +462,16 @@ class LossProgram:
             raise Misaligned
         if at.losses is not None and not self._casts:
             params[:, _LOSSES] = _address(at.losses) + starts * at.losses.itemsize
-        if self._ranks:
+        if at.ranks is not None:
             params[:, _RANKS] = _address(at.ranks) + starts * at.ranks.itemsize
 
-    def _prepared(self, at: Operands, params: Array, slab: int) -> Callable[[], None]:
+    def _prepared(
+        self,
+        at: Operands,
+        params: Array,
+        slab: int,
+        own: Callable[[], object] = _own_scratch,
+    ) -> Callable[[], None]:
         """What sends every chunk through the kernel that the parameters name."""
         taken = self._geometry.choice.reads
         if self._differentiates or self._ranks:
@@ -445,7 +482,7 @@ class LossProgram:
         if direct:
             slabs = range(at_ := _address(params), at_ + params.nbytes, params[0].nbytes)
         task = self._run_chunks if direct else self._converting(at, params, slab)
-        return _in_tasks(task, slabs, slab, length, at.x.nbytes)
+        return _in_tasks(task, slabs, slab, length, at.x.nbytes, own)
 
     def _converting(self, at: Operands, params: Array, slab: int) -> Callable[..., None]:
         """What runs a task whose labels are decoded first, or whose losses are cast."""
@@ -480,6 +517,7 @@ class LossProgram:
             size=self._chunk, formula=0, x_odd=problem.x.dtype.itemsize - 1,
             y_odd=problem.y.dtype.itemsize - 1 if self._labels else 0,
             rank=functions.rank_address(geometry.choice.format) if self._ranks else 0,
+            exact=functions.exact_sums_address(problem.result.name) if self._exact else 0,
             **geometry.lines(),
         )  # fmt: skip
         laid = np.tile(one.laid(), (geometry.slabs, 1))
@@ -516,6 +554,13 @@ def _found(sums: Array) -> Found:
     return Found(rows, int(first), int(column), score, least, most, total, bool(whole))
 
 
+def _own_sums(exact: LossSums) -> Array:
+    """What a thread adds to, and where its scratch is."""
+    words = exact.fixed_point()
+    words[0] = _scratch.own[0]
+    return words
+
+
 def _address(array: Array) -> int:
     """Where the first element lies; `.ctypes.data` says the same, more slowly."""
     address: int = array.__array_interface__["data"][0]
@@ -523,9 +568,14 @@ def _address(array: Array) -> int:
 
 
 def _in_tasks(
-    task: Callable[..., object], slabs: Sequence[object], positions: int, length: int, nbytes: int
+    task: Callable[..., object],
+    slabs: Sequence[object],
+    positions: int,
+    length: int,
+    nbytes: int,
+    own: Callable[[], object] = _own_scratch,
 ) -> Callable[[], None]:
-    """What calls task(slab, first position, the one after the last, scratch) until all is done.
+    """What calls task(slab, first position, the one after the last, own) until all is done.
 
     Args:
         task: what is done; by several threads where there is enough of it.
@@ -533,6 +583,7 @@ def _in_tasks(
         positions: of each slab.
         length: positions of a task.
         nbytes: of all scores.
+        own: what gives each thread its own: its scratch.
     """
     arguments = [
         (slab, first, min(positions, first + length))
@@ -541,4 +592,4 @@ def _in_tasks(
     ]
     several = len(arguments) > 1 and nbytes >= SERIAL_BYTES
     count = config.threads() if several else 1
-    return partial(threads.run, task, arguments, count, _own_scratch)
+    return partial(threads.run, task, arguments, count, own)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sparse_xent.accumulate import LossSums
 from sparse_xent.engines import numpy_formulas as formulas
 from sparse_xent.engines import numpy_soft_targets as soft_formulas
 from sparse_xent.engines.base import (
@@ -141,6 +142,8 @@ class NumpyProgram:
         merged = self._merged(at, layout)
         if problem.task == Task.RANKS:
             return self._ranks(merged)
+        if problem.task.sums:
+            return self._add_exactly(merged)
         if not problem.task.differentiates:
             return self._losses(merged)
         counted = self._count(merged)
@@ -169,6 +172,22 @@ class NumpyProgram:
                 above = formulas.rank(x, block.boxed(y))
                 at.ranks.reshape(-1)[block.start : block.stop] = above.ravel()
         return sums.total(search.found)
+
+    def _add_exactly(self, at: Operands) -> Sums:
+        """Add the losses, rounded to the result's dtype, to `at.exact`."""
+        problem = self._problem
+        weighted = at.w is not None or problem.by_class is not None
+        search = _Search(problem, problem.layout)
+        assert at.exact is not None
+        made = LossSums(at.exact.bounds, squares=at.exact.squares)
+        for block, y, w in self._blocks(at, problem.layout):
+            x, kept = self._scores(at, block), y >= 0
+            search.look(x, block.boxed(y), block.start)
+            l = self._nll(at, x, block, y).astype(problem.result, copy=False)
+            ranks = formulas.rank(x, block.boxed(y)).ravel() if problem.task.ranks else y
+            made.add(l[kept], w[kept] if weighted else None, ranks[kept])
+        at.exact.merge(made)  # nothing, where something is refused
+        return Sums(0.0, made.count, 0.0, search.found)
 
     def _count(self, at: Operands) -> Sums:
         """Check every label and weight before anything is written."""

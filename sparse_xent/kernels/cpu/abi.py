@@ -2,8 +2,9 @@
 
 A kernel is a C function in an object file of its own: losses for one layout, one format of scores
 and one kind of them, with or without smoothing and gradient; `decode_labels` for one dtype of
-labels; `rank` for one format; one `run_chunks` and one `run_one_chunk` for all. `loader` finds them
-on disk or has them compiled, and they are known by their addresses.
+labels; `rank` for one format; `exact_sums` for losses of one format; one `run_chunks` and one
+`run_one_chunk` for all. `loader` finds them on disk or has them compiled, and they are known by
+their addresses.
 """
 
 import threading
@@ -38,12 +39,13 @@ SCRATCH = POSITION_BYTES + TERMS
 
 
 class _Scratch(threading.local):
-    """Each thread's own; `array` begins a cache line at the address `at`."""
+    """Each thread's own, which begins a cache line; `own`, at the address `at`, says where."""
 
     def __init__(self) -> None:
         held = np.empty(SCRATCH + LINE, np.uint8)
-        self.array = held[-held.ctypes.data % LINE :]
-        self.at = self.array.ctypes.data
+        self._array = held[-held.ctypes.data % LINE :]
+        self.own = np.array([self._array.ctypes.data], np.int64)
+        self.at = self.own.ctypes.data
 
 
 scratch = _Scratch()
@@ -62,6 +64,18 @@ SUMS = ODD_ROWS + FOUND
 class, weights that are NA, the largest |w| and the least that is not 0; and FOUND numbers of rows
 that cannot be probabilities: how many there are, and of the first its place, the class of its first
 such score, that score, its least and its greatest score, their sum, and whether all are whole."""
+
+LIMBS = 66
+"""Of a fixed-point number: limb i counts units of 2**(32 * i - 1074). Float64 needs 66 of them."""
+
+UNIT = -1074
+SUM_WORDS = LIMBS + 1  # and, as a float64, the sum of the infinities and NaN
+SUMMANDS = 4
+EXACT = 3
+"""What `exact_sums` takes and leaves, int64s: EXACT of them say where the thread's scratch is,
+whether squares are wanted, and how many bounds there are; the bounds, of ranks below which a label
+is a hit; the number of hits at each; then SUM_WORDS for each of sum(w * l), sum(w), sum(w * w),
+sum(l * l * w), and for the weights of the hits at each bound."""
 
 BEYOND = -1.0
 """In the place of ODD_ROWS where a call that is one chunk was left alone: see FACTORS."""
@@ -114,6 +128,7 @@ class ChunkParams(NamedTuple):
     order: int = 0  # of positions among the losses (`implausible`); 0 where it is C order
     rank: int = 0  # the function that gives ranks; 0 where they are not wanted
     ranks: int = 0  # where they go, int64
+    exact: int = 0  # the function that adds to exact sums; losses and ranks go nowhere then
 
     def laid(self) -> Any:
         """The numbers in memory."""

@@ -61,6 +61,7 @@ SIGNATURES: dict[str, tuple[types.Type, ...]] = {
     "run_chunks": (types.void, *[_long] * 4),
     "run_one_chunk": (_long, *[_long] * 2),
     "rank": (types.void, *[_long] * 10),  # C, inner, first, last, x, xo, xc, xi, y, out
+    "exact_sums": (types.void, *[_long] * 7),  # n, l, w, y, ranks, v, to
 }
 """What each C function gives, and what it takes."""
 
@@ -89,6 +90,7 @@ _call_kernel = _c_function(*SIGNATURES["kernel"])
 _call_decoder = _c_function(*SIGNATURES["decode_labels"])
 _call_run_chunks = _c_function(*SIGNATURES["run_chunks"])
 _call_rank = _c_function(*SIGNATURES["rank"])
+_call_exact_sums = _c_function(*SIGNATURES["exact_sums"])
 
 
 @intrinsic
@@ -225,7 +227,7 @@ def _is_beyond(largest, least, divisor, wide):  # type: ignore[no-untyped-def]
     return not largest / abs(divisor) <= high or least / abs(divisor) < low
 
 
-def run_chunks(call, first, last, scratch):  # type: ignore[no-untyped-def]
+def run_chunks(call, first, last, own):  # type: ignore[no-untyped-def]
     """Run positions first .. last - 1 of a call, in chunks; `first` is where a chunk begins.
 
     It stops at a chunk that has a label that is no class, or a weight that is NA, or whose gradient
@@ -235,14 +237,17 @@ def run_chunks(call, first, last, scratch):  # type: ignore[no-untyped-def]
         call: address of a `ChunkParams`.
         first: first position.
         last: position after the last.
-        scratch: address of SCRATCH bytes that no other thread uses meanwhile.
+        own: address of the address of SCRATCH bytes that no other thread uses meanwhile; where
+            exact sums are wanted those are there, too: see EXACT.
     """
     (
         kernel, wide, classes, inner, x, xo, xc, xi, dx, do, dc, di,
         decoder, y_from, y_step, ignored, many, w_from, w_step, by_class,
         size, formula, sums, losses, divided_by, nontemporal, _, _, _, _, _, order, rank, ranks,
+        exact,
     ) = _numbers(call)  # fmt: skip
     smoothing, low, high, divisor = _doubles(formula)
+    scratch = fetch_long(own)
     l_at, g_at, w_at = scratch, scratch + 8 * POSITIONS, scratch + 16 * POSITIONS
     v_at, y_at, spare = scratch + 24 * POSITIONS, scratch + 32 * POSITIONS, scratch + POSITION_BYTES
     y = _at(types.int32, y_at)
@@ -280,15 +285,20 @@ def run_chunks(call, first, last, scratch):  # type: ignore[no-untyped-def]
         _call_kernel(
             kernel, (classes, inner, p, p + n, *rows, smoothing, low, high, nontemporal, spare)
         )
-        if wide:
+        if rank:  # the scores are still in the second-level cache
+            ranks_at = g_at if exact else ranks + 8 * p
+            _call_rank(rank, (classes, inner, p, p + n, x, xo, xc, xi, y_at, ranks_at))
+        if exact:
+            weights = w_at if w_from or by_class else 0
+            _call_exact_sums(exact, (n, l_at, weights, y_at, g_at, v_at, own))
+        elif wide:
             doubles = _at(types.float64, l_at), _at(types.float64, losses + 8 * p)
             _weighted(doubles[0], w, n, v, doubles[1], losses != 0)
+            row[TOTAL] = _sum(v, n)
         else:
             floats = _at(types.float32, l_at), _at(types.float32, losses + 4 * p)
             _weighted(floats[0], w, n, v, floats[1], losses != 0)
-        row[TOTAL] = _sum(v, n)
-        if rank:  # the scores are still in the second-level cache
-            _call_rank(rank, (classes, inner, p, p + n, x, xo, xc, xi, y_at, ranks + 8 * p))
+            row[TOTAL] = _sum(v, n)
         if fetch_factor(notes) > 0.0:
             for i in range(FOUND):
                 row[ODD_ROWS + i] = fetch_factor(notes + 8 * i)
@@ -317,8 +327,8 @@ def run_one_chunk(plan, arrays):  # type: ignore[no-untyped-def]
         plan: address of a `ChunkParams` whose arrays are still to come; losses, dx and w are 1
             where there are some.
         arrays: address of a tuple of array objects: labels, scores, losses, gradient, SUMS float64
-            of 0, SCRATCH bytes that no other thread uses meanwhile, weights. What there is none of
-            may be anything, and so may the sums where losses alone are wanted.
+            of 0, what `run_chunks` takes as `own`, weights. What there is none of may be anything,
+            and so may the sums where losses alone are wanted.
 
     Returns:
         0 where nothing is unusual: labels that are no class, weights that are NA, rows that cannot

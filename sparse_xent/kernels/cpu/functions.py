@@ -53,5 +53,10 @@ def rank_address(format: str) -> int:
     return loader.address("rank", format)
 
 
+def exact_sums_address(format: str) -> int:
+    """Address of `exact_sums.exact_sums` for losses of one format."""
+    return loader.address("exact_sums", format)
+
+
 def _function(address: int, gives: Any, *takes: Any) -> Callable[..., Any]:
     return ctypes.CFUNCTYPE(gives, *takes)(address)

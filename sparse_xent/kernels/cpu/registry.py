@@ -7,6 +7,7 @@ from numba.core import types
 
 from sparse_xent.kernels import ScoreKind, arithmetic
 from sparse_xent.kernels.cpu import chunks, compiler
+from sparse_xent.kernels.cpu.exact_sums import exact_sums
 from sparse_xent.kernels.cpu.gather import gather
 from sparse_xent.kernels.cpu.rank import rank
 from sparse_xent.kernels.cpu.row_batches import row_batches
@@ -65,8 +66,18 @@ def _rank(format: str) -> Callable[..., None]:
     return ranks
 
 
+def _exact_sums(format: str) -> Callable[..., None]:
+    fmt = _FORMATS[format]
+
+    def sums(n, l, w, y, ranks, v, to):
+        exact_sums(fmt, n, l, w, y, ranks, v, to)
+
+    return sums
+
+
 _OTHERS: dict[str, Callable[..., Callable[..., Any]]] = {
     "rank": _rank,
+    "exact_sums": _exact_sums,
     "decode_labels": lambda dtype: chunks.decode_labels(getattr(types, dtype)),
     "run_chunks": lambda: chunks.run_chunks,
     "run_one_chunk": lambda: chunks.run_one_chunk,

@@ -8,7 +8,7 @@ compiles a kernel anew. `load` and `store` convert from and to the scores' forma
 
     scores       load store load_one store_one load_some store_some
     numbers      fetch fetch_one keep fetch_integers fetch_label fetch_labels fetch_long keep_label
-                 fetch_factor fetch_factors
+                 fetch_factor fetch_factors fetch_losses
     bytes        stack_alloc copy_line stream_line copy_byte prefetch fence
     lanes        indices mask_of integer_size greater_halves
     rows         row_totals row_maxima gather_panel scatter_panel
@@ -25,6 +25,7 @@ from numba.core import cgutils, types
 from sparse_xent.kernels.arithmetic import (
     BFLOAT16,
     FLOAT16,
+    FLOAT64,
     Format,
     Join,
     bits,
@@ -288,6 +289,16 @@ def fetch_integers(fmt: Any, address: Value) -> Value:
     """A vector of integers, as wide as the lanes, from any address."""
     typ = fmt.format.integers
     return Value(typ, _read(address, llvm_type(typ), typ.element.bitwidth // 8))
+
+
+@primitive
+def fetch_losses(fmt: Any, address: Value) -> Value:
+    """As many losses as float64 has lanes, rounded to the format's dtype, in float64."""
+    f, typ = fmt.format, Vector(fmt.format.element, FLOAT64.lanes)
+    losses = Value(typ, _read(address, llvm_type(typ), typ.element.bitwidth // 8))
+    if f.itemsize == 2:
+        losses = _from_memory(f, _to_memory(f, losses), typ.lanes)
+    return losses if losses.wide else losses.cast("fpext", types.float64)
 
 
 @primitive
