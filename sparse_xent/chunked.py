@@ -233,8 +233,8 @@ class _Call:
         bare = self._part.options.changed(dtype=self._wide)
         task = partial(_losses_and_gradient, of, bare)
         pairs = self._of_scores(task, self.w, divisor, dtype=object)
-        l = arrays.item(pairs, 0, self.x, self._wide, drop=self.axis)
-        return l, arrays.item(pairs, 1, self.x, self._counts_as)
+        l = arrays.item(pairs, self.x, self._wide, 0, drop=self.axis)
+        return l, arrays.item(pairs, self.x, self._counts_as, 1)
 
     def _states(self) -> Dask:
         """The row state of each block of rows, from those of its shards."""

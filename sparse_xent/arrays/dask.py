@@ -137,19 +137,20 @@ def mapped(
     """
     import dask.array as da
 
+    if drop is not None:  # dask's own drop_axis copies every block of x
+        return item(mapped(task, x, *others), x, dtype, drop=drop)
     starts = tuple(tuple(np.cumsum((0, *c))[:-1].tolist()) for c in x.chunks)
-    chunks = [c for d, c in enumerate(x.chunks) if d != drop]
+    chunks = x.chunks
     if dtype is object:
-        task, chunks = partial(_boxed, task), [(1,) * len(c) for c in chunks]
+        task, chunks = partial(_boxed, task), tuple((1,) * len(c) for c in chunks)
     return da.map_blocks(
-        partial(_at_start, task, starts, drop),
+        partial(_at_start, task, starts),
         x,
         *others,
-        chunks=tuple(chunks),
+        chunks=chunks,
         dtype=dtype,
-        meta=np.empty((0,) * len(chunks), dtype),
+        meta=np.empty((0,) * x.ndim, dtype),
         token=_name(task),
-        **({} if drop is None else {"drop_axis": drop}),
     )
 
 
@@ -163,13 +164,11 @@ def _name(task: Any) -> str:
 def _at_start(
     task: Callable[..., Any],
     starts: tuple[tuple[int, ...], ...],
-    drop: int | None,
     *blocks: Any,
     block_id: tuple[int, ...],
 ) -> Any:
     """The task, told where its block begins along each axis."""
-    at = block_id if drop is None else (*block_id[:drop], 0, *block_id[drop:])
-    return task(tuple(s[k] for s, k in zip(starts, at, strict=True)), *blocks)
+    return task(tuple(s[k] for s, k in zip(starts, block_id, strict=True)), *blocks)
 
 
 def _boxed(task: Callable[..., Any], first: tuple[int, ...], *blocks: Any) -> Array:
@@ -182,18 +181,18 @@ def _box(value: Any, axes: int) -> Array:
     return made
 
 
-def item(pairs: Dask, k: int, x: Dask, dtype: Any, drop: int | None = None) -> Dask:
-    """The array whose blocks are the k-th of the tuples in an array of objects.
+def item(made: Dask, x: Dask, dtype: Any, k: int | None = None, drop: int | None = None) -> Dask:
+    """The array whose blocks are the objects of an array, or the k-th of each that is a tuple.
 
     Args:
-        pairs: the tuples, one a block of x.
-        k: which of each.
+        made: one object for each block of x.
         x: an array.
         dtype: of the result.
+        k: which of each tuple; None for objects that are blocks themselves.
         drop: an axis of x that the result does not have.
     """
     chunks = tuple(c for d, c in enumerate(x.chunks) if d != drop)
-    return pairs.map_blocks(
+    return made.map_blocks(
         partial(_item, k),
         chunks=chunks,
         dtype=dtype,
@@ -203,8 +202,9 @@ def item(pairs: Dask, k: int, x: Dask, dtype: Any, drop: int | None = None) -> D
     )
 
 
-def _item(k: int, pairs: Array) -> Any:
-    return np.asarray(pairs.flat[0][k])
+def _item(k: int | None, made: Array) -> Any:
+    found = made.flat[0]
+    return np.asarray(found if k is None else found[k])
 
 
 def merged(
