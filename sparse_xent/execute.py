@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from sparse_xent import device, dtypes, implausible, labels, soft_targets, weights
+from sparse_xent import device, dtypes, implausible, labels, soft_targets, tracing, weights
 from sparse_xent import plan as plans
 from sparse_xent.arrays import numpy as arrays
-from sparse_xent.arrays.adapters import PROTOCOL, adapter_of, refuse_device
+from sparse_xent.arrays.adapters import PROTOCOL, adapter_of, refuse_device, tracing_library
 from sparse_xent.arrays.dlpack import DeviceArray
 from sparse_xent.engines.base import (
     DONE,
@@ -311,7 +311,7 @@ def _check_values(sent: Sent, options: Options, offset: int = 0) -> None:
 def _on_device(
     task: Task, options: Options, y_true: Any, y_pred: Any, sample_weight: Any, out: Any = None
 ) -> Any:
-    """What a device gives; None where the call is the host's."""
+    """What a device, or a library that traces, gives; None where the call is the host's."""
     adapter = adapter_of(y_pred)
     if adapter is not None:
         if options.soft:
@@ -319,6 +319,9 @@ def _on_device(
                 y_pred, "y_pred", "with integer labels the sparse loss is served on the device"
             )
         return device.call(task, adapter, options, y_true, y_pred, sample_weight, out)
+    library = tracing_library(y_pred)
+    if library is not None:
+        return tracing.call(task, library, options, y_true, y_pred, sample_weight)
     if options.device is not None:
         return _offloaded(task, options, y_true, y_pred, sample_weight, out)
     return None

@@ -225,7 +225,7 @@ def decoded(
     layout: Layout,
     ignored: tuple[int, ...],
     y_true: object,
-    x: Array,
+    x: Array | None,
     offset: int = 0,
 ) -> Int64:
     """All labels in the losses' shape, -1 where one is ignored.
@@ -235,7 +235,7 @@ def decoded(
         layout: y_pred's.
         ignored: the classes that do not count.
         y_true: what the user sent, for what a message says of it.
-        x: y_pred.
+        x: y_pred, if its values can be read.
         offset: what a message adds to positions along the first axis.
 
     Raises:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_xent import execute
+from sparse_xent.arrays.tracing import not_converted
 from sparse_xent.config import config_floatx
 from sparse_xent.options import (
     REDUCTION,
@@ -35,6 +36,7 @@ from sparse_xent.options import IgnoreClass as _IgnoreClass
 _ClassWeight = npt.ArrayLike | Mapping[int, float] | Mapping[str, float] | None
 
 
+@not_converted
 class _Loss:
     """What both loss objects share: immutable, hashable, equal where their configs are."""
 
@@ -196,6 +198,7 @@ class SparseCategoricalCrossentropy(_Loss):
     ) -> None:
         self._construct(locals(), unknown)
 
+    @not_converted
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The reduced loss.
 
@@ -219,6 +222,7 @@ class SparseCategoricalCrossentropy(_Loss):
         """
         return execute.value(y_true, y_pred, sample_weight, self._options)
 
+    @not_converted
     def value_and_grad(
         self, y_true: Any, y_pred: Any, sample_weight: Any = None, out: Any = None
     ) -> tuple[Any, Any]:
@@ -299,6 +303,7 @@ class CategoricalCrossentropy(_Loss):
     ) -> None:
         self._construct(locals(), unknown)
 
+    @not_converted
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The reduced loss.
 
@@ -316,6 +321,7 @@ class CategoricalCrossentropy(_Loss):
         """
         return execute.value(y_true, y_pred, sample_weight, self._options)
 
+    @not_converted
     def value_and_grad(
         self, y_true: Any, y_pred: Any, sample_weight: Any = None, out: Any = None
     ) -> tuple[Any, Any]:
@@ -368,6 +374,7 @@ def loss_sparse_categorical_crossentropy(
     dtype: _DType = None,
     device: str | None = None,
 ) -> npt.NDArray[Any]: ...
+@not_converted
 def loss_sparse_categorical_crossentropy(
     y_true: Any = None,
     y_pred: Any = None,
@@ -489,6 +496,7 @@ def loss_categorical_crossentropy(
     name: str | None = "categorical_crossentropy",
     dtype: _DType = None,
 ) -> npt.NDArray[Any]: ...
+@not_converted
 def loss_categorical_crossentropy(
     y_true: Any = None,
     y_pred: Any = None,

@@ -18,10 +18,11 @@ from typing import Any, ClassVar, Self, cast, overload
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent import dtypes, execute, labels, soft_targets, weights
+from sparse_xent import dtypes, execute, labels, soft_targets, tracing, weights
 from sparse_xent.accumulate import ExactSum
 from sparse_xent.arrays import numpy as arrays
-from sparse_xent.arrays.adapters import adapter_of, refuse_device
+from sparse_xent.arrays.adapters import adapter_of, refuse_device, tracing_library
+from sparse_xent.arrays.tracing import not_converted
 from sparse_xent.config import config_floatx
 from sparse_xent.engines.numpy import weighted
 from sparse_xent.options import (
@@ -79,6 +80,7 @@ class _Metric:
         """Name of the dtype below which nothing is computed; the result is a Python float."""
         return cast(np.dtype[Any], self._options.dtype).name
 
+    @not_converted
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add a batch; one that is refused adds nothing.
 
@@ -410,6 +412,7 @@ def metric_sparse_categorical_accuracy(
     name: str | None = "sparse_categorical_accuracy",
     dtype: DType = None,
 ) -> npt.NDArray[Any]: ...
+@not_converted
 def metric_sparse_categorical_accuracy(
     y_true: Any = None,
     y_pred: Any = None,
@@ -468,8 +471,7 @@ def metric_sparse_categorical_accuracy(
     if not _has_data(y_true, y_pred, sample_weight, unknown, function, options):
         return SparseCategoricalAccuracy(**options)
     chosen = _chosen(axis, ignore_class, name, dtype)
-    x = _scores(y_pred)
-    return _weighted(_hits(y_true, x, chosen, 1), x, sample_weight, chosen)
+    return _accuracies(y_true, y_pred, sample_weight, chosen, 1)
 
 
 @overload
@@ -495,6 +497,7 @@ def metric_sparse_top_k_categorical_accuracy(
     name: str | None = "sparse_top_k_categorical_accuracy",
     dtype: DType = None,
 ) -> npt.NDArray[Any]: ...
+@not_converted
 def metric_sparse_top_k_categorical_accuracy(
     y_true: Any = None,
     y_pred: Any = None,
@@ -550,8 +553,7 @@ def metric_sparse_top_k_categorical_accuracy(
     if not _has_data(y_true, y_pred, sample_weight, unknown, function, options):
         return SparseTopKCategoricalAccuracy(**options)
     chosen = _chosen(axis, ignore_class, name, dtype)
-    x, k = _scores(y_pred), _top(k)
-    return _weighted(_hits(y_true, x, chosen, k), x, sample_weight, chosen)
+    return _accuracies(y_true, y_pred, sample_weight, chosen, _top(k))
 
 
 @overload
@@ -579,6 +581,7 @@ def metric_sparse_categorical_crossentropy(
     name: str | None = "sparse_categorical_crossentropy",
     dtype: DType = None,
 ) -> npt.NDArray[Any]: ...
+@not_converted
 def metric_sparse_categorical_crossentropy(
     y_true: Any = None,
     y_pred: Any = None,
@@ -651,7 +654,8 @@ def metric_sparse_categorical_crossentropy(
     if not _has_data(y_true, y_pred, sample_weight, unknown, function, options):
         return SparseCategoricalCrossentropyMetric(**options)
     chosen = _chosen(axis, ignore_class, name, dtype, from_logits, normalize)
-    return execute.losses(y_true, _scores(y_pred), sample_weight, chosen)
+    x = y_pred if tracing_library(y_pred) is not None else _scores(y_pred)
+    return execute.losses(y_true, x, sample_weight, chosen)
 
 
 @overload
@@ -673,6 +677,7 @@ def metric_categorical_accuracy(
     name: str | None = "categorical_accuracy",
     dtype: DType = None,
 ) -> npt.NDArray[Any]: ...
+@not_converted
 def metric_categorical_accuracy(
     y_true: Any = None,
     y_pred: Any = None,
@@ -720,10 +725,7 @@ def metric_categorical_accuracy(
     if not _has_data(y_true, y_pred, sample_weight, unknown, function, options):
         return CategoricalAccuracy(**options)
     chosen = _chosen(axis, None, name, dtype)
-    x = _scores(y_pred)
-    return _weighted(
-        _hits(_greatest(y_true, x, chosen.axis), x, chosen, 1), x, sample_weight, chosen
-    )
+    return _accuracies(y_true, y_pred, sample_weight, chosen, 1, soft=True)
 
 
 # ---- what they are made of ----------------------------------------------------------------------
@@ -775,7 +777,24 @@ def _top(k: object) -> int:
     return number
 
 
+def _accuracies(
+    y_true: Any, y_pred: Any, sample_weight: Any, options: Options, k: int, soft: bool = False
+) -> Any:
+    """1 or 0 a label, or a row of targets if they are soft, times its weight."""
+    library = tracing_library(y_pred)
+    if library is not None:
+        dtype = options.dtype or dtypes.of_name(config_floatx())
+        options = replace(options, dtype=dtype, soft=soft)
+        return tracing.accuracies(library, options, y_true, y_pred, sample_weight, k)
+    x = _scores(y_pred)
+    y = _greatest(y_true, x, options.axis) if soft else y_true
+    return _weighted(_hits(y, x, options, k), x, sample_weight, options)
+
+
 def _scores(y_pred: object) -> _Array:
+    library = tracing_library(y_pred)
+    if library is not None:
+        return tracing.values(library, y_pred)
     if adapter_of(y_pred) is not None:
         refuse_device(y_pred, "y_pred", "losses are served on the device")
     return arrays.scores(y_pred)
@@ -791,11 +810,11 @@ def _hits(y_true: Any, x: _Array, options: Options, k: int) -> tuple[Any, Any]:
 def _greatest(y_true: Any, x: _Array, axis: int) -> Any:
     """The class of each row's greatest target, of the first where there are several."""
     axis = labels.class_axis(x, y_true, axis).axis
-    targets = soft_targets.array_of(y_true, x, "metric_sparse_categorical_accuracy")
+    targets = soft_targets.array_of(y_true, x, soft_targets.SPARSE_METRIC)
     with np.errstate(all="ignore"):
         fit = targets.size == 0 or targets.min() >= 0  # the least is NaN where there is one
     if not fit:
-        soft_targets.refuse(targets, x, "metric_sparse_categorical_accuracy")
+        soft_targets.refuse(targets, x, soft_targets.SPARSE_METRIC)
     return targets.argmax(axis)
 
 

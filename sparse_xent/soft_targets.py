@@ -16,6 +16,7 @@ from sparse_xent.dtypes import is_number
 Array = npt.NDArray[Any]
 
 SPARSE = "loss_sparse_categorical_crossentropy"
+SPARSE_METRIC = "metric_sparse_categorical_accuracy"
 
 
 def array_of(y_true: object, x: Array, sparse: str = SPARSE) -> Array:
@@ -33,14 +34,30 @@ def array_of(y_true: object, x: Array, sparse: str = SPARSE) -> Array:
     if not is_number(a.dtype):
         refuse_kind(y_true, a, "y_true", "numbers (a weight for each class)")
     if a.shape != x.shape:
-        order = ""
-        if labels.are_whole(x) and not labels.are_whole(a):
-            order = f"; {labels.SWAPPED}"
-        raise ValueError(
-            f"y_true must have y_pred's shape {x.shape}, got {a.shape}: for one integer a label "
-            f"use {sparse}{order}"
-        )
+        swapped = labels.are_whole(x) and not labels.are_whole(a)
+        check_shape(a.shape, x.shape, sparse, f"; {labels.SWAPPED}" if swapped else "")
     return a
+
+
+def check_shape(
+    targets: tuple[int, ...], scores: tuple[int, ...], sparse: str = SPARSE, cause: str = ""
+) -> None:
+    """Refuse targets of another shape than the scores'.
+
+    Args:
+        targets: their shape.
+        scores: y_pred's.
+        sparse: the function that takes integer labels.
+        cause: what else there is to say.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if targets != scores:
+        raise ValueError(
+            f"y_true must have y_pred's shape {scores}, got {targets}: for one integer a label "
+            f"use {sparse}{cause}"
+        )
 
 
 def refuse(targets: Array, x: Array, sparse: str = SPARSE) -> NoReturn:

@@ -105,12 +105,26 @@ def counted(w: Array, layout: Layout, y: Int64, sample_weight: object, offset: i
     Raises:
         ValueError: a weight that counts is missing, or they do not fit.
     """
-    reader = read(spec_of(w), layout, sample_weight)
-    assert reader is not None
+    read(spec_of(w), layout, sample_weight)
+    return np.where(y < 0, 0.0, check(w, layout, y, offset).astype(np.float64))
+
+
+def check(w: Array, layout: Layout, y: Int64, offset: int = 0) -> Array:
+    """A view in the losses' shape of weights that fit, none of which is missing where it counts.
+
+    Args:
+        w: the weights as they were sent.
+        layout: y_pred's.
+        y: all labels in the losses' shape, negative where ignored.
+        offset: what a message adds to the position along the first axis.
+
+    Raises:
+        ValueError: a weight that counts is missing.
+    """
     sample = np.broadcast_to(aligned(w, layout.losses), layout.losses)
     if missing(sample, y).any():
-        reader.refuse(w, y, offset)
-    return np.where(y < 0, 0.0, sample.astype(np.float64))
+        Weights(w.shape, layout.losses).refuse(w, y, offset)
+    return sample
 
 
 def array_of(sample_weight: object) -> Array | None:

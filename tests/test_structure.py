@@ -28,7 +28,7 @@ LAYERS = [
     [""],
     ["loss", "metrics", "partial", "shards"],
     ["execute"],
-    ["device"],
+    ["device", "tracing"],
     ["plan"],
     ["soft_targets"],
     ["implausible", "labels", "weights"],
