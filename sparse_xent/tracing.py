@@ -25,7 +25,7 @@ from sparse_xent.options import Options
 
 Array = npt.NDArray[Any]
 
-_TENSORS = ("torch", "tensorflow", "jax", "jaxlib", "cupy", "dask")
+_TENSORS = ("torch", "tensorflow", "jax", "cupy", "dask")
 
 
 def call(
@@ -204,18 +204,15 @@ class _Call:
         with np.errstate(all="ignore"):
             if not (targets >= 0).all():  # NaN is not >= 0 either
                 soft_targets.refuse(targets, stand_in, self.sparse)
-        return targets
+        # Its own are passed on, that it may differentiate by them.
+        return self.library.array(self.y_true) if self.library.owns(self.y_true) else targets
 
     def _weights(self, w: Any, sample_weight: Any) -> Any:
         """Weights of the losses' rank, which broadcast to their shape."""
         layout, library = self.layout, self.library
         if not self.weights_checked:
             weights.read(_spec(library, w, "sample_weight", layout), layout, sample_weight)
-            if len(library.shape(w) or ()) > len(layout.losses):
-                w = library.squeeze(w, -1)
-            while len(library.shape(w) or ()) < len(layout.losses):
-                w = library.expand(w, -1)
-            return w
+            return self._aligned(w)
         w = weights.array_of(w)
         spec = arrays.spec_of(w)
         known = _fitted(spec.shape, layout.losses)
@@ -226,7 +223,18 @@ class _Call:
         else:
             y = np.broadcast_to(np.int64(0), layout.losses) if codes is None else codes
             weights.check(w, layout, y)
+        if library.owns(sample_weight):  # its own, that it may differentiate by them
+            return self._aligned(library.array(sample_weight))
         return weights.aligned(w, layout.losses).astype(np.float64)
+
+    def _aligned(self, w: Any) -> Any:
+        """The library's weights with as many axes as the losses have."""
+        library, axes = self.library, len(self.layout.losses)
+        if len(library.shape(w) or ()) > axes:
+            w = library.squeeze(w, -1)
+        while len(library.shape(w) or ()) < axes:
+            w = library.expand(w, -1)
+        return w
 
 
 def _scores(library: TracingLibrary, y_pred: Any) -> Any:
@@ -245,11 +253,12 @@ def _read(library: TracingLibrary, value: Any, argument: str) -> tuple[bool, Any
         if library.is_concrete(value):
             return True, library.numpy(value)
         return False, library.array(value)
-    if foreign.library(value) in _TENSORS and hasattr(value, "shape"):
+    other = (foreign.library(value) or "").removesuffix("lib")  # jaxlib's are JAX's
+    if other in _TENSORS and hasattr(value, "shape"):
         instead = foreign.as_numpy(value, argument)
         raise TypeError(
             f"{argument} must be {library.name}'s, as y_pred is, or NumPy's, got a "
-            f"{foreign.library(value)} {type(value).__name__}{instead and ': pass '}{instead or ''}"
+            f"{other} {type(value).__name__}{instead and ': pass '}{instead or ''}"
         )
     return True, value
 
