@@ -52,6 +52,8 @@ def call(
     Raises:
         TypeError, ValueError: the arrays do not fit, or hold what is refused of NumPy's.
     """
+    if not library.owns(y_pred):  # a sparse tensor, say
+        foreign.refuse_tensor(y_pred, "y_pred")
     if task.differentiates:
         raise TypeError(
             f"value_and_grad writes a gradient into memory, which {library.name}'s arrays do not "
@@ -239,8 +241,6 @@ class _Call:
 
 def _scores(library: TracingLibrary, y_pred: Any) -> Any:
     """The scores as operations take them."""
-    if not library.owns(y_pred):
-        foreign.refuse_tensor(y_pred, "y_pred")
     dtype = library.dtype(y_pred)
     if not dtypes.is_number(dtype):
         refuse_dtype(dtype, "y_pred", EXPECTED["y_pred"])

