@@ -92,7 +92,8 @@ class _Metric:
                 refused, but at ignored labels, where weights are not read.
 
         Raises:
-            TypeError: labels, scores or weights are not numbers, or lie on a CUDA device.
+            TypeError: labels, scores or weights are not numbers, or lie on a CUDA device, or are
+                traced by JAX or TensorFlow, and so have no values yet.
             ValueError: a label is neither a class nor ignored, a weight is missing, or shapes do
                 not fit.
         """
@@ -434,7 +435,7 @@ def metric_sparse_categorical_accuracy(
             integer dtype, or whole-number floats; lists too. None, with `y_pred`, asks for the
             object.
         y_pred: class scores, probabilities or logits, any real dtype, any memory layout, of rank 1
-            and up, in the host's memory.
+            and up, in the host's memory, or JAX's or TensorFlow's.
         axis: the class axis of `y_pred`, 0-based; -1 is the last.
         ignore_class: class, or list, set or array of classes, whose labels count nowhere.
         sample_weight: a number; or weights of the labels' shape, or of fewer axes that match its
@@ -444,7 +445,8 @@ def metric_sparse_categorical_accuracy(
         dtype: dtype of the values; `config_floatx()` if None.
 
     Returns:
-        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one.
+        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one. Of
+        JAX's and TensorFlow's arrays theirs, NaN where a traced label is no class.
         Without data, a `SparseCategoricalAccuracy`.
 
     Raises:
@@ -523,7 +525,7 @@ def metric_sparse_top_k_categorical_accuracy(
             integer dtype, or whole-number floats; lists too. None, with `y_pred`, asks for the
             object.
         y_pred: class scores, probabilities or logits, any real dtype, any memory layout, of rank 1
-            and up, in the host's memory.
+            and up, in the host's memory, or JAX's or TensorFlow's.
         k: how many classes count as predicted, a whole number from 0 up.
         axis: the class axis of `y_pred`, 0-based; -1 is the last.
         ignore_class: class, or list, set or array of classes, whose labels count nowhere.
@@ -532,7 +534,8 @@ def metric_sparse_top_k_categorical_accuracy(
         dtype: dtype of the values; `config_floatx()` if None.
 
     Returns:
-        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one.
+        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one. Of
+        JAX's and TensorFlow's arrays theirs, NaN where a traced label is no class.
         Without data, a `SparseTopKCategoricalAccuracy`.
 
     Raises:
@@ -607,7 +610,7 @@ def metric_sparse_categorical_crossentropy(
             integer dtype, or whole-number floats; lists too. None, with `y_pred`, asks for the
             object.
         y_pred: class scores, any real dtype, any memory layout, of rank 1 and up, in the host's
-            memory.
+            memory, or JAX's or TensorFlow's.
         from_logits: whether `y_pred` holds logits; probabilities if False.
         ignore_class: class, or list, set or array of classes, whose labels count nowhere.
         axis: the class axis of `y_pred`, 0-based; -1 is the last.
@@ -696,14 +699,15 @@ def metric_categorical_accuracy(
         y_true: one-hot or soft targets of `y_pred`'s shape, not negative; they need not sum to 1.
             None, with `y_pred`, asks for the object.
         y_pred: class scores, probabilities or logits, any real dtype, any memory layout, of rank 1
-            and up, in the host's memory.
+            and up, in the host's memory, or JAX's or TensorFlow's.
         axis: the class axis, 0-based; -1 is the last.
         sample_weight: as for `metric_sparse_categorical_accuracy()`.
         name: the object's name.
         dtype: dtype of the values; `config_floatx()` if None.
 
     Returns:
-        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one.
+        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one. Of
+        JAX's and TensorFlow's arrays theirs, NaN where a traced label is no class.
         Without data, a `CategoricalAccuracy`.
 
     Raises:

@@ -152,6 +152,10 @@ class Jax:
         """vector[t]."""
         return self.jnp.take(self.jnp.asarray(vector, dtype), t, mode="clip")
 
+    def size(self, a: Array, dtype: str) -> Array:
+        """How many elements there are."""
+        return self.jnp.asarray(a.size, dtype)
+
     def losses_shape(self, x: Array, axis: int) -> Any:
         """The shape without the class axis."""
         return (*x.shape[:axis], *x.shape[axis + 1 :])

@@ -159,6 +159,10 @@ class TensorFlow:
         """The tensor without the class axis."""
         return self.tf.squeeze(a, [axis])
 
+    def size(self, a: Array, dtype: str) -> Array:
+        """How many elements there are."""
+        return self.tf.cast(self.tf.size(a, self.tf.int64), dtype)
+
     def losses_shape(self, x: Array, axis: int) -> Any:
         """The shape without the class axis, of numbers where all are known."""
         if x.shape.is_fully_defined():

@@ -151,6 +151,9 @@ class TracingLibrary(Protocol):
     def reshape(self, a: Array, shape: tuple[int, ...]) -> Array:
         """The elements in another shape."""
 
+    def size(self, a: Array, dtype: str) -> Array:
+        """How many elements there are, in a dtype."""
+
     def losses_shape(self, x: Array, axis: int) -> Any:
         """The shape of x without the class axis, as `reshape` takes it."""
 

@@ -199,8 +199,10 @@ class Traced:
             return total
         if self.divisor == Divisor.WEIGHT and w is not None:
             divisor = xp.sum(w)
-        else:
+        elif self.ignored:
             divisor = xp.cast(xp.sum(xp.cast(y != IGNORED, "int32")), xp.widest("float"))
+        else:  # to count them takes JAX's compiler as long as the rest of the reduction
+            divisor = xp.size(y, xp.widest("float"))
         nothing = divisor == 0
         value = total / xp.where(nothing, 1.0, divisor)
         if self.labels_checked:
