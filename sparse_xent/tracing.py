@@ -52,8 +52,7 @@ def call(
     Raises:
         TypeError, ValueError: the arrays do not fit, or hold what is refused of NumPy's.
     """
-    if not library.owns(y_pred):  # a sparse tensor, say
-        foreign.refuse_tensor(y_pred, "y_pred")
+    _check_dense(library, y_pred)
     if task.differentiates:
         raise TypeError(
             f"value_and_grad writes a gradient into memory, which {library.name}'s arrays do not "
@@ -86,6 +85,7 @@ def accuracies(
     Returns:
         The library's array, NaN where a traced label is no class.
     """
+    _check_dense(library, y_pred)
     return _Call(library, options, y_true, y_pred, sample_weight, k).run(Task.RANKS)
 
 
@@ -95,8 +95,7 @@ def values(library: TracingLibrary, y_pred: Any) -> Array:
     Raises:
         TypeError: there are no values yet.
     """
-    if not library.owns(y_pred):
-        foreign.refuse_tensor(y_pred, "y_pred")
+    _check_dense(library, y_pred)
     if not library.is_concrete(y_pred):
         raise TypeError(
             f"y_pred must hold values where a state is updated, got a traced {library.name} "
@@ -104,6 +103,12 @@ def values(library: TracingLibrary, y_pred: Any) -> Array:
             "call update_state there; the metrics' functions serve inside"
         )
     return arrays.scores(library.numpy(y_pred))
+
+
+def _check_dense(library: TracingLibrary, y_pred: Any) -> None:
+    """Refuse what is of the library and no array of numbers: a sparse or ragged tensor."""
+    if not library.owns(y_pred):
+        foreign.refuse_tensor(y_pred, "y_pred")
 
 
 class _Length(int):
@@ -199,7 +204,9 @@ class _Call:
             soft_targets.check_shape(spec.shape, self.shape, self.sparse)
             return y
         stand_in = self._stand_in()
-        assert stand_in is not None  # targets of known shape tell the scores'
+        if stand_in is None:  # targets of as many axes would tell the lengths
+            soft_targets.check_shape(np.shape(y), self.shape, self.sparse)
+        assert stand_in is not None
         targets = self._said_with_values(
             lambda x: soft_targets.array_of(y, stand_in if x is None else x, self.sparse)
         )

@@ -833,7 +833,25 @@ def test_lengths_that_only_the_call_knows(tf: Any, axis: int) -> None:
     assert np.isnan(step(x, y.astype("int32"), np.float32([1, NAN, 1, 1])))
 
 
+def test_sparse_tensors_are_refused_with_the_dense_one(tf: Any) -> None:
+    x = tf.sparse.from_dense(P)
+    metric = sx.SparseCategoricalAccuracy()
+    for call in (
+        lambda: f([0, 1], x),
+        lambda: SPARSE().value_and_grad([0, 1], x),
+        lambda: sx.metric_sparse_categorical_accuracy([0, 1], x),
+        lambda: metric.update_state([0, 1], x),
+    ):
+        with pytest.raises(TypeError, match=r"^y_pred must be .*pass tensorflow\.sparse\.to_dense"):
+            call()
+
+
 def test_what_has_to_be_known_is_asked_for(tf: Any) -> None:
+    signature = [spec(tf, [None, 3])]
+    with pytest.raises(ValueError, match=r"y_pred's shape \(None, 3\), got \(1, 1, 3\)"):
+        tf.function(
+            lambda x: SOFT()(np.ones((1, 1, 3)), x), input_signature=signature
+        ).get_concrete_function()
     for shapes, line in [
         (([2, None], [2]), r"y_pred must have a known number of classes, got shape \(2, None\)"),
         ((None, [2]), "y_pred must be of known rank.*tf.ensure_shape"),
