@@ -25,6 +25,7 @@ from sparse_xent.options import Options
 
 Array = npt.NDArray[Any]
 
+# Libraries whose arrays do not mix with another's: they have devices and gradients of their own.
 _TENSORS = ("torch", "tensorflow", "jax", "cupy", "dask")
 
 
