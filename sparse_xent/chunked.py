@@ -295,8 +295,7 @@ def _targets(y_true: Any, x: Dask, names: tuple[Any, ...]) -> Any:
     if is_lazy(y):
         if not dtypes.is_number(y.dtype):
             refuse_dtype(y.dtype, "y_true", "numbers (a weight for each class)")
-        if y.shape != x.shape:
-            soft_targets.refuse_shape(y.shape, x.shape)
+        soft_targets.check_shape(y.shape, x.shape)
         return y
     return soft_targets.array_of(y, x)
 

@@ -10,11 +10,20 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from sparse_xent import chunked, device, dtypes, implausible, labels, soft_targets, weights
+from sparse_xent import (
+    chunked,
+    device,
+    dtypes,
+    implausible,
+    labels,
+    soft_targets,
+    tracing,
+    weights,
+)
 from sparse_xent import plan as plans
 from sparse_xent.accumulate import LossSums
 from sparse_xent.arrays import numpy as arrays
-from sparse_xent.arrays.adapters import PROTOCOL, adapter_of, refuse_device
+from sparse_xent.arrays.adapters import PROTOCOL, adapter_of, refuse_device, tracing_library
 from sparse_xent.arrays.dlpack import DeviceArray
 from sparse_xent.engines.base import (
     DONE,
@@ -400,7 +409,7 @@ def losses_and_gradient(
 def _elsewhere(
     task: Task, options: Options, y_true: Any, y_pred: Any, sample_weight: Any, out: Any = None
 ) -> Any:
-    """What a device gives, or chunks; None where the call is the host's."""
+    """What a device, chunks or a library that traces give; None where the call is the host's."""
     adapter = adapter_of(y_pred)
     if adapter is not None:
         if options.soft:
@@ -410,6 +419,9 @@ def _elsewhere(
         return device.call(task, adapter, options, y_true, y_pred, sample_weight, out)
     if chunked.is_lazy(y_pred):
         return _lazily(task, options, y_true, y_pred, sample_weight, out)
+    library = tracing_library(y_pred)
+    if library is not None:
+        return tracing.call(task, library, options, y_true, y_pred, sample_weight)
     if options.device is not None:
         return _offloaded(task, options, y_true, y_pred, sample_weight, out)
     return None

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_xent import execute
+from sparse_xent.arrays.tracing import not_converted
 from sparse_xent.config import config_floatx
 from sparse_xent.options import (
     REDUCTION,
@@ -35,6 +36,7 @@ from sparse_xent.options import IgnoreClass as _IgnoreClass
 _ClassWeight = npt.ArrayLike | Mapping[int, float] | Mapping[str, float] | None
 
 
+@not_converted
 class _Loss:
     """What both loss objects share: immutable, hashable, equal where their configs are."""
 
@@ -196,6 +198,7 @@ class SparseCategoricalCrossentropy(_Loss):
     ) -> None:
         self._construct(locals(), unknown)
 
+    @not_converted
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The reduced loss.
 
@@ -210,7 +213,8 @@ class SparseCategoricalCrossentropy(_Loss):
         Returns:
             A NumPy scalar of `dtype`; with reduction None an array of the losses' shape. 0 where
             nothing is kept. For a tensor or a CuPy array on a CUDA device, one of its library
-            there (0-d for the value), on the caller's stream and on torch's gradient tape.
+            there (0-d for the value), on the caller's stream and on torch's gradient tape. For
+                JAX's and TensorFlow's arrays, theirs (0-d), which they trace and differentiate.
 
         Raises:
             TypeError: labels, scores or weights are not numbers.
@@ -219,6 +223,7 @@ class SparseCategoricalCrossentropy(_Loss):
         """
         return execute.value(y_true, y_pred, sample_weight, self._options)
 
+    @not_converted
     def value_and_grad(
         self, y_true: Any, y_pred: Any, sample_weight: Any = None, out: Any = None
     ) -> tuple[Any, Any]:
@@ -241,6 +246,8 @@ class SparseCategoricalCrossentropy(_Loss):
 
         Raises:
             TypeError, ValueError: as in a call, or `out` does not fit; nothing is written then.
+                JAX's and TensorFlow's arrays are refused, for they have gradients of their own:
+                `jax.value_and_grad(lambda x: loss(y_true, x))(y_pred)`, `tf.GradientTape`.
 
         Example:
             >>> import numpy as np
@@ -299,6 +306,7 @@ class CategoricalCrossentropy(_Loss):
     ) -> None:
         self._construct(locals(), unknown)
 
+    @not_converted
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The reduced loss.
 
@@ -316,6 +324,7 @@ class CategoricalCrossentropy(_Loss):
         """
         return execute.value(y_true, y_pred, sample_weight, self._options)
 
+    @not_converted
     def value_and_grad(
         self, y_true: Any, y_pred: Any, sample_weight: Any = None, out: Any = None
     ) -> tuple[Any, Any]:
@@ -368,6 +377,7 @@ def loss_sparse_categorical_crossentropy(
     dtype: _DType = None,
     device: str | None = None,
 ) -> npt.NDArray[Any]: ...
+@not_converted
 def loss_sparse_categorical_crossentropy(
     y_true: Any = None,
     y_pred: Any = None,
@@ -415,7 +425,9 @@ def loss_sparse_categorical_crossentropy(
     Returns:
         The losses in nats, of `y_pred`'s shape without the class axis, a NumPy scalar for a single
         one. For a tensor or a CuPy array on a CUDA device, one of its library there, on the
-        caller's stream. Without data, a `SparseCategoricalCrossentropy`.
+        caller's stream. For JAX's and TensorFlow's arrays, theirs: traced, compiled and
+        differentiated by them as often as they like; a traced label that is no class makes its
+        loss and its gradient row NaN. Without data, a `SparseCategoricalCrossentropy`.
 
     Raises:
         TypeError: labels or scores are not numbers, one of the two is missing, or a keyword is
@@ -429,7 +441,8 @@ def loss_sparse_categorical_crossentropy(
             score is one); or there is one class only, in either form. One warning a call names
             the first such score, its position, how many rows there are, and what they look like
             (logits, percentages or counts). The result is that of the formula all the same, and
-            complete when the warning comes. CUDA devices do not look for it.
+            complete when the warning comes. On CUDA devices, and in JAX's and TensorFlow's arrays,
+            scores are not looked at for it.
 
     Cost: one read of `y_pred`.
 
@@ -489,6 +502,7 @@ def loss_categorical_crossentropy(
     name: str | None = "categorical_crossentropy",
     dtype: _DType = None,
 ) -> npt.NDArray[Any]: ...
+@not_converted
 def loss_categorical_crossentropy(
     y_true: Any = None,
     y_pred: Any = None,
@@ -521,7 +535,9 @@ def loss_categorical_crossentropy(
 
     Returns:
         The losses in nats, of `y_pred`'s shape without the class axis, a NumPy scalar for a single
-        one. Without data, a `CategoricalCrossentropy`.
+        one. For JAX's and TensorFlow's arrays, theirs, with derivatives by targets too; a traced
+        target that is negative or NaN makes its row NaN. Without data, a
+        `CategoricalCrossentropy`.
 
     Raises:
         TypeError: targets or scores are not numbers, one of the two is missing, or a keyword is
@@ -533,7 +549,7 @@ def loss_categorical_crossentropy(
             there is one class only, in either form. One warning a call names the first such
             score, its position, how many rows there are, and what they look like (logits,
             percentages or counts). The result is that of the formula all the same, and complete
-            when the warning comes.
+            when the warning comes. JAX's and TensorFlow's arrays are not looked at for it.
 
     Cost: one read of `y_pred` and one of `y_true`.
 

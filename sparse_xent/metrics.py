@@ -17,10 +17,20 @@ from typing import Any, ClassVar, Self, cast, overload
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent import chunked, dtypes, execute, implausible, labels, soft_targets, weights
+from sparse_xent import (
+    chunked,
+    dtypes,
+    execute,
+    implausible,
+    labels,
+    soft_targets,
+    tracing,
+    weights,
+)
 from sparse_xent.accumulate import ExactSum
 from sparse_xent.arrays import numpy as arrays
-from sparse_xent.arrays.adapters import adapter_of, refuse_device
+from sparse_xent.arrays.adapters import adapter_of, refuse_device, tracing_library
+from sparse_xent.arrays.tracing import not_converted
 from sparse_xent.config import config_floatx
 from sparse_xent.options import (
     REDUCTION,
@@ -78,6 +88,7 @@ class _Metric:
         """Name of the dtype below which nothing is computed; the result is a Python float."""
         return cast(np.dtype[Any], self._options.dtype).name
 
+    @not_converted
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add a batch; one that is refused adds nothing.
 
@@ -89,7 +100,8 @@ class _Metric:
                 refused, but at ignored labels, where weights are not read.
 
         Raises:
-            TypeError: labels, scores or weights are not numbers, or lie on a CUDA device.
+            TypeError: labels, scores or weights are not numbers, or lie on a CUDA device, or are
+                traced by JAX or TensorFlow, and so have no values yet.
             ValueError: a label is neither a class nor ignored, a weight is missing, or shapes do
                 not fit.
         """
@@ -422,6 +434,7 @@ def metric_sparse_categorical_accuracy(
     name: str | None = "sparse_categorical_accuracy",
     dtype: DType = None,
 ) -> npt.NDArray[Any]: ...
+@not_converted
 def metric_sparse_categorical_accuracy(
     y_true: Any = None,
     y_pred: Any = None,
@@ -443,7 +456,7 @@ def metric_sparse_categorical_accuracy(
             integer dtype, or whole-number floats; lists too. None, with `y_pred`, asks for the
             object.
         y_pred: class scores, probabilities or logits, any real dtype, any memory layout, of rank 1
-            and up, in the host's memory.
+            and up, in the host's memory, or JAX's or TensorFlow's.
         axis: the class axis of `y_pred`, 0-based; -1 is the last.
         ignore_class: class, or list, set or array of classes, whose labels count nowhere.
         sample_weight: a number; or weights of the labels' shape, or of fewer axes that match its
@@ -453,7 +466,8 @@ def metric_sparse_categorical_accuracy(
         dtype: dtype of the values; `config_floatx()` if None.
 
     Returns:
-        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one.
+        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one. Of
+        JAX's and TensorFlow's arrays theirs, NaN where a traced label is no class.
         Without data, a `SparseCategoricalAccuracy`.
 
     Raises:
@@ -480,7 +494,7 @@ def metric_sparse_categorical_accuracy(
     if not _has_data(y_true, y_pred, sample_weight, unknown, function, options):
         return SparseCategoricalAccuracy(**options)
     chosen = _chosen(axis, ignore_class, name, dtype)
-    return _served(partial(_accuracies, 1), y_true, y_pred, sample_weight, chosen)
+    return _accuracies(y_true, y_pred, sample_weight, chosen, 1)
 
 
 @overload
@@ -506,6 +520,7 @@ def metric_sparse_top_k_categorical_accuracy(
     name: str | None = "sparse_top_k_categorical_accuracy",
     dtype: DType = None,
 ) -> npt.NDArray[Any]: ...
+@not_converted
 def metric_sparse_top_k_categorical_accuracy(
     y_true: Any = None,
     y_pred: Any = None,
@@ -531,7 +546,7 @@ def metric_sparse_top_k_categorical_accuracy(
             integer dtype, or whole-number floats; lists too. None, with `y_pred`, asks for the
             object.
         y_pred: class scores, probabilities or logits, any real dtype, any memory layout, of rank 1
-            and up, in the host's memory.
+            and up, in the host's memory, or JAX's or TensorFlow's.
         k: how many classes count as predicted, a whole number from 0 up.
         axis: the class axis of `y_pred`, 0-based; -1 is the last.
         ignore_class: class, or list, set or array of classes, whose labels count nowhere.
@@ -540,7 +555,8 @@ def metric_sparse_top_k_categorical_accuracy(
         dtype: dtype of the values; `config_floatx()` if None.
 
     Returns:
-        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one.
+        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one. Of
+        JAX's and TensorFlow's arrays theirs, NaN where a traced label is no class.
         Without data, a `SparseTopKCategoricalAccuracy`.
 
     Raises:
@@ -561,7 +577,7 @@ def metric_sparse_top_k_categorical_accuracy(
     if not _has_data(y_true, y_pred, sample_weight, unknown, function, options):
         return SparseTopKCategoricalAccuracy(**options)
     chosen = _chosen(axis, ignore_class, name, dtype)
-    return _served(partial(_accuracies, _top(k)), y_true, y_pred, sample_weight, chosen)
+    return _accuracies(y_true, y_pred, sample_weight, chosen, _top(k))
 
 
 @overload
@@ -589,6 +605,7 @@ def metric_sparse_categorical_crossentropy(
     name: str | None = "sparse_categorical_crossentropy",
     dtype: DType = None,
 ) -> npt.NDArray[Any]: ...
+@not_converted
 def metric_sparse_categorical_crossentropy(
     y_true: Any = None,
     y_pred: Any = None,
@@ -614,7 +631,7 @@ def metric_sparse_categorical_crossentropy(
             integer dtype, or whole-number floats; lists too. None, with `y_pred`, asks for the
             object.
         y_pred: class scores, any real dtype, any memory layout, of rank 1 and up, in the host's
-            memory.
+            memory, or JAX's or TensorFlow's.
         from_logits: whether `y_pred` holds logits; probabilities if False.
         ignore_class: class, or list, set or array of classes, whose labels count nowhere.
         axis: the class axis of `y_pred`, 0-based; -1 is the last.
@@ -661,7 +678,8 @@ def metric_sparse_categorical_crossentropy(
     if not _has_data(y_true, y_pred, sample_weight, unknown, function, options):
         return SparseCategoricalCrossentropyMetric(**options)
     chosen = _chosen(axis, ignore_class, name, dtype, from_logits, normalize)
-    x = y_pred if chunked.is_lazy(y_pred) else _scores(y_pred)
+    served = chunked.is_lazy(y_pred) or tracing_library(y_pred) is not None
+    x = y_pred if served else _scores(y_pred)
     return execute.losses(y_true, x, sample_weight, chosen)
 
 
@@ -684,6 +702,7 @@ def metric_categorical_accuracy(
     name: str | None = "categorical_accuracy",
     dtype: DType = None,
 ) -> npt.NDArray[Any]: ...
+@not_converted
 def metric_categorical_accuracy(
     y_true: Any = None,
     y_pred: Any = None,
@@ -702,14 +721,15 @@ def metric_categorical_accuracy(
         y_true: one-hot or soft targets of `y_pred`'s shape, not negative; they need not sum to 1.
             None, with `y_pred`, asks for the object.
         y_pred: class scores, probabilities or logits, any real dtype, any memory layout, of rank 1
-            and up, in the host's memory.
+            and up, in the host's memory, or JAX's or TensorFlow's.
         axis: the class axis, 0-based; -1 is the last.
         sample_weight: as for `metric_sparse_categorical_accuracy()`.
         name: the object's name.
         dtype: dtype of the values; `config_floatx()` if None.
 
     Returns:
-        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one.
+        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one. Of
+        JAX's and TensorFlow's arrays theirs, NaN where a traced label is no class.
         Without data, a `CategoricalAccuracy`.
 
     Raises:
@@ -731,7 +751,7 @@ def metric_categorical_accuracy(
     if not _has_data(y_true, y_pred, sample_weight, unknown, function, options):
         return CategoricalAccuracy(**options)
     chosen = _chosen(axis, None, name, dtype)
-    return _served(_soft_accuracies, y_true, y_pred, sample_weight, chosen, soft=True)
+    return _accuracies(y_true, y_pred, sample_weight, chosen, 1, soft=True)
 
 
 # ---- what they are made of ----------------------------------------------------------------------
@@ -777,36 +797,30 @@ def _top(k: object) -> int:
     return number
 
 
+def _accuracies(
+    y_true: Any, y_pred: Any, sample_weight: Any, options: Options, k: int, soft: bool = False
+) -> Any:
+    """1 or 0 a label, or a row of targets if they are soft, times its weight."""
+    options = options.changed(dtype=options.dtype or dtypes.of_name(config_floatx()))
+    library = tracing_library(y_pred)
+    if library is not None:
+        options = options.changed(soft=soft)
+        return tracing.accuracies(library, options, y_true, y_pred, sample_weight, k)
+    if chunked.is_lazy(y_pred):
+        of = partial(_accuracies, k=k, soft=soft)
+        return chunked.values(of, y_true, y_pred, sample_weight, options, soft=soft)
+    x = _scores(y_pred)
+    y = _greatest(y_true, x, options.axis) if soft else y_true
+    return _weighted(_hits(y, x, options, k), x, sample_weight, options)
+
+
 def _scores(y_pred: object) -> _Array:
+    library = tracing_library(y_pred)
+    if library is not None:
+        return tracing.values(library, y_pred)
     if adapter_of(y_pred) is not None:
         refuse_device(y_pred, "y_pred", "losses are served on the device")
     return arrays.scores(y_pred)
-
-
-def _served(
-    of: Callable[[Any, Any, Any, Options], Any],
-    y_true: Any,
-    y_pred: Any,
-    sample_weight: Any,
-    options: Options,
-    soft: bool = False,
-) -> Any:
-    """What a function of labels, scores, weights and options gives; lazy where scores are."""
-    options = options.changed(dtype=options.dtype or dtypes.of_name(config_floatx()))
-    if chunked.is_lazy(y_pred):
-        return chunked.values(of, y_true, y_pred, sample_weight, options, soft=soft)
-    return of(y_true, y_pred, sample_weight, options)
-
-
-def _accuracies(k: int, y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> Any:
-    x = _scores(y_pred)
-    return _weighted(_hits(y_true, x, options, k), x, sample_weight, options)
-
-
-def _soft_accuracies(y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> Any:
-    x = _scores(y_pred)
-    hits = _hits(_greatest(y_true, x, options.axis), x, options, 1)
-    return _weighted(hits, x, sample_weight, options)
 
 
 def _hits(y_true: Any, x: _Array, options: Options, k: int) -> tuple[Any, Any]:
@@ -830,11 +844,11 @@ def _sums_of_hits(
 def _greatest(y_true: Any, x: _Array, axis: int) -> Any:
     """The class of each row's greatest target, of the first where there are several."""
     axis = labels.class_axis(x, y_true, axis).axis
-    targets = soft_targets.array_of(y_true, x, "metric_sparse_categorical_accuracy")
+    targets = soft_targets.array_of(y_true, x, soft_targets.SPARSE_METRIC)
     with np.errstate(all="ignore"):
         fit = targets.size == 0 or targets.min() >= 0  # the least is NaN where there is one
     if not fit:
-        soft_targets.refuse(targets, x, axis, "metric_sparse_categorical_accuracy")
+        soft_targets.refuse(targets, x, axis, soft_targets.SPARSE_METRIC)
     return targets.argmax(axis)
 
 

@@ -17,6 +17,7 @@ from sparse_xent.origin import and_more, in_whole
 Array = npt.NDArray[Any]
 
 SPARSE = "loss_sparse_categorical_crossentropy"
+SPARSE_METRIC = "metric_sparse_categorical_accuracy"
 
 
 def array_of(y_true: object, x: Array, sparse: str = SPARSE) -> Array:
@@ -35,18 +36,29 @@ def array_of(y_true: object, x: Array, sparse: str = SPARSE) -> Array:
         refuse_kind(y_true, a, "y_true", "numbers (a weight for each class)")
     if a.shape != x.shape:
         swapped = labels.are_whole(x) and not labels.are_whole(a)
-        refuse_shape(a.shape, x.shape, sparse, f"; {labels.SWAPPED}" if swapped else "")
+        check_shape(a.shape, x.shape, sparse, f"; {labels.SWAPPED}" if swapped else "")
     return a
 
 
-def refuse_shape(
-    got: tuple[int, ...], expected: tuple[int, ...], sparse: str = SPARSE, cause: str = ""
-) -> NoReturn:
-    """ValueError for targets of another shape than the scores."""
-    raise ValueError(
-        f"y_true must have y_pred's shape {expected}, got {got}: for one integer a label use "
-        f"{sparse}{cause}"
-    )
+def check_shape(
+    targets: tuple[int, ...], scores: tuple[int, ...], sparse: str = SPARSE, cause: str = ""
+) -> None:
+    """Refuse targets of another shape than the scores'.
+
+    Args:
+        targets: their shape.
+        scores: y_pred's.
+        sparse: the function that takes integer labels.
+        cause: what else there is to say.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if targets != scores:
+        raise ValueError(
+            f"y_true must have y_pred's shape {scores}, got {targets}: for one integer a label "
+            f"use {sparse}{cause}"
+        )
 
 
 def refuse(targets: Array, x: Array, axis: int, sparse: str = SPARSE) -> NoReturn:

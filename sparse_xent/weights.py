@@ -101,12 +101,25 @@ def counted(w: Array, layout: Layout, y: Int64, sample_weight: object) -> Float6
     Raises:
         ValueError: a weight that counts is missing, or they do not fit.
     """
-    reader = read(spec_of(w), layout, sample_weight)
-    assert reader is not None
+    read(spec_of(w), layout, sample_weight)
+    return np.where(y < 0, 0.0, check(w, layout, y).astype(np.float64))
+
+
+def check(w: Array, layout: Layout, y: Int64) -> Array:
+    """A view in the losses' shape of weights that fit, none of which is missing where it counts.
+
+    Args:
+        w: the weights as they were sent.
+        layout: y_pred's.
+        y: all labels in the losses' shape, negative where ignored.
+
+    Raises:
+        ValueError: a weight that counts is missing.
+    """
     sample = np.broadcast_to(aligned(w, layout.losses), layout.losses)
     if missing(sample, y).any():
-        reader.refuse(w, y)
-    return np.where(y < 0, 0.0, sample.astype(np.float64))
+        Weights(w.shape, layout.losses).refuse(w, y)
+    return sample
 
 
 def array_of(sample_weight: object) -> Array | None:

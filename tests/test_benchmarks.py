@@ -518,3 +518,21 @@ def test_without_torch_the_bench_of_a_gpu_says_so_in_one_sentence():
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     said = "benchmarks.gpu needs an NVIDIA GPU and torch, which is not installed\n"
     assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", said)
+
+
+@pytest.mark.slow  # JAX, TensorFlow and their compilers start
+def test_the_compilers_own_losses_are_lost_near_0_and_ours_are_not() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.traced", "--rounds", "1"],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()[1:]
+    measured = [line for line in lines if " x own" not in line and " ms " in line]
+    absent = [line for line in lines if line.endswith("is not installed")]
+    assert len(measured) == 12 - 4 * ("optax is not installed" in absent) - 8 * (
+        "tensorflow is not installed" in absent
+    )
+    assert all(line.endswith("   0, 4.122e-09") for line in measured)

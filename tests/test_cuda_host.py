@@ -19,6 +19,7 @@ from fake_cuda import Cupy, CupyArray, Gpu, Packed, Spoken
 import sparse_xent as sx
 from sparse_xent import dtypes, execute
 from sparse_xent import plan as plans
+from sparse_xent.arrays import adapters
 from sparse_xent.arrays.dlpack import DeviceArray
 from sparse_xent.engines import cuda_driver
 from sparse_xent.kernels.cuda import params
@@ -900,9 +901,12 @@ def test_dlpack_of_the_host_is_not_on_a_device(gpu):
 
 @pytest.mark.parametrize("library", ["jax", "tensorflow", "dask"])
 def test_what_traces_is_not_taken_for_memory(gpu, library):
+    """Though it says where it lies. JAX's and TensorFlow's own take their formulas."""
     made = type("Array", (Spoken,), {"__module__": f"{library}.core", "shape": (1, 3)})
-    with pytest.raises(TypeError, match=f"got a (traced )?{library} Array: "):
-        f([1], made(np.zeros((1, 3))))
+    assert adapters.adapter_of(made(np.zeros((1, 3)))) is None
+    if library == "dask":
+        with pytest.raises(TypeError, match="got a dask Array: "):
+            f([1], made(np.zeros((1, 3))))
 
 
 # --- NumPy, on request ---------------------------------------------------------------------------

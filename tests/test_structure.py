@@ -28,7 +28,7 @@ LAYERS = [
     [""],
     ["loss", "metrics", "partial"],
     ["execute"],
-    ["chunked", "device"],
+    ["chunked", "device", "tracing"],
     ["plan", "shards"],
     ["soft_targets"],
     ["implausible", "labels", "weights"],

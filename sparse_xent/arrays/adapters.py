@@ -1,10 +1,12 @@
-"""Which library's adapter an array on a CUDA device has: by its type, without an import.
+"""Which library's adapter an array has: by its type, without an import.
 
-A type is looked at once and remembered. JAX, TensorFlow and dask hold device memory too, but trace
-what is done with it: they have no adapter here.
+A type is looked at once and remembered. Adapters are of two kinds: of libraries whose arrays lie
+in a CUDA device's memory, and of those that trace what is done with an array, wherever it lies.
+dask's arrays are of neither.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,10 +15,17 @@ from sparse_xent.arrays import foreign
 from sparse_xent.arrays.base import ArrayAdapter
 from sparse_xent.arrays.cupy import CuPyAdapter
 from sparse_xent.arrays.dlpack import PROTOCOLS, ProtocolAdapter
+from sparse_xent.arrays.jax import Jax
+from sparse_xent.arrays.tensorflow import TensorFlow
 from sparse_xent.arrays.torch import TorchAdapter
+from sparse_xent.arrays.tracing import TracingLibrary
 
 _TRACING = ("jax", "jaxlib", "tensorflow", "dask")
 _ADAPTERS: dict[str, Callable[[], ArrayAdapter]] = {"torch": TorchAdapter, "cupy": CuPyAdapter}
+
+_TRACERS: dict[str, Callable[[], TracingLibrary]] = {
+    "jax": Jax, "jaxlib": Jax, "tensorflow": TensorFlow,
+}  # fmt: skip
 
 PROTOCOL = ProtocolAdapter()
 
@@ -39,6 +48,18 @@ def adapter_of_type(kind: type) -> ArrayAdapter | None:
     if kind not in _by_type:
         _by_type[kind] = _find(kind)
     return _by_type[kind]
+
+
+@lru_cache
+def _tracer(maker: Callable[[], TracingLibrary]) -> TracingLibrary:
+    """The one adapter of a library that traces."""
+    return maker()
+
+
+def tracing_library(array: object) -> TracingLibrary | None:
+    """The adapter of an array of a library that traces; None for all else."""
+    maker = _TRACERS.get(foreign.library(array) or "")
+    return _tracer(maker) if maker is not None and hasattr(array, "shape") else None
 
 
 def _find(kind: type) -> ArrayAdapter | None:
