@@ -21,7 +21,7 @@ import numpy.typing as npt
 from sparse_xent import dtypes, execute, labels, soft_targets, weights
 from sparse_xent.accumulate import ExactSum
 from sparse_xent.arrays import numpy as arrays
-from sparse_xent.arrays.adapters import adapter_of, refuse_device
+from sparse_xent.arrays.adapters import adapter_of, as_sent, refuse_device, values_of
 from sparse_xent.config import config_floatx
 from sparse_xent.engines.numpy import weighted
 from sparse_xent.options import (
@@ -469,7 +469,8 @@ def metric_sparse_categorical_accuracy(
         return SparseCategoricalAccuracy(**options)
     chosen = _chosen(axis, ignore_class, name, dtype)
     x = _scores(y_pred)
-    return _weighted(_hits(y_true, x, chosen, 1), x, sample_weight, chosen)
+    made = _weighted(_hits(y_true, x, chosen, 1), x, sample_weight, chosen)
+    return as_sent(made, y_pred)
 
 
 @overload
@@ -551,7 +552,8 @@ def metric_sparse_top_k_categorical_accuracy(
         return SparseTopKCategoricalAccuracy(**options)
     chosen = _chosen(axis, ignore_class, name, dtype)
     x, k = _scores(y_pred), _top(k)
-    return _weighted(_hits(y_true, x, chosen, k), x, sample_weight, chosen)
+    made = _weighted(_hits(y_true, x, chosen, k), x, sample_weight, chosen)
+    return as_sent(made, y_pred)
 
 
 @overload
@@ -651,7 +653,7 @@ def metric_sparse_categorical_crossentropy(
     if not _has_data(y_true, y_pred, sample_weight, unknown, function, options):
         return SparseCategoricalCrossentropyMetric(**options)
     chosen = _chosen(axis, ignore_class, name, dtype, from_logits, normalize)
-    return execute.losses(y_true, _scores(y_pred), sample_weight, chosen)
+    return execute.losses(y_true, _on_host(y_pred), sample_weight, chosen)
 
 
 @overload
@@ -721,9 +723,8 @@ def metric_categorical_accuracy(
         return CategoricalAccuracy(**options)
     chosen = _chosen(axis, None, name, dtype)
     x = _scores(y_pred)
-    return _weighted(
-        _hits(_greatest(y_true, x, chosen.axis), x, chosen, 1), x, sample_weight, chosen
-    )
+    hits = _hits(_greatest(y_true, x, chosen.axis), x, chosen, 1)
+    return as_sent(_weighted(hits, x, sample_weight, chosen), y_pred)
 
 
 # ---- what they are made of ----------------------------------------------------------------------
@@ -775,10 +776,15 @@ def _top(k: object) -> int:
     return number
 
 
-def _scores(y_pred: object) -> _Array:
+def _on_host(y_pred: Any) -> Any:
+    """The scores as they were sent, which do not lie on a CUDA device."""
     if adapter_of(y_pred) is not None:
         refuse_device(y_pred, "y_pred", "losses are served on the device")
-    return arrays.scores(y_pred)
+    return y_pred
+
+
+def _scores(y_pred: object) -> _Array:
+    return arrays.scores(values_of(_on_host(y_pred)))
 
 
 def _hits(y_true: Any, x: _Array, options: Options, k: int) -> tuple[Any, Any]:

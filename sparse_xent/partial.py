@@ -23,6 +23,7 @@ import numpy.typing as npt
 from sparse_xent import execute, implausible, labels, weights
 from sparse_xent.accumulate import ExactSum, chunks, rounded
 from sparse_xent.arrays import numpy as arrays
+from sparse_xent.arrays.adapters import values_of
 from sparse_xent.config import config_epsilon
 from sparse_xent.layout import Layout
 from sparse_xent.options import (
@@ -442,7 +443,7 @@ def partial(
         from_logits, ignore_class, axis, label_smoothing, None, normalize, epsilon=config_epsilon()
     )
     ks, start = _top_k(top_k), _offset(offset)
-    x = arrays.scores(y_pred)
+    x = arrays.scores(values_of(y_pred))
     layout = labels.class_axis(x, y_true, options.axis)
     weighted = read(
         from_logits, ignore_class, axis, label_smoothing, class_weight, normalize,

@@ -182,6 +182,7 @@ class Operands(NamedTuple):
     losses: Any = None  # where they (or ranks) go, in the losses' shape
     dx: Any = None
     ranks: Any = None  # where they go beside losses, in the losses' shape
+    dx_is_new: bool = False  # whether `dx` was allocated for this call, and never written to
     sent_w: Any = None  # the weights as they were sent, where `w` is a copy
 
 

@@ -284,6 +284,7 @@ class LossProgram:
         losses: Any = None,
         dx: Any = None,
         ranks: Any = None,
+        dx_is_new: bool = False,
     ) -> Sums:
         """Do what the task says.
 
@@ -291,7 +292,7 @@ class LossProgram:
             BadValue: nothing is written then, but for losses.
         """
         if len(x) > self._rows:
-            geometry, at = self._geometry, Operands(y, x, w, losses, dx, ranks)
+            geometry, at = self._geometry, Operands(y, x, w, losses, dx, ranks, dx_is_new)
             if not self._as_they_lie:
                 at = geometry.readable(at)
             positions = len(x) * geometry.per_row if geometry.per_row else geometry.slab
@@ -404,7 +405,10 @@ class LossProgram:
         if at.dx is not None:
             dx = x if at.dx is at.x else _address(at.dx)
             params[:, _DX] += dx
-            params[:, _NONTEMPORAL] = self._geometry.choice.nontemporal and dx != x
+            # A new array's pages are cleared as they are first written to, and are in the caches
+            # then. 4096 x 32000 float32, new: 93 ms, and 115 ms with nontemporal stores.
+            past_caches = self._geometry.choice.nontemporal and not at.dx_is_new
+            params[:, _NONTEMPORAL] = past_caches and dx != x
         if self._labels:
             y = _address(at.y)
             odd |= y & (at.y.itemsize - 1)
