@@ -2,8 +2,8 @@
 
 A gradient is written only after every label and weight has been checked, for it may go into the
 caller's own array. Where something is wrong with the values, the engine says what kind of thing,
-and the message is made here from what the user sent. Arrays on a CUDA device are `device`'s; a tensor on
-the host is the ndarray of its memory, whose results are tensors again.
+and the message is made here from what the user sent. Arrays on a CUDA device are `device`'s; a
+tensor on the host is the ndarray of its memory, whose results are tensors again.
 """
 
 from collections.abc import Callable
@@ -433,7 +433,9 @@ def _differentiable(
     def derivative(upstream: Any, _: None, x: Any, y: Any, w: Any) -> Any:
         dx = found.pop() if found else None
         if dx is None or upstream.item() != 1:
-            y, w = (k if a is None else adapter.as_numpy(a) for a, k in zip((y, w), kept, strict=True))
+            y, w = (
+                k if a is None else adapter.as_numpy(a) for a, k in zip((y, w), kept, strict=True)
+            )
             up, x = adapter.to_numpy(upstream, "upstream"), adapter.to_numpy(x, "y_pred")
             dx = _times(up, task, options, y, x, w, dx)
         return adapter.of_numpy(dx)
@@ -442,7 +444,7 @@ def _differentiable(
 
 
 def _apart(adapter: ArrayAdapter, y_true: Any, w: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """Labels and weights that are tensors, of which the library notices changes; copies of others."""
+    """Labels and weights that are tensors, whose changes are noticed; and copies of others."""
     is_tensor = adapter.is_tensor
     y_tensor, w_tensor = is_tensor(y_true), w is None or is_tensor(w)
     tensors = y_true if y_tensor else None, w if w_tensor else None
@@ -452,7 +454,9 @@ def _apart(adapter: ArrayAdapter, y_true: Any, w: Any) -> tuple[tuple[Any, Any],
     )
 
 
-def _times(upstream: Array, task: Task, options: Options, y: Any, x: Array, w: Any, out: Any) -> Any:
+def _times(
+    upstream: Array, task: Task, options: Options, y: Any, x: Array, w: Any, out: Any
+) -> Any:
     """The gradient of the losses, or of the value, times that with respect to them.
 
     It enters with the weights, before anything is rounded: the float16 gradient of a loss that was
@@ -467,7 +471,7 @@ def _times(upstream: Array, task: Task, options: Options, y: Any, x: Array, w: A
     share = up
     if w is not None:
         losses = layout_of(x.shape, options.axis, x.strides).losses
-        of_label = weights.aligned(weights.array_of(w), losses).astype(np.float64)
+        of_label = weights.aligned(np.asarray(weights.array_of(w)), losses).astype(np.float64)
         with np.errstate(all="ignore"):
             share = np.where(of_label == 0, 0.0, of_label * up)
     if not missing(share, np.zeros((), np.int64)).any():

@@ -42,7 +42,7 @@ def tensors_of(array: object) -> ArrayAdapter | None:
 
 
 def values_of(y_pred: Any) -> Any:
-    """Scores as they were sent; of a tensor the ndarray of its memory, of which nothing is taped."""
+    """Scores as they were sent; of a tensor the ndarray of its memory."""
     adapter = tensors_of(y_pred)
     return y_pred if adapter is None else adapter.to_numpy(y_pred, "y_pred")
 

@@ -184,6 +184,10 @@ class ArrayAdapter(Protocol):
         """The same of a tensor that NumPy knows as it is; all else as it was sent."""
         return value
 
+    def to_memory(self, out: Any) -> Array:
+        """An ndarray of the memory of a tensor that is written to."""
+        return self.to_numpy(out, "out")
+
     def of_numpy(self, made: Any) -> Any:
         """A tensor of an ndarray's memory, or of a NumPy scalar."""
         raise TypeError(f"{self.name} has no arrays on the host")

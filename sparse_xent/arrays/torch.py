@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sparse_xent.arrays import foreign
+from sparse_xent.arrays import dynamo, foreign
 from sparse_xent.arrays.base import Array, ArrayAdapter, ArraySpec
 from sparse_xent.dtypes import of_library
 
@@ -36,6 +36,7 @@ class TorchAdapter(ArrayAdapter):
         # What autograd.Function itself asks, to know whether torch.func looks at a call.
         self._transforms = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
         self._forward_mode = torch.autograd.forward_ad
+        dynamo.run_uncompiled()
 
     def _current(self, device: int) -> int:
         handle: int = self.torch.cuda.current_stream(device).cuda_stream
@@ -118,7 +119,7 @@ class TorchAdapter(ArrayAdapter):
         return made
 
     def as_numpy(self, value: Any) -> Any:
-        """An ndarray of a plain tensor's memory; all else as it was sent, a tensor on a tape too."""
+        """An ndarray of a plain tensor's memory; all else as it was sent."""
         if isinstance(value, self._tensor):
             try:
                 return value.numpy()
@@ -163,10 +164,9 @@ class TorchAdapter(ArrayAdapter):
         backward: Callable[..., Any],
     ) -> Any:
         """forward(x, *others), a node of torch's graph."""
-        loss, transformed = _functions()
         if self._transforms():
-            return transformed.apply(x, forward, backward, *others)[0]
-        return loss.apply(x, forward, backward, *others)
+            return _transformed().apply(x, forward, backward, *others)[0]
+        return _eager().apply(x, forward, backward, *others)
 
     def mark_mutated(self, array: Any) -> None:
         """Let torch refuse a backward pass that wants to see what the tensor held before."""
@@ -182,12 +182,8 @@ def _refuse_negated(argument: str, name: str) -> None:
 
 
 @cache
-def _functions() -> tuple[Any, Any]:
-    """The loss for eager calls and under torch.func; made on first use: their base is torch's.
-
-    What torch.func differentiates and maps has `forward` and `setup_context` apart, which costs
-    an eager call 10 us more than all the rest of it.
-    """
+def _eager() -> Any:
+    """The loss of eager calls: an autograd.Function, made on first use, for that is torch's."""
     torch = sys.modules["torch"]
     grad_is_on, transforms = torch.is_grad_enabled, torch._C._are_functorch_transforms_active
 
@@ -207,8 +203,16 @@ def _functions() -> tuple[Any, Any]:
             if upstream is None:
                 return None, *nothing
             if grad_is_on() or transforms():
-                return Derivative.apply(ctx.derivative, upstream, *saved), *nothing
+                return _derivative().apply(ctx.derivative, upstream, *saved), *nothing
             return ctx.derivative(upstream, *saved), *nothing
+
+    return Loss
+
+
+@cache
+def _transformed() -> Any:
+    """The loss under torch.func, which wants a `setup_context`: 10 us that eager calls spare."""
+    torch = sys.modules["torch"]
 
     class TransformedLoss(torch.autograd.Function):  # type: ignore[misc, name-defined]
         @staticmethod
@@ -224,15 +228,23 @@ def _functions() -> tuple[Any, Any]:
             ctx.set_materialize_grads(False)
             ctx.save_for_backward(kept, x, *others)
 
-        backward = Loss.backward
+        backward = _eager().backward
 
         @staticmethod
         def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
-            made = one_by_one(TransformedLoss.apply, info, in_dims, inputs)
+            made = _one_by_one(TransformedLoss.apply, info, in_dims, inputs)
             values, kept = zip(*made, strict=True)
             if kept[0] is None:
                 return (torch.stack(values), None), (0, None)
             return (torch.stack(values), torch.stack(kept)), (0, 0)
+
+    return TransformedLoss
+
+
+@cache
+def _derivative() -> Any:
+    """The derivative as a function that torch may see: mapped, and never differentiated."""
+    torch = sys.modules["torch"]
 
     class Derivative(torch.autograd.Function):  # type: ignore[misc, name-defined]
         @staticmethod
@@ -245,7 +257,7 @@ def _functions() -> tuple[Any, Any]:
 
         @staticmethod
         def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
-            return torch.stack(one_by_one(Derivative.apply, info, in_dims, inputs)), 0
+            return torch.stack(_one_by_one(Derivative.apply, info, in_dims, inputs)), 0
 
         @staticmethod
         def backward(ctx: Any, *upstream: Any) -> Any:
@@ -253,12 +265,13 @@ def _functions() -> tuple[Any, Any]:
                 "the loss has no second derivative here: torch.nn.functional.cross_entropy has one"
             )
 
-    def one_by_one(apply: Any, info: Any, in_dims: Any, inputs: Any) -> list[Any]:
-        """What `apply` gives for each element along the axes that vmap maps."""
-        each = list(zip(inputs, in_dims, strict=True))
-        return [
-            apply(*(a if axis is None else a.select(axis, i) for a, axis in each))
-            for i in range(info.batch_size)
-        ]
+    return Derivative
 
-    return Loss, TransformedLoss
+
+def _one_by_one(apply: Any, info: Any, in_dims: Any, inputs: Any) -> list[Any]:
+    """What `apply` gives for each element along the axes that vmap maps."""
+    each = list(zip(inputs, in_dims, strict=True))
+    return [
+        apply(*(a if axis is None else a.select(axis, i) for a, axis in each))
+        for i in range(info.batch_size)
+    ]
