@@ -436,7 +436,7 @@ def _differentiable(
             y, w = (
                 k if a is None else adapter.as_numpy(a) for a, k in zip((y, w), kept, strict=True)
             )
-            up, x = adapter.to_numpy(upstream, "upstream"), adapter.to_numpy(x, "y_pred")
+            up, x = adapter.to_numpy(upstream, "grad_outputs"), adapter.to_numpy(x, "y_pred")
             dx = _times(up, task, options, y, x, w, dx)
         return adapter.of_numpy(dx)
 

@@ -181,7 +181,8 @@ def of_torch(tensor: Any, argument: str, bfloat16: np.dtype[Any] | None = None) 
         made = np.asarray(tensor.resolve_conj().resolve_neg().numpy())
     except RuntimeError:  # of torch.func's transforms, say
         raise TypeError(
-            f"{argument} must hold values, got a {type(tensor).__name__} that torch traces or wraps"
+            f"{argument} must hold values, got a {type(tensor).__name__} that torch traces or "
+            "wraps: under torch.func call the loss itself, which is differentiated and mapped there"
         ) from None
     return made if name != "bfloat16" or bfloat16 is None else made.view(bfloat16)
 

@@ -12,7 +12,7 @@ PyTorch is imported by whoever calls with a tensor, never here.
 import sys
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -62,7 +62,7 @@ class TorchAdapter(ArrayAdapter):
         """How such tensors lie."""
         shape, strides, dtype, device, negated = kind
         if negated:
-            _refuse_negated("tensors", "tensor")
+            _refuse_negated("tensors must hold their", "tensor")
         dtype = of_library(str(dtype).removeprefix("torch."))
         strides = tuple(step * dtype.itemsize for step in strides)
         return ArraySpec(tuple(shape), strides, dtype, device)
@@ -130,7 +130,7 @@ class TorchAdapter(ArrayAdapter):
     def to_memory(self, out: Any) -> Array:
         """An ndarray of the memory of a tensor that is written to."""
         if out.is_neg():
-            _refuse_negated("out", "out")
+            _refuse_negated("out must hold its", "out")
         return self.to_numpy(out, "out")
 
     def of_numpy(self, made: Any) -> Any:
@@ -174,9 +174,9 @@ class TorchAdapter(ArrayAdapter):
             self.torch.autograd.graph.increment_version(array)
 
 
-def _refuse_negated(argument: str, name: str) -> None:
+def _refuse_negated(must_hold: str, name: str) -> NoReturn:
     raise TypeError(
-        f"{argument} must hold their values, got a view that negates them when it is read: "
+        f"{must_hold} values, got a view that negates them when it is read: "
         f"pass {name}.resolve_neg()"
     )
 
