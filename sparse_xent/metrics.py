@@ -441,8 +441,8 @@ def metric_sparse_categorical_accuracy(
         dtype: dtype of the values; `config_floatx()` if None.
 
     Returns:
-        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one.
-        Without data, a `SparseCategoricalAccuracy`.
+        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one; a
+        tensor where `y_pred` is torch's. Without data, a `SparseCategoricalAccuracy`.
 
     Raises:
         TypeError: labels, scores or weights are not numbers or lie on a CUDA device, one of the two
@@ -530,8 +530,8 @@ def metric_sparse_top_k_categorical_accuracy(
         dtype: dtype of the values; `config_floatx()` if None.
 
     Returns:
-        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one.
-        Without data, a `SparseTopKCategoricalAccuracy`.
+        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one; a
+        tensor where `y_pred` is torch's. Without data, a `SparseTopKCategoricalAccuracy`.
 
     Raises:
         TypeError: as for `metric_sparse_categorical_accuracy()`, or k is not a number.
@@ -618,7 +618,8 @@ def metric_sparse_categorical_crossentropy(
 
     Returns:
         The values in nats, of `y_pred`'s shape without the class axis, a NumPy scalar for a single
-        one. Without data, a `SparseCategoricalCrossentropyMetric`.
+        one; a tensor where `y_pred` is torch's. Without data, a
+        `SparseCategoricalCrossentropyMetric`.
 
     Raises:
         TypeError: as for `metric_sparse_categorical_accuracy()`.
@@ -700,8 +701,8 @@ def metric_categorical_accuracy(
         dtype: dtype of the values; `config_floatx()` if None.
 
     Returns:
-        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one.
-        Without data, a `CategoricalAccuracy`.
+        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one; a
+        tensor where `y_pred` is torch's. Without data, a `CategoricalAccuracy`.
 
     Raises:
         TypeError: targets, scores or weights are not numbers or lie on a CUDA device, one of the
