@@ -211,7 +211,8 @@ class SparseCategoricalCrossentropy(_Loss):
             A NumPy scalar of `dtype`; with reduction None an array of the losses' shape. 0 where
             nothing is kept. For a torch tensor, on the host or a CUDA device, or a CuPy array, one
             of its library there (0-d for the value): on the caller's stream, and with a gradient
-            where the tensor requires one. A second derivative is refused.
+            where the tensor requires one, which is found with the value (`torch.no_grad()` spares
+            it). A second derivative is refused.
 
         Raises:
             TypeError: labels, scores or weights are not numbers.
