@@ -473,10 +473,10 @@ def _times(
         losses = layout_of(x.shape, options.axis, x.strides).losses
         of_label = weights.aligned(np.asarray(weights.array_of(w)), losses).astype(np.float64)
         with np.errstate(all="ignore"):
-            share = np.where(of_label == 0, 0.0, of_label * up)
+            share = of_label * up
     if not missing(share, np.zeros((), np.int64)).any():
         return _gradient(y, x, share, out, options)
-    dx = _gradient(y, x, w, out, options)  # NaN, which as a weight is a missing one
+    dx = _gradient(y, x, w, out, options)  # of NaN, which as a weight is a missing one
     with np.errstate(all="ignore"):
         by_row = np.expand_dims(up, options.axis) if up.ndim else up
         return np.multiply(dx, by_row, out=dx, where=dx != 0, casting="unsafe")

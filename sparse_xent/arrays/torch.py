@@ -170,8 +170,7 @@ class TorchAdapter(ArrayAdapter):
 
     def mark_mutated(self, array: Any) -> None:
         """Let torch refuse a backward pass that wants to see what the tensor held before."""
-        if not array.is_inference():  # of these torch keeps no count, for no pass can see them
-            self.torch.autograd.graph.increment_version(array)
+        self.torch.autograd.graph.increment_version(array)
 
 
 def _refuse_negated(must_hold: str, name: str) -> NoReturn:
