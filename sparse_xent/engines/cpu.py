@@ -41,6 +41,10 @@ SERIAL_BYTES = 1 << 20
 # A task is what a thread takes at once: long beside the 10 us that taking it costs, short enough
 # that threads end together and Ctrl-C is heard.
 TASK_BYTES = 1 << 21
+# A new array of more bytes has new pages (glibc keeps smaller ones, DEFAULT_MMAP_THRESHOLD_MAX),
+# which the system clears as they are first written to: they are in the caches then. The gradient of
+# 4096 x 32000 float32 takes 93 ms, and 115 with nontemporal stores; of 200 x 32000 4.4 ms, and 3.0.
+CLEARED_BYTES = 1 << 25
 # A chunk of whole rows: with its losses it stays in a core's second-level cache.
 CHUNK_BYTES = 1 << 18
 # Labels that are decoded by array operations, some 40 bytes each, at once.
@@ -405,10 +409,8 @@ class LossProgram:
         if at.dx is not None:
             dx = x if at.dx is at.x else _address(at.dx)
             params[:, _DX] += dx
-            # A new array's pages are cleared as they are first written to, and are in the caches
-            # then. 4096 x 32000 float32, new: 93 ms, and 115 ms with nontemporal stores.
-            past_caches = self._geometry.choice.nontemporal and not at.dx_is_new
-            params[:, _NONTEMPORAL] = past_caches and dx != x
+            cleared = at.dx_is_new and at.dx.nbytes > CLEARED_BYTES
+            params[:, _NONTEMPORAL] = self._geometry.choice.nontemporal and dx != x and not cleared
         if self._labels:
             y = _address(at.y)
             odd |= y & (at.y.itemsize - 1)
