@@ -138,6 +138,14 @@ def test_an_out_that_does_not_fit_is_refused(torch: Any, name: str) -> None:
     assert torch.equal(x, before)
 
 
+def test_scores_that_are_negated_when_they_are_read_take_no_gradient(torch: Any) -> None:
+    y, x = case(torch)
+    view = torch.complex(x, x).conj().imag
+    with pytest.raises(TypeError, match=r"^out must hold its values, .*pass out\.resolve_neg\(\)"):
+        WIDE.value_and_grad(y, view, out=view)
+    assert torch.equal(WIDE(y, view), WIDE(y, -x))
+
+
 def test_an_out_that_overlaps_is_refused(torch: Any) -> None:
     y, _ = case(torch)
     room = torch.zeros(40, dtype=torch.float64)
