@@ -9,6 +9,7 @@ For any array, on any class axis, without a deep-learning framework:
 
 import logging
 
+from sparse_xent.arrays import dynamo
 from sparse_xent.arrays.numpy import op_array
 from sparse_xent.config import (
     config_epsilon,
@@ -71,3 +72,4 @@ __all__ = [
 ]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+dynamo.leave_to_python(__name__)

@@ -15,7 +15,7 @@ import numpy as np
 
 from sparse_xent import config, dtypes
 from sparse_xent import plan as plans
-from sparse_xent.arrays.adapters import adapter_of, refuse_place
+from sparse_xent.arrays.adapters import adapter_of, refuse_out, refuse_place, refuse_taped
 from sparse_xent.arrays.base import ArrayAdapter, ArraySpec
 from sparse_xent.arrays.output import check_apart, check_output, is_same
 from sparse_xent.arrays.refusals import EXPECTED, refuse_dtype
@@ -91,9 +91,7 @@ def _with_gradient(
 ) -> tuple[Any, Any]:
     """The first result, and the gradient with respect to y_pred."""
     if out is not None and adapter_of(out) is not adapter:
-        raise TypeError(
-            f"out must be an array of y_pred's library on its device, got a {type(out).__name__}"
-        )
+        refuse_out(out)
     wide = _in_arithmetic(adapter, x, options)
     if wide is x:
         given = out is not None
@@ -117,13 +115,9 @@ def _differentiable(
     task: Task, adapter: ArrayAdapter, options: Options, y: Any, x: Any, w: Any
 ) -> Any:
     """Losses or a value, whose derivative the library asks for later."""
+    refuse_taped(adapter, y, w)
     number = w if adapter_of(w) is None else None  # the library need not know of it
     array = w if number is None else None
-    if array is not None and adapter.requires_grad(array):
-        raise TypeError(
-            "sample_weight must not require gradients, for there is no derivative with respect to "
-            "it here: pass sample_weight.detach()"
-        )
 
     def forward(x: Any, y: Any, w: Any) -> tuple[Any, Any]:
         w = number if w is None else w

@@ -103,7 +103,8 @@ def _others(rows: int) -> str:
 def _depth() -> int:
     """The stack level, for `warnings.warn` in the caller, of the first frame outside the package.
 
-    That is the user's line, however many calls of ours lie between.
+    That is the user's line, however many calls of ours lie between, and of torch's, by which a
+    differentiable loss is called.
     """
     frame, depth = sys._getframe(1), 1
     while frame.f_back is not None and _is_ours(frame.f_globals):
@@ -112,4 +113,4 @@ def _depth() -> int:
 
 
 def _is_ours(variables: dict[str, Any]) -> bool:
-    return str(variables.get("__name__", "")).partition(".")[0] == __package__
+    return str(variables.get("__name__", "")).partition(".")[0] in (__package__, "torch")

@@ -212,9 +212,11 @@ class SparseCategoricalCrossentropy(_Loss):
 
         Returns:
             A NumPy scalar of `dtype`; with reduction None an array of the losses' shape. 0 where
-            nothing is kept. For a tensor or a CuPy array on a CUDA device, one of its library
-            there (0-d for the value), on the caller's stream and on torch's gradient tape. For
-                JAX's and TensorFlow's arrays, theirs (0-d), which they trace and differentiate.
+            nothing is kept. For a torch tensor, on the host or a CUDA device, or a CuPy array, one
+            of its library there (0-d for the value): on the caller's stream, and with a gradient
+            where the tensor requires one, which is found with the value (`torch.no_grad()` spares
+            it). A second derivative is refused. For JAX's and TensorFlow's arrays, theirs (0-d),
+            which they trace and differentiate. For dask's, a lazy one.
 
         Raises:
             TypeError: labels, scores or weights are not numbers.
@@ -233,13 +235,14 @@ class SparseCategoricalCrossentropy(_Loss):
             y_true: labels, as in a call.
             y_pred: class scores, as in a call.
             sample_weight: weights, as in a call.
-            out: where the gradient goes: an array of `y_pred`'s shape and dtype, in native byte
-                order and writable, in any memory layout; `y_pred` itself, which is then
+            out: where the gradient goes: an array of `y_pred`'s library, shape and dtype, in native
+                byte order and writable, in any memory layout; `y_pred` itself, which is then
                 overwritten, or an array that does not overlap it. A new array if None.
 
         Returns:
             The value, as a call returns it, and the gradient, in `y_pred`'s dtype: `out` where it
-            was given. With reduction None, the gradient of the values' sum. Rows of ignored labels
+            was given. Of a tensor both are tensors, and on no gradient tape. With reduction None,
+            the gradient of the values' sum. Rows of ignored labels
             and of weight 0 are exactly 0. On a CUDA device the gradient row of a label that is no
             class is NaN, which `cuda_check()` or the next call there raises: with `out=y_pred`
             the scores are lost by then.
@@ -316,7 +319,8 @@ class CategoricalCrossentropy(_Loss):
             sample_weight: as for `SparseCategoricalCrossentropy`.
 
         Returns:
-            A NumPy scalar of `dtype`; with reduction None an array of the losses' shape.
+            A NumPy scalar of `dtype`; with reduction None an array of the losses' shape. For a
+            torch tensor on the host a tensor, as for `SparseCategoricalCrossentropy`.
 
         Raises:
             TypeError: targets, scores or weights are not numbers.
@@ -403,9 +407,10 @@ def loss_sparse_categorical_crossentropy(
 
     Args:
         y_true: labels 0 .. C-1, `y_pred`'s shape without the class axis (or 1 there), of any
-            integer dtype, or whole-number floats; lists too. None, with `y_pred`, asks for the
-            object.
-        y_pred: class scores, any real dtype, any memory layout, of rank 1 and up.
+            integer dtype, or whole-number floats; an array or tensor of any library, or lists.
+            None, with `y_pred`, asks for the object.
+        y_pred: class scores, any real dtype, any memory layout, of rank 1 and up. Its library is
+            that of the losses.
         from_logits: whether `y_pred` holds logits; probabilities if False.
         ignore_class: class, or list, set or array of classes, whose loss is exactly 0.
         axis: the class axis of `y_pred`, 0-based; -1 is the last.
@@ -424,10 +429,12 @@ def loss_sparse_categorical_crossentropy(
 
     Returns:
         The losses in nats, of `y_pred`'s shape without the class axis, a NumPy scalar for a single
-        one. For a tensor or a CuPy array on a CUDA device, one of its library there, on the
-        caller's stream. For JAX's and TensorFlow's arrays, theirs: traced, compiled and
-        differentiated by them as often as they like; a traced label that is no class makes its
-        loss and its gradient row NaN. Without data, a `SparseCategoricalCrossentropy`.
+        one. For a torch tensor, on the host or a CUDA device, or a CuPy array, one of its library
+        there: on the caller's stream, and with a gradient where the tensor requires one. For JAX's
+        and TensorFlow's arrays, theirs: traced, compiled and differentiated by them as often as
+        they like; a traced label that is no class makes its loss and its gradient row NaN. For
+        dask's arrays, and xarray's over dask, a lazy one, in `y_pred`'s chunks; an error then
+        comes when it is computed. Without data, a `SparseCategoricalCrossentropy`.
 
     Raises:
         TypeError: labels or scores are not numbers, one of the two is missing, or a keyword is
@@ -535,8 +542,9 @@ def loss_categorical_crossentropy(
 
     Returns:
         The losses in nats, of `y_pred`'s shape without the class axis, a NumPy scalar for a single
-        one. For JAX's and TensorFlow's arrays, theirs, with derivatives by targets too; a traced
-        target that is negative or NaN makes its row NaN. Without data, a
+        one; for a torch tensor on the host a tensor, with its gradient. For JAX's and TensorFlow's
+        arrays, theirs, with derivatives by targets too; a traced target that is negative or NaN
+        makes its row NaN. For dask's arrays, a lazy one. Without data, a
         `CategoricalCrossentropy`.
 
     Raises:

@@ -29,7 +29,13 @@ from sparse_xent import (
 )
 from sparse_xent.accumulate import ExactSum
 from sparse_xent.arrays import numpy as arrays
-from sparse_xent.arrays.adapters import adapter_of, refuse_device, tracing_library
+from sparse_xent.arrays.adapters import (
+    adapter_of,
+    as_sent,
+    refuse_device,
+    tracing_library,
+    values_of,
+)
 from sparse_xent.arrays.tracing import not_converted
 from sparse_xent.config import config_floatx
 from sparse_xent.options import (
@@ -466,8 +472,9 @@ def metric_sparse_categorical_accuracy(
         dtype: dtype of the values; `config_floatx()` if None.
 
     Returns:
-        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one. Of
-        JAX's and TensorFlow's arrays theirs, NaN where a traced label is no class.
+        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one; a
+        tensor where `y_pred` is torch's. Of JAX's and TensorFlow's arrays theirs, NaN where a
+        traced label is no class; of dask's lazy ones.
         Without data, a `SparseCategoricalAccuracy`.
 
     Raises:
@@ -555,8 +562,9 @@ def metric_sparse_top_k_categorical_accuracy(
         dtype: dtype of the values; `config_floatx()` if None.
 
     Returns:
-        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one. Of
-        JAX's and TensorFlow's arrays theirs, NaN where a traced label is no class.
+        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one; a
+        tensor where `y_pred` is torch's. Of JAX's and TensorFlow's arrays theirs, NaN where a
+        traced label is no class; of dask's lazy ones.
         Without data, a `SparseTopKCategoricalAccuracy`.
 
     Raises:
@@ -643,7 +651,8 @@ def metric_sparse_categorical_crossentropy(
 
     Returns:
         The values in nats, of `y_pred`'s shape without the class axis, a NumPy scalar for a single
-        one. Without data, a `SparseCategoricalCrossentropyMetric`.
+        one; a tensor where `y_pred` is torch's. Without data, a
+        `SparseCategoricalCrossentropyMetric`.
 
     Raises:
         TypeError: as for `metric_sparse_categorical_accuracy()`.
@@ -678,9 +687,7 @@ def metric_sparse_categorical_crossentropy(
     if not _has_data(y_true, y_pred, sample_weight, unknown, function, options):
         return SparseCategoricalCrossentropyMetric(**options)
     chosen = _chosen(axis, ignore_class, name, dtype, from_logits, normalize)
-    served = chunked.is_lazy(y_pred) or tracing_library(y_pred) is not None
-    x = y_pred if served else _scores(y_pred)
-    return execute.losses(y_true, x, sample_weight, chosen)
+    return execute.losses(y_true, _on_host(y_pred), sample_weight, chosen)
 
 
 @overload
@@ -728,8 +735,9 @@ def metric_categorical_accuracy(
         dtype: dtype of the values; `config_floatx()` if None.
 
     Returns:
-        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one. Of
-        JAX's and TensorFlow's arrays theirs, NaN where a traced label is no class.
+        The values, of `y_pred`'s shape without the class axis, a NumPy scalar for a single one; a
+        tensor where `y_pred` is torch's. Of JAX's and TensorFlow's arrays theirs, NaN where a
+        traced label is no class; of dask's lazy ones.
         Without data, a `CategoricalAccuracy`.
 
     Raises:
@@ -811,16 +819,21 @@ def _accuracies(
         return chunked.values(of, y_true, y_pred, sample_weight, options, soft=soft)
     x = _scores(y_pred)
     y = _greatest(y_true, x, options.axis) if soft else y_true
-    return _weighted(_hits(y, x, options, k), x, sample_weight, options)
+    return as_sent(_weighted(_hits(y, x, options, k), x, sample_weight, options), y_pred)
+
+
+def _on_host(y_pred: Any) -> Any:
+    """The scores as they were sent, which do not lie on a CUDA device."""
+    if adapter_of(y_pred) is not None:
+        refuse_device(y_pred, "y_pred", "losses are served on the device")
+    return y_pred
 
 
 def _scores(y_pred: object) -> _Array:
     library = tracing_library(y_pred)
     if library is not None:
         return tracing.values(library, y_pred)
-    if adapter_of(y_pred) is not None:
-        refuse_device(y_pred, "y_pred", "losses are served on the device")
-    return arrays.scores(y_pred)
+    return arrays.scores(values_of(_on_host(y_pred)))
 
 
 def _hits(y_true: Any, x: _Array, options: Options, k: int) -> tuple[Any, Any]:

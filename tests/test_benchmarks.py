@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import require_peer
 
-from benchmarks import answers, limits, peers, report
+from benchmarks import answers, limits, peers, report, tensors
 from benchmarks.__main__ import main
 from benchmarks.clock import AT_LEAST, Local, interleave
 from benchmarks.report import FIRST_USE, GROWTH, LEFT_OUT, MEMORY, SPEED, Measurement, Report
@@ -329,6 +330,17 @@ def test_every_way_into_a_tensor_that_is_kept_is_right(name, monkeypatch):
     assert len(ways) == (2 if cut.from_logits else 1)
     for way in ways:
         assert answers.disagreement(cut, answers.answer(cut, INTO, way()), right) == "", way.__doc__
+
+
+def test_the_bench_of_tensors_measures_right_answers(capsys):
+    require_peer("torch")
+    asked = ["--only", "1,000,000 x 10", "--scores", "1000", "--rounds", "2", "--seconds", "0.01"]
+    assert tensors.main(asked) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "1,000,000 x 10"
+    rows = [line for line in lines if " x" in line and "(" in line]
+    assert len(rows) == 10  # of C order and R's
+    assert all(line.rstrip().endswith(" x") for line in rows)  # and no word of another answer
 
 
 def test_expected_answers_are_those_of_the_manual_page():

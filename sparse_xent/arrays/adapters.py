@@ -1,8 +1,8 @@
 """Which library's adapter an array has: by its type, without an import.
 
-A type is looked at once and remembered. Adapters are of two kinds: of libraries whose arrays lie
-in a CUDA device's memory, and of those that trace what is done with an array, wherever it lies.
-dask's arrays are of neither.
+A type is looked at once and remembered. Adapters are of two kinds: of libraries whose arrays lie in
+memory, on a CUDA device or, torch's, on the host too; and of those that trace what is done with an
+array, wherever it lies. dask's arrays are of neither.
 """
 
 from collections.abc import Callable
@@ -41,6 +41,24 @@ def adapter_of(array: object) -> ArrayAdapter | None:
     except KeyError:
         found = adapter_of_type(kind)
     return found if found is not None and found.is_on_device(array) else None
+
+
+def tensors_of(array: object) -> ArrayAdapter | None:
+    """The adapter of a tensor that NumPy's kernels serve and whose results are tensors."""
+    found = adapter_of_type(type(array))
+    return found if found is not None and found.is_tensor(array) else None
+
+
+def values_of(y_pred: Any) -> Any:
+    """Scores as they were sent; of a tensor the ndarray of its memory."""
+    adapter = tensors_of(y_pred)
+    return y_pred if adapter is None else adapter.to_numpy(y_pred, "y_pred")
+
+
+def as_sent(made: Any, y_pred: object) -> Any:
+    """What NumPy made of scores, as a tensor where they were one."""
+    adapter = tensors_of(y_pred)
+    return made if adapter is None else adapter.of_numpy(made)
 
 
 def adapter_of_type(kind: type) -> ArrayAdapter | None:
@@ -95,6 +113,20 @@ def refuse_place(array: object, argument: str, like: ArrayAdapter, device: int) 
     else:
         got += " in the host's memory"
     raise TypeError(f"{expected}, {got}: pass {like.to_device(argument)}")
+
+
+def refuse_taped(adapter: ArrayAdapter, y_true: object, sample_weight: object) -> None:
+    """TypeError for labels or weights that require gradients, of y_pred's library."""
+    for value, argument in ((y_true, "y_true"), (sample_weight, "sample_weight")):
+        if adapter_of_type(type(value)) is adapter and adapter.is_taped(value):
+            foreign.refuse_taped(argument)
+
+
+def refuse_out(out: object) -> NoReturn:
+    """TypeError for an `out` that is not of y_pred's library, or lies elsewhere."""
+    raise TypeError(
+        f"out must be an array of y_pred's library on its device, got a {type(out).__name__}"
+    )
 
 
 def refuse_device(array: object, argument: str, instead: str) -> NoReturn:

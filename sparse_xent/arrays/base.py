@@ -1,4 +1,4 @@
-"""How an array lies in memory, and what is asked of the libraries whose arrays lie on a device.
+"""How an array lies in memory, and what is asked of the libraries whose arrays are served.
 
 An `ArraySpec` says all of an array but its address and its values: plans are made of specs. An
 `ArrayAdapter` stands for one library: it gives the specs and addresses of that library's arrays,
@@ -10,6 +10,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
 
 DEFAULT_STREAMS = (0, 1)
 """Handles of the stream that a device's work goes on by default; 2 is another in each thread."""
@@ -70,7 +73,7 @@ def dense_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 
 
 class ArrayAdapter(Protocol):
-    """A library of arrays in a CUDA device's memory.
+    """A library of arrays in a CUDA device's memory; torch's tensors are served on the host too.
 
     What is asked at every call is cheap: `read`, `address`, `stream`, `owns_stream`,
     `requires_grad`.
@@ -133,6 +136,10 @@ class ArrayAdapter(Protocol):
         """Whether the library wants to know derivatives with respect to the array."""
         return False
 
+    def is_taped(self, array: Any) -> bool:
+        """Whether it wants those with respect to an array that is no y_pred, where none are."""
+        return False
+
     def with_derivative(
         self,
         x: Any,
@@ -157,3 +164,34 @@ class ArrayAdapter(Protocol):
     def to_device(self, argument: str) -> str:
         """The expression by which the caller brings an array of the host to y_pred's device."""
         return f"{argument}, copied there"
+
+    def is_tensor(self, value: object) -> bool:
+        """Whether this is a tensor whose memory NumPy reads and whose results are tensors again.
+
+        What follows is asked of libraries that have such.
+        """
+        return False
+
+    def to_numpy(self, tensor: Any, argument: str) -> Array:
+        """An ndarray of a tensor's memory; a copy where its values are not what lies there.
+
+        Raises:
+            TypeError: its memory is not the host's, or holds no numbers that NumPy knows.
+        """
+        raise TypeError(f"{self.name} has no arrays on the host")
+
+    def as_numpy(self, value: Any) -> Any:
+        """The same of a tensor that NumPy knows as it is; all else as it was sent."""
+        return value
+
+    def to_memory(self, out: Any) -> Array:
+        """An ndarray of the memory of a tensor that is written to."""
+        return self.to_numpy(out, "out")
+
+    def of_numpy(self, made: Any) -> Any:
+        """A tensor of an ndarray's memory, or of a NumPy scalar."""
+        raise TypeError(f"{self.name} has no arrays on the host")
+
+    def is_transformed(self) -> bool:
+        """Whether the library now looks at calls by tensors without memory, as its vmap does."""
+        return False

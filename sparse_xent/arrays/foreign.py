@@ -4,6 +4,7 @@ A value is known by the module of its type. What libraries mark as missing (pand
 polars' null) is NaN in the ndarray; who must not take it for a number asks `missing` first.
 """
 
+import sys
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -138,14 +139,33 @@ def as_numpy(value: Any, name: str) -> str | None:
 
 
 def _of_torch(tensor: Any, argument: str) -> Array:
+    if tensor.requires_grad:
+        refuse_taped(argument)
+    return of_torch(tensor, argument)
+
+
+def refuse_taped(argument: str) -> NoReturn:
+    """TypeError for a tensor that wants gradients in the place of labels, weights or options."""
+    raise TypeError(
+        f"{argument} must not require gradients, for there is no derivative with respect to it "
+        f"here: pass {argument}.detach()"
+    )
+
+
+def of_torch(tensor: Any, argument: str, bfloat16: np.dtype[Any] | None = None) -> Array:
+    """The ndarray of a torch tensor that requires no gradient: of its own memory if it has any.
+
+    Args:
+        tensor: the argument.
+        argument: its name.
+        bfloat16: what NumPy has for torch's bfloat16; if None a copy is made in float32.
+
+    Raises:
+        TypeError: it holds no values, or none that NumPy knows, or lies elsewhere.
+    """
     if tensor.device.type == "meta":
         raise TypeError(
             f"{argument} must hold values, got a tensor on the device meta, without any"
-        )
-    if tensor.requires_grad:
-        raise TypeError(
-            f"{argument} must not require gradients, for there is no derivative with respect to "
-            f"it here: pass {argument}.detach()"
         )
     if tensor.device.type != "cpu":
         _refuse(argument, "lie in the host's memory", f"a tensor on {tensor.device}", "cpu()")
@@ -153,11 +173,22 @@ def _of_torch(tensor: Any, argument: str) -> Array:
         _refuse(argument, "be dense", f"a tensor of layout {tensor.layout}", "to_dense()")
     name = str(tensor.dtype).removeprefix("torch.")
     if name == "bfloat16":
-        tensor = tensor.float()
+        tensor = tensor.float() if bfloat16 is None else tensor.resolve_neg().view(_torch_int16())
     elif name not in _TORCH:
         way_out = "dequantize()" if tensor.is_quantized else "float()"
         _refuse(argument, "be of a dtype that NumPy has, or bfloat16", f"torch's {name}", way_out)
-    return np.asarray(tensor.resolve_conj().resolve_neg().numpy())
+    try:
+        made = np.asarray(tensor.resolve_conj().resolve_neg().numpy())
+    except RuntimeError:  # of torch.func's transforms, say
+        raise TypeError(
+            f"{argument} must hold values, got a {type(tensor).__name__} that torch traces or "
+            "wraps: under torch.func call the loss itself, which is differentiated and mapped there"
+        ) from None
+    return made if name != "bfloat16" or bfloat16 is None else made.view(bfloat16)
+
+
+def _torch_int16() -> Any:
+    return sys.modules["torch"].int16
 
 
 def _refuse(argument: str, expected: str, got: str, method: str) -> NoReturn:

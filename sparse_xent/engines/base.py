@@ -204,6 +204,7 @@ class Operands(NamedTuple):
     dx: Any = None
     ranks: Any = None  # where they go beside losses, in the losses' shape
     exact: LossSums | None = None  # what sums are added to, when all is known to be good
+    dx_is_new: bool = False  # whether `dx` was allocated for this call, and never written to
     sent_w: Any = None  # the weights as they were sent, where `w` is a copy
 
 
