@@ -267,8 +267,11 @@ class _Call:
         return arrays.merged(sums, _joined, finish, self._dtype)
 
     def _divisor(self) -> Dask:
-        """What sum(w * l) is divided by, from labels and weights alone; 0-d."""
-        finish = partial(_divided_by, weights.divisor(self._part.options.reduction))
+        """What sum(w * l) is divided by: known, or found from labels and weights alone; 0-d."""
+        kind = weights.divisor(self._part.options.reduction)
+        if kind is not Divisor.WEIGHT and not self._part.options.ignore_class:
+            return np.float64(kind.of(self._labels.size, 0.0))
+        finish = partial(_divided_by, kind)
         return arrays.merged(self.sums_of(None), _joined, finish, np.float64)
 
 
@@ -297,7 +300,7 @@ def _targets(y_true: Any, x: Dask, names: tuple[Any, ...]) -> Any:
             refuse_dtype(y.dtype, "y_true", "numbers (a weight for each class)")
         soft_targets.check_shape(y.shape, x.shape)
         return y
-    return soft_targets.array_of(y, x)
+    return soft_targets.array_of(y, np.broadcast_to(np.float32(0.5), x.shape))
 
 
 def _weights(sample_weight: Any, names: tuple[Any, ...], layout: Layout) -> Any:

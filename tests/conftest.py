@@ -44,6 +44,7 @@ PEERS = {
     "tensorflow": ["tensorflow", "tensorflow-cpu"],
     "torch": ["torch"],
     "jax": ["jax"],
+    "torchmetrics": ["torchmetrics"],
     "xgboost": ["xgboost", "xgboost-cpu"],
     "lightgbm": ["lightgbm"],
     "transformers": ["transformers"],

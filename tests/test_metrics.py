@@ -715,3 +715,42 @@ def test_keras_counts_ignored_labels_in_its_metric_s_divisor(keras: dict[str, fl
     ours = scored(metric, VOID).result()
     assert ours == pytest.approx(keras["void loss"], rel=2e-6)
     assert keras["void"] == pytest.approx(ours * 5 / 8, rel=2e-6)
+
+
+# ---- torchmetrics -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_results_over_batches_are_torchmetrics_s(seed: int) -> None:
+    """With labels to ignore, and without ties, which it decides in another way."""
+    require_peer("torchmetrics")
+    import torch
+    from torchmetrics.classification import MulticlassAccuracy
+    from torchmetrics.text import Perplexity
+
+    r = np.random.default_rng(seed)
+    classes = int(r.integers(6, 12))
+    theirs = {
+        k: MulticlassAccuracy(classes, top_k=k, average="micro", ignore_index=-100)
+        for k in (1, 2, 5)
+    }
+    perplexity = Perplexity(ignore_index=-100)
+    ours = {k: SparseTopKCategoricalAccuracy(k, ignore_class=-100) for k in theirs}
+    ours[1] = SparseCategoricalAccuracy(ignore_class=-100)
+    crossentropy = SparseCategoricalCrossentropyMetric(from_logits=True, ignore_class=-100)
+    state: Any = 0
+    for sequences in r.integers(1, 9, 4):
+        x = r.normal(size=(sequences, 7, classes))
+        y = np.where(r.random((sequences, 7)) < 0.2, -100, r.integers(0, classes, (sequences, 7)))
+        scores, labels = torch.tensor(x), torch.tensor(y)
+        for k, metric in theirs.items():
+            metric.update(scores.reshape(-1, classes), labels.reshape(-1))
+            ours[k].update_state(y, x)
+        perplexity.update(scores, labels)
+        crossentropy.update_state(y, x)
+        state += sx.partial(y, x, from_logits=True, ignore_class=-100, top_k=tuple(theirs))
+    for k, metric in theirs.items():
+        assert ours[k].result() == pytest.approx(float(metric.compute()), rel=1e-6)
+        assert state.accuracy(k) == ours[k].result()
+    assert math.exp(crossentropy.result()) == pytest.approx(float(perplexity.compute()), rel=1e-5)
+    assert state.perplexity == pytest.approx(math.exp(crossentropy.result()), rel=1e-15)

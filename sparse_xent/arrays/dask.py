@@ -43,23 +43,15 @@ def plain(value: Any, argument: str, dims: tuple[Any, ...] = ()) -> Any:
         ValueError: the lengths of its chunks are not known.
     """
     if foreign.library(value) == "xarray" and hasattr(value, "data"):
-        if dims and set(value.dims) <= set(dims):
-            kept = [d for d in dims if d in value.dims]
-            value = value.transpose(*kept).data
-            value = (
-                value[tuple(slice(None) if d in kept else None for d in dims)] if kept else value
-            )
-        else:
-            value = value.data
+        value = _by_names(value, dims) if set(value.dims) <= set(dims) else value.data
     if foreign.library(value) != "dask":
         return value
     if not is_lazy(value):
-        way_out = (
-            ".to_dask_array(lengths=True)" if hasattr(value, "to_dask_array") else ".compute()"
-        )
+        frame = hasattr(value, "to_dask_array")
+        way_out = "to_dask_array(lengths=True)" if frame else "compute()"
         raise TypeError(
             f"{argument} must be an array, got a dask {type(value).__name__}: pass "
-            f"{argument}{way_out}"
+            f"{argument}.{way_out}"
         )
     if any(math.isnan(n) for n in value.shape):
         raise ValueError(
@@ -67,6 +59,14 @@ def plain(value: Any, argument: str, dims: tuple[Any, ...] = ()) -> Any:
             f"{argument}.compute_chunk_sizes()"
         )
     return value
+
+
+def _by_names(value: Any, dims: tuple[Any, ...]) -> Any:
+    """The data with these axes in this order; length 1 where there is none of that name."""
+    if not value.dims:
+        return value.data
+    data = value.transpose(*(d for d in dims if d in value.dims)).data
+    return data[tuple(slice(None) if d in value.dims else None for d in dims)]
 
 
 def names_of_axes(value: Any) -> tuple[Any, ...]:
