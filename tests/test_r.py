@@ -271,6 +271,7 @@ both <- there(seen[, "PDF"]) & there(seen[, "File"])
 cat(paste(seen[, "Title"], seen[, "PDF"], both, sep = "; "), sep = "\\n")
 """
 VIGNETTES = """\
+From one vector to a fleet; from-one-vector-to-a-fleet.html; TRUE
 Getting started; getting-started.html; TRUE
 Probabilities or logits; probabilities-or-logits.html; TRUE
 Scoring a model in R; scoring-a-model-in-r.html; TRUE
