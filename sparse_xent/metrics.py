@@ -62,7 +62,7 @@ _Array = npt.NDArray[Any]
 class _Metric:
     """What all metric objects share: a config that stays, and the two sums of their state."""
 
-    __slots__ = ("_k", "_options", "_total", "_weight")
+    __slots__ = ("__weakref__", "_k", "_options", "_total", "_weight")
     _options: Options
     _k: int  # the rank from which on a label is wrong
     _total: ExactSum  # of w * v

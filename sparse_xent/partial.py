@@ -79,7 +79,7 @@ class Partial:
         True
     """
 
-    __slots__ = ("_config", "_hits", "_sums", "count")
+    __slots__ = ("__weakref__", "_config", "_hits", "_sums", "count")
 
     count: int
     _config: dict[str, Any]  # what the state measures, as plain JSON values

@@ -14,6 +14,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -456,3 +457,18 @@ def test_a_checker_tells_the_data_form_from_the_object_form(tmp_path: Path) -> N
     assert wrong == {
         number for number, line in enumerate(source.splitlines(), 1) if "# wrong" in line
     }, done.stdout
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: sx.loss_sparse_categorical_crossentropy(),
+        lambda: sx.loss_categorical_crossentropy(),
+        lambda: sx.metric_sparse_categorical_accuracy(),
+        lambda: sx.partial([0], [[0.5, 0.5]]),
+    ],
+)
+def test_an_object_can_be_weakly_referenced(made):
+    """As caches do: `jax.jit(loss)` fails without."""
+    one = made()
+    assert weakref.ref(one)() is one
