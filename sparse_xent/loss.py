@@ -216,7 +216,8 @@ class SparseCategoricalCrossentropy(_Loss):
             of its library there (0-d for the value): on the caller's stream, and with a gradient
             where the tensor requires one, which is found with the value (`torch.no_grad()` spares
             it). A second derivative is refused. For JAX's and TensorFlow's arrays, theirs (0-d),
-            which they trace and differentiate. For dask's, a lazy one.
+            which they trace and differentiate. For dask's, a lazy one, whose bits do not depend
+            on chunks.
 
         Raises:
             TypeError: labels, scores or weights are not numbers.
@@ -241,9 +242,10 @@ class SparseCategoricalCrossentropy(_Loss):
 
         Returns:
             The value, as a call returns it, and the gradient, in `y_pred`'s dtype: `out` where it
-            was given. Of a tensor both are tensors, and on no gradient tape. With reduction None,
-            the gradient of the values' sum. Rows of ignored labels
-            and of weight 0 are exactly 0. On a CUDA device the gradient row of a label that is no
+            was given. Of a tensor both are tensors, and on no gradient tape; of dask's arrays both
+            are lazy: compute them together, for one task makes both of a chunk. With reduction
+            None, the gradient of the values' sum. Rows of ignored labels and of weight 0 are
+            exactly 0. On a CUDA device the gradient row of a label that is no
             class is NaN, which `cuda_check()` or the next call there raises: with `out=y_pred`
             the scores are lost by then.
 

@@ -100,7 +100,8 @@ class _Metric:
 
         Args:
             y_true: labels, or targets, as the function of this metric takes them.
-            y_pred: class scores, any real dtype, any memory layout.
+            y_pred: class scores, any real dtype, any memory layout. dask's are computed chunk by
+                chunk, and only sums come back.
             sample_weight: a number; or weights of the labels' shape, or of fewer axes that match
                 its leading ones, or with 1 in place of an axis. A missing one (NaN, R's NA) is
                 refused, but at ignored labels, where weights are not read.
@@ -462,7 +463,7 @@ def metric_sparse_categorical_accuracy(
             integer dtype, or whole-number floats; lists too. None, with `y_pred`, asks for the
             object.
         y_pred: class scores, probabilities or logits, any real dtype, any memory layout, of rank 1
-            and up, in the host's memory, or JAX's or TensorFlow's.
+            and up, in the host's memory; or JAX's, TensorFlow's or dask's.
         axis: the class axis of `y_pred`, 0-based; -1 is the last.
         ignore_class: class, or list, set or array of classes, whose labels count nowhere.
         sample_weight: a number; or weights of the labels' shape, or of fewer axes that match its
@@ -553,7 +554,7 @@ def metric_sparse_top_k_categorical_accuracy(
             integer dtype, or whole-number floats; lists too. None, with `y_pred`, asks for the
             object.
         y_pred: class scores, probabilities or logits, any real dtype, any memory layout, of rank 1
-            and up, in the host's memory, or JAX's or TensorFlow's.
+            and up, in the host's memory; or JAX's, TensorFlow's or dask's.
         k: how many classes count as predicted, a whole number from 0 up.
         axis: the class axis of `y_pred`, 0-based; -1 is the last.
         ignore_class: class, or list, set or array of classes, whose labels count nowhere.
@@ -639,7 +640,7 @@ def metric_sparse_categorical_crossentropy(
             integer dtype, or whole-number floats; lists too. None, with `y_pred`, asks for the
             object.
         y_pred: class scores, any real dtype, any memory layout, of rank 1 and up, in the host's
-            memory, or JAX's or TensorFlow's.
+            memory; or JAX's, TensorFlow's or dask's.
         from_logits: whether `y_pred` holds logits; probabilities if False.
         ignore_class: class, or list, set or array of classes, whose labels count nowhere.
         axis: the class axis of `y_pred`, 0-based; -1 is the last.
@@ -728,7 +729,7 @@ def metric_categorical_accuracy(
         y_true: one-hot or soft targets of `y_pred`'s shape, not negative; they need not sum to 1.
             None, with `y_pred`, asks for the object.
         y_pred: class scores, probabilities or logits, any real dtype, any memory layout, of rank 1
-            and up, in the host's memory, or JAX's or TensorFlow's.
+            and up, in the host's memory; or JAX's, TensorFlow's or dask's.
         axis: the class axis, 0-based; -1 is the last.
         sample_weight: as for `metric_sparse_categorical_accuracy()`.
         name: the object's name.

@@ -402,7 +402,7 @@ def partial(
         y_true: labels 0 .. C-1, `y_pred`'s shape without the class axis (or 1 there), of any
             integer dtype, or whole-number floats; lists too.
         y_pred: class scores, any real dtype, any memory layout, of rank 1 and up; in the host's
-            memory.
+            memory, torch's too. dask's are computed chunk by chunk, and only states come back.
         from_logits: whether `y_pred` holds logits; probabilities if False.
         ignore_class: class, or list, set or array of classes, that counts nowhere.
         axis: the class axis of `y_pred`, 0-based; -1 is the last.
