@@ -241,6 +241,7 @@ def test_r_finds_the_pages_and_little_room_is_taken():
 # --- with R --------------------------------------------------------------------------------------
 
 
+@pytest.mark.seconds(600)
 def test_rendered_anew_in_r_the_pages_say_the_same(tmp_path, monkeypatch):
     names = [name for name in NAMES if MNIST or name not in OF_MNIST]
     monkeypatch.setenv("SPARSE_XENT_DATA", MNIST)
