@@ -273,6 +273,7 @@ cat(paste(seen[, "Title"], seen[, "PDF"], both, sep = "; "), sep = "\\n")
 VIGNETTES = """\
 From one vector to a fleet; from-one-vector-to-a-fleet.html; TRUE
 Getting started; getting-started.html; TRUE
+No framework at all; no-framework-at-all.html; TRUE
 Probabilities or logits; probabilities-or-logits.html; TRUE
 Scoring a model in R; scoring-a-model-in-r.html; TRUE
 Segmentation with a void class; segmentation-with-a-void-class.html; TRUE

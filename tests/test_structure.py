@@ -64,6 +64,8 @@ LIBRARIES = {
     "cupy": ["arrays"],
     "dask": ["arrays"],
     "jax": ["arrays"],
+    "keras": ["demo"],
+    "sklearn": ["demo"],
     "tensorflow": ["arrays"],
     "torch": ["arrays"],
 }

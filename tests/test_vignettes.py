@@ -2,7 +2,9 @@
 
 Without R the Python chunks are run and what they print is held against the page, and the pages that
 the R package carries against both; with R the whole is rendered anew. What a machine measures
-differs from run to run, and is not compared.
+differs from run to run, and is not compared. A page of MNIST comes out again where MNIST is, in the
+folder that SPARSE_XENT_DATA names, else ../shared/data. Its code runs everywhere, on the digits of
+scikit-learn.
 """
 
 import base64
@@ -12,7 +14,9 @@ import hashlib
 import html
 import io
 import math
+import os
 import re
+import sys
 import warnings
 
 import matplotlib.pyplot as plt
@@ -25,10 +29,15 @@ PACKAGE = rscript.ROOT / "sparse_xent/r/sparsexent"
 NAMES = [
     "from-one-vector-to-a-fleet",
     "getting-started",
+    "no-framework-at-all",
     "probabilities-or-logits",
     "scoring-a-model-in-r",
     "segmentation-with-a-void-class",
 ]
+
+OF_MNIST = ["no-framework-at-all"]
+SHARED = rscript.ROOT.parent / "shared/data"
+MNIST = os.environ.get("SPARSE_XENT_DATA") or (str(SHARED) if SHARED.is_dir() else "")
 
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?")
 
@@ -68,7 +77,16 @@ def outputs(text):
 
 def test_these_are_the_vignettes():
     assert sorted(path.stem for path in VIGNETTES.glob("*.Rmd")) == NAMES
-    assert sorted(path.stem for path in VIGNETTES.glob("*.md")) == NAMES
+    assert sorted(path.stem for path in VIGNETTES.glob("*.md")) == sorted([*NAMES, "index"])
+
+
+def test_the_index_has_each_of_them_once_with_a_sentence():
+    index = (VIGNETTES / "index.md").read_text("utf-8")
+    entries = re.findall(r"^\d\. \[(.+)\]\((.+)\.md\): ((?:.|\n   )+\.)$", index, re.MULTILINE)
+    assert sorted(name for _, name, _ in entries) == NAMES
+    assert index.count("](") == len(NAMES)
+    for title, name, _ in entries:
+        assert page(name).startswith(f"# {title}\n")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -95,14 +113,20 @@ def test_links_lead_somewhere_and_no_path_of_a_machine_is_shown(name):
     assert not re.search(r"/(home|tmp|root|usr|opt)/|\bobject at 0x", page(name))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_python_chunks_print_what_the_page_shows(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # where the chunks leave their figures
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder, in which the chunks leave their figures."""
+    monkeypatch.chdir(tmp_path)
     plt.switch_backend("agg")
     (tmp_path / "figures").mkdir()
+    yield tmp_path
+    plt.close("all")
+
+
+def run(name, names):
+    """Runs a page's Python blocks, in `names`: [(code, what it printed, what the page shows)]."""
     blocks = outputs(page(name))
     assert blocks
-    names = measured(name)
     with np.printoptions(legacy="1.25"):  # as the NumPy of the pages prints scalars
         for code, shown in blocks:
             printed = io.StringIO()
@@ -114,8 +138,31 @@ def test_python_chunks_print_what_the_page_shows(name, tmp_path, monkeypatch):
                 exec(compile(code, f"{name}.md", "exec"), names)
             for message in dict.fromkeys(str(warning.message) for warning in warned):
                 print(f"\n<string>:1: UserWarning: {message}", file=printed)
-            assert alike(printed.getvalue(), shown), f"{code}\n{printed.getvalue()}"
-    plt.close("all")
+            yield code, printed.getvalue(), shown
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_python_chunks_print_what_the_page_shows(name, folder, monkeypatch):
+    if name in OF_MNIST:
+        if not MNIST:
+            pytest.skip("MNIST is not here: SPARSE_XENT_DATA names no folder")
+        monkeypatch.setenv("SPARSE_XENT_DATA", MNIST)
+    for code, printed, shown in run(name, measured(name)):
+        assert alike(printed, shown), f"{code}\n{printed}"
+
+
+def test_a_model_without_a_framework_learns_the_small_digits_too(folder, monkeypatch):
+    monkeypatch.delenv("SPARSE_XENT_DATA", raising=False)
+    monkeypatch.setitem(sys.modules, "keras", None)  # would download
+    names = {}
+    said = "".join(printed for _, printed, _ in run("no-framework-at-all", names))
+    assert "Optical Recognition of Handwritten Digits" in said
+    assert "converged: True" in said
+    assert names["W"].shape == (8 * 8 + 1, 10)
+    assert names["loss"](names["y"], names["X"] @ names["W"]) < 0.3
+    assert names["loss"](names["y_test"], names["logits"]) < 0.5
+    assert names["correct"].mean() > 0.85
+    assert [path.name for path in folder.glob("figures/*")] == ["no-framework-at-all-weights.png"]
 
 
 def measured(name):
@@ -194,20 +241,22 @@ def test_r_finds_the_pages_and_little_room_is_taken():
 # --- with R --------------------------------------------------------------------------------------
 
 
-def test_rendered_anew_in_r_the_pages_say_the_same(tmp_path):
+@pytest.mark.seconds(600)
+def test_rendered_anew_in_r_the_pages_say_the_same(tmp_path, monkeypatch):
+    names = [name for name in NAMES if MNIST or name not in OF_MNIST]
+    monkeypatch.setenv("SPARSE_XENT_DATA", MNIST)
     code = """
-      folder <- commandArgs(TRUE)[1]
       if (!reticulate::py_module_available("matplotlib")) { cat("no matplotlib\\n"); quit() }
       if (!nzchar(Sys.which("pandoc"))) { cat("no pandoc\\n"); quit() }
-      status <- system2("Rscript", c("vignettes/make.R", shQuote(folder)))
+      status <- system2("Rscript", c("vignettes/make.R", shQuote(commandArgs(TRUE))))
       if (status) quit(status = status)
     """
-    said = rscript.run(code, tmp_path, need=("reticulate", "knitr"))
+    said = rscript.run(code, tmp_path, *names, need=("reticulate", "knitr"))
     if "no matplotlib" in said:
         pytest.skip("R's Python has no matplotlib")
     if "no pandoc" in said:
         pytest.skip("pandoc is not found")
-    for name in NAMES:
+    for name in names:
         again = (tmp_path / f"{name}.md").read_text("utf-8")
         old, new = (without_measurements(text).splitlines() for text in (page(name), again))
         assert len(old) == len(new)

@@ -1,14 +1,18 @@
 # Renders the vignettes: every chunk is run anew, R's and Python's, and nothing is cached.
 #
-#     Rscript vignettes/make.R [FOLDER]      into vignettes/, or into another folder (`make vignettes`)
+#     Rscript vignettes/make.R [FOLDER [NAME...]]      into vignettes/ (`make vignettes`), or into another
+#                                                      folder; all of them, or those named
 #
-# Python is RETICULATE_PYTHON's, else that of .venv-r. NAME.Rmd gives NAME.md and figures/NAME-*.png. The
-# last lines of NAME.md name the versions that made it and the sum (MD5) of NAME.Rmd, so that a test can
-# tell whether it is current. From NAME.md and page.html comes NAME.html, for the R package: one file with
-# its figures, in inst/doc beside its source; and build/vignette.rds, the index by which browseVignettes()
-# finds them, so that neither pandoc nor knitr nor Python is needed where the package is installed. (With a
-# FOLDER they come into FOLDER/sparsexent.) What a machine measures (chunks with `measured = TRUE`, and the versions)
-# stands between comments, <!-- measured --> and <!-- /measured -->: it differs from run to run.
+# Python is RETICULATE_PYTHON's, else that of .venv-r. no-framework-at-all, as committed, is of MNIST: the
+# environment variable SPARSE_XENT_DATA names its folder (sparse_xent/demo/data.py says what is in it).
+#
+# NAME.Rmd gives NAME.md and figures/NAME-*.png. The last lines of NAME.md name the versions that made it and
+# the sum (MD5) of NAME.Rmd, so that a test can tell whether it is current. From NAME.md and page.html comes
+# NAME.html, for the R package: one file with its figures, in inst/doc beside its source; and
+# build/vignette.rds, the index by which browseVignettes() finds them, so that neither pandoc nor knitr nor
+# Python is needed where the package is installed. (With a FOLDER they come into FOLDER/sparsexent.) What a
+# machine measures (chunks with `measured = TRUE`, and the versions) stands between comments,
+# <!-- measured --> and <!-- /measured -->: it differs from run to run.
 
 script <- sub("^--file=", "", grep("^--file=", commandArgs(), value = TRUE))
 here <- dirname(normalizePath(script))
@@ -66,6 +70,12 @@ joined <- function(lines) {
   lines
 }
 
+#' The title in the header of NAME.Rmd.
+title_of <- function(name) {
+  lines <- readLines(file.path(here, paste0(name, ".Rmd")), encoding = "UTF-8")
+  sub('^title: "(.*)"$', "\\1", grep("^title:", lines, value = TRUE)[1])
+}
+
 render <- function(name) {
   source <- file.path(here, paste0(name, ".Rmd"))
   opts_chunk$set(fig.path = file.path("figures", paste0(name, "-")))
@@ -78,13 +88,12 @@ render <- function(name) {
   )
   lines <- joined(strsplit(paste(text, collapse = "\n"), "\n")[[1]])
   header <- which(lines == "---")[1:2]
-  title <- sub('^title: "(.*)"$', "\\1", grep("^title:", lines[header[1]:header[2]], value = TRUE))
   body <- lines[-seq_len(header[2])]
   foot <- c(
     "", "---", "", "<!-- measured -->", paste0("Made with ", made_by(), "."), "<!-- /measured -->", "",
     sprintf("<!-- of %s.Rmd, MD5 %s -->", name, tools::md5sum(source))
   )
-  page <- c(paste("#", title), body, foot)
+  page <- c(paste("#", title_of(name)), body, foot)
   writeLines(page, file.path(folder, paste0(name, ".md")), useBytes = TRUE)
 }
 
@@ -93,11 +102,10 @@ to_html <- function(name) {
   markdown <- file.path(folder, paste0(name, ".md"))
   template <- file.path(here, "page.html")
   made <- tempfile(fileext = ".html")
-  title <- sub("^# ", "", readLines(markdown, 1L, encoding = "UTF-8"))
   of <- sprintf("of %s.md, MD5 %s, and page.html, MD5 %s", name, tools::md5sum(markdown), tools::md5sum(template))
   status <- system2("pandoc", shQuote(c(
     "--from=gfm", "--to=html5", "--wrap=preserve", paste0("--template=", template),
-    "-V", paste0("pagetitle=", title), "-V", paste0("of=", of), "-o", made, markdown
+    "-V", paste0("pagetitle=", title_of(name)), "-V", paste0("of=", of), "-o", made, markdown
   )))
   stopifnot(status == 0)
   page <- readLines(made, encoding = "UTF-8")
@@ -114,20 +122,21 @@ to_html <- function(name) {
   }
   writeLines(page, file.path(package, "inst/doc", paste0(name, ".html")), useBytes = TRUE)
   file.copy(file.path(here, paste0(name, ".Rmd")), file.path(package, "inst/doc"), overwrite = TRUE)
-  title
 }
 
 names <- sub("[.]Rmd$", "", basename(sort(Sys.glob(file.path(here, "*.Rmd")))))
-titles <- character()
-for (name in names) {
+asked <- commandArgs(TRUE)[-1]
+stopifnot(asked %in% names)
+for (name in if (length(asked)) asked else names) {
   unlink(Sys.glob(file.path(folder, "figures", paste0(name, "-*.png"))))
   setwd(folder)
   render(name)
-  titles <- c(titles, to_html(name))
+  to_html(name)
   cat("vignettes:", name, "\n")
 }
 
 # What R CMD build would have written: version 2 of the format is read by every R.
+titles <- vapply(names, title_of, "", USE.NAMES = FALSE)
 index <- data.frame(File = paste0(names, ".Rmd"), Title = titles, PDF = paste0(names, ".html"), R = "")
 index$Keywords <- index$Depends <- rep(list(character()), length(names))
 saveRDS(index, file.path(package, "build/vignette.rds"), version = 2)
