@@ -40,6 +40,10 @@ class Jax:
         traced = isinstance(array, self.jax.core.Tracer)
         return not traced and getattr(array, "is_fully_addressable", True)
 
+    def is_on_host(self, array: Any) -> bool:
+        """Whether all its devices are the host's."""
+        return all(device.platform == "cpu" for device in array.devices())
+
     def numpy(self, array: Any) -> npt.NDArray[Any]:
         """A concrete array's values."""
         return np.asarray(array)

@@ -35,6 +35,10 @@ class TensorFlow:
         eager = isinstance(array, self.tf.Tensor) or self.tf.executing_eagerly()
         return eager and hasattr(array, "numpy")
 
+    def is_on_host(self, array: Any) -> bool:
+        """Whether its device is the host's."""
+        return ":CPU:" in array.device
+
     def numpy(self, array: Any) -> npt.NDArray[Any]:
         """A concrete tensor's values."""
         return np.asarray(array.numpy())

@@ -48,6 +48,9 @@ class TracingLibrary(Protocol):
     def is_concrete(self, array: Any) -> bool:
         """Whether the array of this library has values that can be read here and now."""
 
+    def is_on_host(self, array: Any) -> bool:
+        """Whether a concrete array lies in the host's memory, and on no accelerator."""
+
     def numpy(self, array: Any) -> npt.NDArray[Any]:
         """A concrete array's values."""
 
