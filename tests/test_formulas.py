@@ -124,7 +124,6 @@ def case(shape: tuple[int, ...], axis: int, kind: str, dtype: str = "float64") -
     x = 3 * rng.normal(size=shape)
     if kind != "logits":
         x = np.exp(x) / np.exp(x).sum(axis, keepdims=True)
-        x = np.minimum(x, 0.95)  # float32 has few digits of a loss near 0, of probabilities
         x[rng.random(shape) < 0.1] = 0
     return rng.integers(0, shape[axis], np.delete(shape, axis)), x.astype(dtype)
 
@@ -152,7 +151,8 @@ def test_losses_and_slopes(
     want, gradient = losses.value_and_grad(y, x.astype("float64"))
     got = inside.by_formulas(operations, losses, y, x)
     assert got.dtype == dtype
-    close(got, want, dtype)
+    few_digits = dtype == "float32" and kind != "logits"  # of a probability near 1
+    close(got, want, dtype, 2e-7 if few_digits else 0)
     close(operations.gradients[0], gradient, dtype, 1e-6 if dtype == "float32" else 1e-14)
     assert (operations.gradients[0][gradient == 0] == 0).all() or smoothing == 1
 
@@ -233,7 +233,7 @@ def test_scores_that_are_no_probabilities_are_found(score: float, target_only: b
     x = np.full((4, 3), 1 / 3)
     x[2, 1] = score
     y = np.array([0, 1, 1, -1])
-    odd = not math.isnan(score) and not -1e-3 <= score <= 1.001
+    odd = not -1e-3 <= score <= 1.001  # so are rows with NaN, which are then looked at
     found = inside.is_suspicious(Operations(known=True), x, y, target_only)
     assert found == odd
     for other in ([0, 1, -1, 1], [0, 1, 2, 1]):  # ignored, or not read where the target's is
