@@ -755,7 +755,8 @@ def test_nobody_is_warned_of_what_may_be_or_does_not_count(library: Library) -> 
         logits = np.float32([[3, -2, 1]])
         library.call(lambda x, y: SPARSE()(y, x), logits, np.int32([0]))
         # Of constants, too, nothing is known before what is traced runs.
-        library.call(lambda x: SPARSE()([0], library.to_library(logits)) + x, np.float32(1))
+        constant = library.to_library(logits)
+        library.call(lambda x: SPARSE()([0], constant) + x, np.float32(1))
 
 
 def test_traced_shapes_are_refused_in_one_line(library: Library) -> None:
