@@ -40,7 +40,7 @@ _ClassWeight = npt.ArrayLike | Mapping[int, float] | Mapping[str, float] | None
 class _Loss:
     """What both loss objects share: immutable, hashable, equal where their configs are."""
 
-    __slots__ = ("_options",)
+    __slots__ = ("__weakref__", "_options")  # jax.jit(loss) holds one
     _options: Options
     _soft: ClassVar[bool]  # whether targets are one-hot or soft
     _keys: ClassVar[tuple[str, ...]]  # the arguments, in the order of the signature

@@ -241,8 +241,7 @@ class _Call:
         with np.errstate(all="ignore"):
             if not (targets >= 0).all():  # NaN is not >= 0 either
                 soft_targets.refuse(targets, stand_in, self.layout.axis, self.sparse)
-        # Its own are passed on, that it may differentiate by them.
-        return self.library.array(self.y_true) if self.library.owns(self.y_true) else targets
+        return self.library.array(self.y_true) if self._may_be_taped(self.y_true) else targets
 
     def _weights(self, w: Any, sample_weight: Any) -> Any:
         """Weights of the losses' rank, which broadcast to their shape."""
@@ -262,9 +261,16 @@ class _Call:
         else:
             y = np.broadcast_to(np.int64(0), layout.losses) if codes is None else codes
             weights.check(w, layout, y)
-        if library.owns(sample_weight):  # its own, that it may differentiate by them
+        if self._may_be_taped(sample_weight):
             return self._aligned(library.array(sample_weight))
         return weights.aligned(w, layout.losses).astype(np.float64)
+
+    def _may_be_taped(self, value: Any) -> bool:
+        """Whether the library's own array is passed on, that it may differentiate by it.
+
+        Else its values are, which may lie on another device than the scores.
+        """
+        return self.library.differentiates_by_values and self.library.owns(value)
 
     def _aligned(self, w: Any) -> Any:
         """The library's weights with as many axes as the losses have."""

@@ -26,7 +26,7 @@ NAN, INF = math.nan, math.inf
 class Operations:
     """NumPy as a library that traces: its arrays have values, or are taken to have none yet."""
 
-    name, outside = "numpy", "nothing"
+    name, outside, differentiates_by_values = "numpy", "nothing", True
 
     def __init__(self, known: bool) -> None:
         self.exp, self.log, self.log1p, self.floor = np.exp, np.log, np.log1p, np.floor

@@ -7,6 +7,9 @@ in NumPy's words; a traced one that is no class gives NaN.
 
 import math
 import re
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -14,7 +17,7 @@ import ml_dtypes
 import numpy as np
 import oracle
 import pytest
-from conftest import KINDS, REDUCTIONS, SHAPES, TOLERANCES, require_peer
+from conftest import KINDS, REDUCTIONS, SHAPES, TOLERANCES, environment, require_peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -1075,6 +1078,37 @@ def test_weights_have_a_derivative_even_at_0(jax: Any) -> None:
     want = loss.value_and_grad(y, wide(x))[1]
     for k in range(4):
         close(mixed[k, :, k], want[k], "float32", slope=True)
+
+
+def test_loss_objects_are_functions_to_transform(jax: Any) -> None:
+    y, x = case((4, 3), -1, "logits")
+    loss = SPARSE(from_logits=True)
+    value, gradient = loss.value_and_grad(y, wide(x))
+    close(jax.jit(loss)(y, x), value, "float32")
+    close(jax.jit(jax.grad(loss, argnums=1))(y, x), gradient, "float32", slope=True)
+
+
+@pytest.mark.slow  # a process of its own, which has two devices
+def test_what_lies_on_another_device_is_read_where_it_has_values(jax: Any) -> None:
+    code = """
+        import jax, numpy as np, sparse_xent as sx
+        here, there = jax.devices()
+        at = lambda device, a, dtype: jax.device_put(np.asarray(a, dtype), device)
+        x, w = at(here, [[0.2, 0.5, 0.3], [0.1, 0.8, 0.1]], "float32"), at(there, [1, 2], "float32")
+        y, a = at(there, [0, 1], "int32"), at(there, np.eye(3)[:2], "float32")
+        loss = sx.SparseCategoricalCrossentropy()
+        want = loss(np.array([0, 1]), np.asarray(x), [1, 2])
+        assert abs(loss(y, x, w) - want) < 1e-6
+        assert abs(jax.value_and_grad(lambda x: loss(y, x, w))(x)[0] - want) < 1e-6
+        assert abs(sx.CategoricalCrossentropy()(a, x, w) - want) < 1e-6
+        assert sx.metric_sparse_categorical_accuracy(y, x, sample_weight=w).tolist() == [0, 2]
+    """
+    environ = {**environment(), "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_jax_without_float64_says_how_to_have_it(jax: Any) -> None:

@@ -19,6 +19,7 @@ class Jax:
 
     name = "jax"
     outside = "jax.jit, jax.grad and jax.vmap"
+    differentiates_by_values = False
 
     def __init__(self) -> None:
         self.jax = jax = sys.modules["jax"]

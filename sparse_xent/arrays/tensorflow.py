@@ -16,6 +16,7 @@ class TensorFlow:
 
     name = "tensorflow"
     outside = "tf.function"
+    differentiates_by_values = True
 
     def __init__(self) -> None:
         self.tf = tf = sys.modules["tensorflow"]

@@ -38,6 +38,9 @@ class TracingLibrary(Protocol):
     outside: str
     """The transformations under which arrays are traced, in the words of a message."""
 
+    differentiates_by_values: bool
+    """Whether it may differentiate by arrays that have values, as a tape does."""
+
     def __hash__(self) -> int: ...
 
     # ---- what is known of an array ----
