@@ -263,9 +263,7 @@ def _refuse_shape(
     if x is not None and not swapped and _look_like_two_classes(y_true, x, ignored):
         _refuse_column(x)
     if y.shape == layout.shape and not swapped:
-        argmax = f"numpy.argmax(y_true, axis={layout.axis})"
-        if foreign.library(y_true) == "torch":
-            argmax = f"y_true.float().argmax({layout.axis})"  # NumPy cannot read bfloat16
+        argmax = foreign.argmax(y_true, "y_true", layout.axis)
         raise ValueError(
             f"{expected}, got y_pred's own {y.shape}: its labels look one-hot: use "
             f"loss_categorical_crossentropy, or argmax ({argmax})"

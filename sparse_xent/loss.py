@@ -450,8 +450,8 @@ def loss_sparse_categorical_crossentropy(
             score is one); or there is one class only, in either form. One warning a call names
             the first such score, its position, how many rows there are, and what they look like
             (logits, percentages or counts). The result is that of the formula all the same, and
-            complete when the warning comes. On CUDA devices, and in JAX's and TensorFlow's arrays,
-            scores are not looked at for it.
+            complete when the warning comes. Scores on CUDA devices and other accelerators, and
+            those that JAX or TensorFlow traces, are not looked at for it.
 
     Cost: one read of `y_pred`.
 
@@ -559,7 +559,8 @@ def loss_categorical_crossentropy(
             there is one class only, in either form. One warning a call names the first such
             score, its position, how many rows there are, and what they look like (logits,
             percentages or counts). The result is that of the formula all the same, and complete
-            when the warning comes. JAX's and TensorFlow's arrays are not looked at for it.
+            when the warning comes. Scores on accelerators, and those that JAX or TensorFlow
+            traces, are not looked at for it.
 
     Cost: one read of `y_pred` and one of `y_true`.
 

@@ -34,7 +34,6 @@ from sparse_xent.arrays.adapters import (
     as_sent,
     refuse_device,
     tracing_library,
-    values_of,
 )
 from sparse_xent.arrays.tracing import not_converted
 from sparse_xent.config import config_floatx
@@ -831,10 +830,7 @@ def _on_host(y_pred: Any) -> Any:
 
 
 def _scores(y_pred: object) -> _Array:
-    library = tracing_library(y_pred)
-    if library is not None:
-        return tracing.values(library, y_pred)
-    return arrays.scores(values_of(_on_host(y_pred)))
+    return tracing.host_scores(_on_host(y_pred))
 
 
 def _hits(y_true: Any, x: _Array, options: Options, k: int) -> tuple[Any, Any]:

@@ -21,10 +21,8 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent import chunked, execute, implausible
+from sparse_xent import chunked, execute, implausible, tracing
 from sparse_xent.accumulate import SUMS, ExactSum, rounded
-from sparse_xent.arrays import numpy as arrays
-from sparse_xent.arrays.adapters import values_of
 from sparse_xent.config import config_epsilon
 from sparse_xent.options import (
     NormalizeName,
@@ -454,7 +452,7 @@ def _of_data(
     top_k: tuple[int, ...], y_true: Any, y_pred: Any, sample_weight: Any, options: Options
 ) -> Partial:
     """The state of data that are in memory."""
-    x = arrays.scores(values_of(y_pred))
+    x = tracing.host_scores(y_pred)
     made, found = execute.exact_sums(y_true, x, sample_weight, options, top_k, squares=True)
     implausible.warn(found, x.shape, options.axis % x.ndim)
     return Partial._of(_config(options, top_k), made.count, made.sums, made.hits)

@@ -6,20 +6,23 @@ formulas are `engines.traced`'s, the results the library's.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sparse_xent import config, dtypes, implausible, labels, soft_targets, weights
+from sparse_xent import plan as plans
 from sparse_xent.arrays import foreign
 from sparse_xent.arrays import numpy as arrays
+from sparse_xent.arrays.adapters import tracing_library, values_of
 from sparse_xent.arrays.base import ArraySpec
 from sparse_xent.arrays.refusals import EXPECTED, refuse_dtype
 from sparse_xent.arrays.tracing import TracingLibrary
 from sparse_xent.engines import traced
-from sparse_xent.engines.base import NOTHING, Task
+from sparse_xent.engines.base import NOTHING, Found, Task
+from sparse_xent.kernels import ScoreKind
 from sparse_xent.layout import Layout, layout_of
 from sparse_xent.options import Options
 
@@ -90,18 +93,21 @@ def accuracies(
     return _Call(library, options, y_true, y_pred, sample_weight, k).run(Task.RANKS)
 
 
-def values(library: TracingLibrary, y_pred: Any) -> Array:
-    """A batch's scores as NumPy's, for a state that is Python's.
+def host_scores(y_pred: Any) -> Array:
+    """Scores of any library as NumPy's, for a state that is Python's.
 
     Raises:
         TypeError: there are no values yet.
     """
+    library = tracing_library(y_pred)
+    if library is None:
+        return arrays.scores(values_of(y_pred))
     _check_dense(library, y_pred)
     if not library.is_concrete(y_pred):
         raise TypeError(
             f"y_pred must hold values where a state is updated, got a traced {library.name} "
             f"{type(y_pred).__name__}: return it from what is traced by {library.outside}, and "
-            "call update_state there; the metrics' functions serve inside"
+            "update the state there; the metrics' functions serve inside"
         )
     return arrays.scores(library.numpy(y_pred))
 
@@ -151,24 +157,45 @@ class _Call:
                 else labels.class_axis(x, y_true, options.axis)
             )
         )
+        self.values = y
         self.y = self._targets(y) if options.soft else self._labels(y)
         self.weights_checked, self.w = weights_known, None
+        self.infinite = False
         if w is not None:
             self.w = self._weights(w, sample_weight)
 
     def run(self, task: Task) -> Any:
         """The result, of the library."""
         library, options, layout = self.library, self.options, self.layout
-        if self.k is None:
-            implausible.warn(NOTHING, self.shape, layout.axis)
         counts_as = dtypes.counts_as(library.dtype(self.x))
         result = options.dtype or counts_as
         library.check_dtype(result.name)
+        if self.k is None:
+            implausible.warn(self._implausible(), self.shape, layout.axis)
         program = _program(
             library, task, options, config._epsilon, layout.axis, layout.classes, counts_as, result,
-            self.labels_checked, self.weights_checked, self.k,
+            self.labels_checked, self.weights_checked, self.infinite, self.k,
         )  # fmt: skip
         return program(self.x, self.y, self.w)
+
+    def _implausible(self) -> Found:
+        """Rows of scores on the host that cannot be probabilities, where they have values now.
+
+        The library looks whether there are any, in one read; NumPy's engines then find them.
+        """
+        library, x, options = self.library, self.host, self.options
+        is_known = x is not None and self.labels_checked and library.is_on_host(x)
+        if not is_known or options.scores == ScoreKind.LOGITS or 0 in self.shape:
+            return NOTHING
+        arithmetic = dtypes.arithmetic(dtypes.counts_as(library.dtype(self.x)), options.dtype)
+        target_only = options.scores == ScoreKind.CLIP and options.label_smoothing == 0
+        search = _search(library, self.layout.axis, arithmetic.name, target_only)
+        found = search(self.x, None if options.soft else self.y)
+        # In a function that is traced, even of constants, an answer is no value.
+        if not library.is_concrete(found) or not library.numpy(found):
+            return NOTHING
+        sent = plans.Sent(np.asarray(self.values), library.numpy(x), None, None, None, None)
+        return plans.of(Task.VALUE, options, sent).run(sent.y, sent.x, None).found
 
     def _said_with_values(self, check: Callable[[Array | None], Any]) -> Any:
         """What a check gives; what it refuses is said again with the scores' values at hand."""
@@ -190,7 +217,7 @@ class _Call:
         layout, ignored = self.layout, self.options.ignore_class
         if not self.labels_checked:
             spec = _spec(self.library, y, "y_true", layout)
-            labels.read(spec, layout, ignored)
+            labels.read(spec, layout, ignored, y)
             return y
         said = np.asarray(y) if self.library.owns(self.y_true) else self.y_true
         found = self._said_with_values(
@@ -214,16 +241,17 @@ class _Call:
         with np.errstate(all="ignore"):
             if not (targets >= 0).all():  # NaN is not >= 0 either
                 soft_targets.refuse(targets, stand_in, self.layout.axis, self.sparse)
-        # Its own are passed on, that it may differentiate by them.
-        return self.library.array(self.y_true) if self.library.owns(self.y_true) else targets
+        return self.library.array(self.y_true) if self._may_be_taped(self.y_true) else targets
 
     def _weights(self, w: Any, sample_weight: Any) -> Any:
         """Weights of the losses' rank, which broadcast to their shape."""
         layout, library = self.layout, self.library
+        self.infinite = True  # for all that is known
         if not self.weights_checked:
             weights.read(_spec(library, w, "sample_weight", layout), layout, sample_weight)
             return self._aligned(w)
         w = weights.array_of(w)
+        self.infinite = bool(np.isinf(w).any())
         spec = arrays.spec_of(w)
         known = _fitted(spec.shape, layout.losses)
         weights.read(spec._replace(shape=known), layout, sample_weight)
@@ -233,9 +261,16 @@ class _Call:
         else:
             y = np.broadcast_to(np.int64(0), layout.losses) if codes is None else codes
             weights.check(w, layout, y)
-        if library.owns(sample_weight):  # its own, that it may differentiate by them
+        if self._may_be_taped(sample_weight):
             return self._aligned(library.array(sample_weight))
         return weights.aligned(w, layout.losses).astype(np.float64)
+
+    def _may_be_taped(self, value: Any) -> bool:
+        """Whether the library's own array is passed on, that it may differentiate by it.
+
+        Else its values are, which may lie on another device than the scores.
+        """
+        return self.library.differentiates_by_values and self.library.owns(value)
 
     def _aligned(self, w: Any) -> Any:
         """The library's weights with as many axes as the losses have."""
@@ -333,6 +368,7 @@ def _program(
     result: np.dtype[Any],
     labels_checked: bool,
     weights_checked: bool,
+    infinite: bool,
     k: int | None,
 ) -> Callable[..., Any]:
     """What serves calls of one kind: a function of scores, labels and weights."""
@@ -355,5 +391,14 @@ def _program(
         k=k,
         labels_checked=labels_checked,
         weights_checked=weights_checked,
+        infinite=infinite or (by_class is not None and bool(np.isinf(by_class).any())),
     )
     return library.compiled(made.run)
+
+
+@lru_cache(maxsize=1000)
+def _search(
+    library: TracingLibrary, axis: int, arithmetic: str, target_only: bool
+) -> Callable[..., Any]:
+    """What says whether there are scores that are no probabilities: of scores and labels."""
+    return library.compiled(partial(traced.is_suspicious, library, axis, arithmetic, target_only))

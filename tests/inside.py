@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 import sparse_xent as sx
-from sparse_xent import config, execute, plan
+from sparse_xent import config, execute, plan, tracing
 from sparse_xent.accumulate import ExactSum, LossSums
-from sparse_xent.engines import cpu, numpy_formulas, threads
+from sparse_xent.engines import cpu, numpy_formulas, threads, traced
+from sparse_xent.engines.base import Task
 from sparse_xent.kernels import ScoreKind, loader
 from sparse_xent.kernels import cache as kernel_cache
 from sparse_xent.kernels.cpu import abi, functions
@@ -52,6 +53,27 @@ def losses_and_ranks(
     """Both from one read, as `partial` takes them: its sums would hide a bit."""
     chosen = read(axis=axis, ignore_class=ignore_class, **options)
     return [np.asarray(a) for a in execute.losses_and_ranks(y, x, chosen)[:2]]
+
+
+def by_formulas(library: Any, loss: Any, y: Any, x: Any, w: Any = None) -> Any:
+    """A loss object's result from the formulas of libraries that trace, in a library's operations.
+
+    Which libraries there are, no caller can say.
+    """
+    options = loss._options
+    task = Task.LOSSES if loss.reduction is None else Task.VALUE
+    return tracing.call(task, library, options, y, x, w)
+
+
+def hits_by_formulas(library: Any, y: Any, x: Any, k: int, **options: Any) -> Any:
+    """The same of labels among the k classes that score highest."""
+    chosen = read(**options, dtype="float32")
+    return tracing.accuracies(library, chosen, y, x, None, k)
+
+
+def is_suspicious(library: Any, x: Any, y: Any, target_only: bool) -> bool:
+    """What decides whether NumPy's engines look for scores that are no probabilities."""
+    return bool(traced.is_suspicious(library, x.ndim - 1, x.dtype.name, target_only, x, y))
 
 
 def add_exactly(numbers: Any, w: Any, limbs: Any) -> None:

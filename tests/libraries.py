@@ -2,13 +2,15 @@
 
 An entry of LIBRARIES is a library and a way of calling: at once, or traced, with every array an
 argument of what is traced. Another library is another class here; the promises of
-test_libraries.py are then held for it too.
+test_libraries.py are then held for it too. Two are none: NumPy, which all are held against, and
+dask, whose results are lazy and have no derivative of their own (test_dask.py).
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from conftest import require_peer
 
@@ -19,6 +21,10 @@ class Library:
     name = ""  # as in sys.modules
     traces = False  # whether arrays that a function is called with have no values in it
     batch: int | None = None  # the length of axes that is not known where it need not be
+    on_memory = False  # whether NumPy's kernels run on its memory: results have NumPy's own bits
+    warns_in_gradients = True  # whether scores have values where they are differentiated by
+    #: The same numbers lying otherwise: functions of an array, which few libraries have.
+    layouts: dict[str, Callable[[Any], Any]] = {"as it is": lambda x: x}  # noqa: RUF012
 
     def to_library(self, a: Any) -> Any:
         """The library's array of NumPy's, of the same dtype."""
@@ -36,6 +42,10 @@ class Library:
         """The derivative of a function that gives a number by its first argument."""
         raise NotImplementedError
 
+    def total(self, a: Any) -> Any:
+        """The sum of all elements."""
+        return a.sum()
+
     def call(self, f: Callable[..., Any], *arrays: Any) -> Any:
         """f of NumPy's arrays, as NumPy's array."""
         return self.to_numpy(self.traced(f)(*map(self.to_library, arrays)))
@@ -50,8 +60,46 @@ class Library:
         return nullcontext()
 
 
+class Torch(Library):
+    name = "torch"
+    on_memory = True
+
+    def __init__(self) -> None:
+        self.torch = torch = require_peer("torch")
+        self.layouts = {
+            "C order": lambda x: x.clone(),
+            "Fortran order": lambda x: x.permute(*range(x.ndim)[::-1]).contiguous().permute(
+                *range(x.ndim)[::-1]
+            ),
+            "first axis last": lambda x: x.movedim(0, -1).contiguous().movedim(-1, 0),
+            "every other": lambda x: torch.stack([x, x], 1).flatten(0, 1)[::2],
+            "negated": lambda x: torch.complex(torch.zeros_like(x), -x).conj().imag,
+        }  # fmt: skip
+
+    def to_library(self, a: Any) -> Any:
+        a = np.asarray(a)
+        if a.dtype == ml_dtypes.bfloat16:
+            return self.torch.from_numpy(a.astype(np.float32)).bfloat16()
+        return self.torch.from_numpy(a.copy())
+
+    def to_numpy(self, a: Any) -> Any:
+        assert type(a) is self.torch.Tensor
+        assert not a.requires_grad
+        if a.dtype == self.torch.bfloat16:
+            return a.float().numpy().astype(ml_dtypes.bfloat16)
+        return np.asarray(a.numpy())
+
+    def differentiated(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        def derivative(x: Any, *others: Any) -> Any:
+            leaf = x.detach().requires_grad_()
+            return self.torch.autograd.grad(f(leaf, *others), leaf)[0]
+
+        return derivative
+
+
 class Jax(Library):
     name = "jax"
+    warns_in_gradients = False
 
     def __init__(self) -> None:
         self.jax = require_peer("jax")
@@ -105,6 +153,9 @@ class TensorFlow(Library):
 
         return derivative
 
+    def total(self, a: Any) -> Any:
+        return self.tf.reduce_sum(a)
+
 
 class TfFunction(TensorFlow):
     traces = True
@@ -128,6 +179,7 @@ class TfFunctionXla(TfFunction):
 
 
 LIBRARIES: dict[str, type[Library]] = {
+    "torch": Torch,
     "jax": Jax,
     "jax.jit": JaxJit,
     "tensorflow": TensorFlow,

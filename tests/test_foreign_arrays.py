@@ -589,5 +589,5 @@ def test_a_sparse_tensor_is_refused_with_the_dense_one() -> None:
 
 def test_traced_scores_are_refused_with_the_place_to_call_from() -> None:
     jax = require_peer("jax")
-    with pytest.raises(TypeError, match=r"^y_pred .*traced.*outside of jax\.jit"):
+    with pytest.raises(TypeError, match=r"^y_pred must hold values.*traced by jax\.jit"):
         jax.jit(lambda x: sx.partial(Y, x).result())(P)

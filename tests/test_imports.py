@@ -24,7 +24,12 @@ UNWANTED = [
     "jax",
     "keras",
     "dask",
+    "distributed",
+    "xarray",
+    "optax",
     "pandas",
+    "polars",
+    "pyarrow",
     "matplotlib",
     "rich",
     "numba.cuda",
@@ -68,7 +73,23 @@ def copy(tmp_path):
 # --- nothing unwanted ----------------------------------------------------------------------------
 
 
-def loaded_unwanted(site):
+CALLS = """
+import numpy as np
+y, x, dtype = np.array([1, 2]), np.array([[0.05, 0.95, 0], [0.1, 0.8, 0.1]]), "float32"
+for scores in (x, x.astype(dtype), x.astype("float16"), x.T.copy().T, x.tolist()):
+    sparse_xent.loss_sparse_categorical_crossentropy(y, scores)
+    sparse_xent.loss_categorical_crossentropy(np.eye(3)[y], scores)
+    loss = sparse_xent.SparseCategoricalCrossentropy()
+    loss(y, scores, [1, 2])
+    loss.value_and_grad(y, scores)
+    metric = sparse_xent.SparseCategoricalAccuracy()
+    metric.update_state(y, scores)
+    sparse_xent.metric_sparse_top_k_categorical_accuracy(y, scores)
+    sparse_xent.partial(y, scores, top_k=1)
+"""
+
+
+def loaded_unwanted(site, calls=""):
     """Which of UNWANTED are loaded once sparse_xent and its integrations are, from `site`."""
     code = """
 import importlib, pkgutil, sys
@@ -79,6 +100,9 @@ assert sparse_xent.__file__.startswith(site), sparse_xent.__file__
 import sparse_xent.integrations as integrations
 for module in pkgutil.iter_modules(integrations.__path__):
     importlib.import_module(f"{integrations.__name__}.{module.name}")
+"""
+    code += calls
+    code += """
 print(*(name for name in unwanted if name in sys.modules))
 """
     return python(code, site, *UNWANTED).split()
@@ -86,6 +110,20 @@ print(*(name for name in unwanted if name in sys.modules))
 
 def test_import_loads_nothing_unwanted():
     assert loaded_unwanted(PACKAGE.parent) == []
+
+
+def test_calls_with_numpys_arrays_load_nothing_unwanted():
+    assert loaded_unwanted(PACKAGE.parent, CALLS) == []
+
+
+def test_an_import_planted_in_a_call_is_caught(copy):
+    (copy / "torch.py").write_text("")
+    with (copy / "sparse_xent/arrays/adapters.py").open("a") as file:
+        file.write(
+            "\n_find_ = _find\ndef _find(kind):\n    import torch\n    return _find_(kind)\n"
+        )
+    assert loaded_unwanted(copy) == []
+    assert loaded_unwanted(copy, CALLS) == ["torch"]
 
 
 @pytest.mark.parametrize("name", UNWANTED)

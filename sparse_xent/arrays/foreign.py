@@ -135,6 +135,19 @@ def as_numpy(value: Any, name: str) -> str | None:
             return f"{name}.compute()"  # dask's
 
 
+def argmax(value: Any, name: str, axis: int) -> str:
+    """The expression that makes labels of one-hot targets: one that a tracer can take, too."""
+    match library(value):
+        case "torch":
+            return f"{name}.float().argmax({axis})"  # NumPy cannot read bfloat16
+        case "jax" | "jaxlib":
+            return f"jax.numpy.argmax({name}, axis={axis})"
+        case "tensorflow":
+            return f"tf.argmax({name}, axis={axis})"
+        case _:
+            return f"numpy.argmax({name}, axis={axis})"
+
+
 # ---- one library each ---------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ class Jax:
 
     name = "jax"
     outside = "jax.jit, jax.grad and jax.vmap"
+    differentiates_by_values = False
 
     def __init__(self) -> None:
         self.jax = jax = sys.modules["jax"]
@@ -39,6 +40,10 @@ class Jax:
         """Whether it is no tracer, and all of it lies with this process."""
         traced = isinstance(array, self.jax.core.Tracer)
         return not traced and getattr(array, "is_fully_addressable", True)
+
+    def is_on_host(self, array: Any) -> bool:
+        """Whether all its devices are the host's."""
+        return all(device.platform == "cpu" for device in array.devices())
 
     def numpy(self, array: Any) -> npt.NDArray[Any]:
         """A concrete array's values."""

@@ -16,6 +16,7 @@ class TensorFlow:
 
     name = "tensorflow"
     outside = "tf.function"
+    differentiates_by_values = True
 
     def __init__(self) -> None:
         self.tf = tf = sys.modules["tensorflow"]
@@ -34,6 +35,10 @@ class TensorFlow:
         """Whether its value is known: in a tf.function a variable's is not."""
         eager = isinstance(array, self.tf.Tensor) or self.tf.executing_eagerly()
         return eager and hasattr(array, "numpy")
+
+    def is_on_host(self, array: Any) -> bool:
+        """Whether its device is the host's."""
+        return ":CPU:" in array.device
 
     def numpy(self, array: Any) -> npt.NDArray[Any]:
         """A concrete tensor's values."""

@@ -38,6 +38,9 @@ class TracingLibrary(Protocol):
     outside: str
     """The transformations under which arrays are traced, in the words of a message."""
 
+    differentiates_by_values: bool
+    """Whether it may differentiate by arrays that have values, as a tape does."""
+
     def __hash__(self) -> int: ...
 
     # ---- what is known of an array ----
@@ -47,6 +50,9 @@ class TracingLibrary(Protocol):
 
     def is_concrete(self, array: Any) -> bool:
         """Whether the array of this library has values that can be read here and now."""
+
+    def is_on_host(self, array: Any) -> bool:
+        """Whether a concrete array lies in the host's memory, and on no accelerator."""
 
     def numpy(self, array: Any) -> npt.NDArray[Any]:
         """A concrete array's values."""

@@ -24,6 +24,7 @@ from sparse_xent import dtypes
 from sparse_xent.arrays.tracing import Slope, TracingLibrary
 from sparse_xent.engines.base import Divisor, Task
 from sparse_xent.kernels import ScoreKind
+from sparse_xent.kernels.cpu.abi import LEAST, MOST
 from sparse_xent.options import NA_INTEGER
 
 Array = Any
@@ -52,6 +53,7 @@ class Traced:
     k: int | None  # with ranks: how many classes count as predicted
     labels_checked: bool  # labels are int32 then, negative where ignored
     weights_checked: bool
+    infinite: bool  # whether a weight may be: of a sample or of a class
 
     def run(self, x: Array, y: Array, w: Array) -> Array:
         """Losses, a value, or whether labels are among the k that score highest; times weights.
@@ -102,7 +104,7 @@ class Traced:
         formula: Any = FORMULAS[self.scores]
         low, high = dtypes.clip_range(self.epsilon, self.arithmetic)
 
-        def rows(x: Array, y: Array, spare: Array) -> tuple[Array, Slopes]:
+        def rows(x: Array, y: Array, w: Array) -> tuple[Array, Slopes]:
             t = xp.where(y < 0, 0, y)
             x_t = xp.take(x, t, axis)
             if not self.labels_checked:
@@ -110,32 +112,61 @@ class Traced:
             loss, slope = formula(xp, x, x_t, t, axis, self.smoothing, low, high)
             if self.ignored:
                 loss = xp.where(y == IGNORED, 0.0, loss)
-            return loss, lambda: (self._kept(slope(), y, spare),)
+            return loss, lambda: (self._kept(slope(), x, y, w),)
 
-        spare = None if w is None else xp.expand(self._is_spared(w, y), axis)
-        losses = xp.differentiable(rows, (x,), (xp.expand(y, axis), spare), axis)
+        losses = xp.differentiable(rows, (x,), (xp.expand(y, axis), self._factors(w, y)), axis)
         return xp.squeeze(losses, axis)
 
-    def _is_spared(self, w: Array, y: Array) -> Array:
-        """Where the weight is 0, or the divisor: what is infinite or NaN there does not count."""
+    def _factors(self, w: Array, y: Array) -> Array:
+        """The weights as slopes need them, with the class axis: 0 where the divisor is 0, too."""
+        if w is None:
+            return None
         xp = self.library
-        spared = self._effective(w, y) == 0
+        w = self._effective(w, y)
         if self.task.reduces and self.divisor == Divisor.WEIGHT:
-            spared = spared | (xp.sum(self._effective(w, y)) == 0)
-        return spared & (y != BAD)
+            w = xp.where(xp.sum(w) == 0, 0.0, w)
+        return xp.expand(xp.stop_gradient(w), self.axis)
 
-    def _kept(self, slope: Slope, y: Array, spare: Array) -> Slope:
-        """The slope, 0 at ignored labels, NaN at bad ones, and finite where the weight is 0."""
+    def _kept(self, slope: Slope, x: Array, y: Array, w: Array) -> Slope:
+        """The slope, 0 at ignored labels, NaN at bad ones, and weighed where 0 meets infinity."""
         xp = self.library
         if slope.dense is None and not self.labels_checked:
             nothing = xp.cast(y * 0, self.arithmetic.name)
             slope = slope._replace(dense=xp.where(y == BAD, math.nan, nothing))
 
+        slope = self._weighed(slope, x, w, y != BAD)
+        if not self.ignored:
+            return slope
+
         def kept(part: Array) -> Array:
-            part = _finite(xp, part, spare)
-            return xp.where(y == IGNORED, 0.0, part) if self.ignored and part is not None else part
+            return None if part is None else xp.where(y == IGNORED, 0.0, part)
 
         return slope._replace(dense=kept(slope.dense), at_target=kept(slope.at_target))
+
+    def _weighed(self, slope: Slope, x: Array, w: Array, good: Array) -> Slope:
+        """The slope, to be multiplied by weights that are finite: 0 times infinity is 0 either way.
+
+        What is infinite or NaN is 0 where the weight is. Where the weight is infinite what is not 0
+        is so, too, and its sign is left to be multiplied by (`_weighted`).
+        """
+        if w is None:
+            return slope
+        xp = self.library
+        if self.infinite and slope.dense is not None and slope.at_target is not None:
+            # Both parts of the target's slope together, for inf - inf is NaN.
+            whole = slope.dense + xp.cast(xp.classes(x, self.axis) * 0, self.arithmetic.name)
+            at_target = slope.at_target + xp.take(whole, slope.t, self.axis)
+            slope = Slope(xp.put(whole, slope.t, 0.0, self.axis), at_target, slope.t)
+
+        def weighed(part: Array) -> Array:
+            if part is None:
+                return None
+            part = xp.where((w == 0) & good & (xp.isnan(part) | xp.isinf(part)), 0.0, part)
+            if not self.infinite:
+                return part
+            return xp.where(xp.isinf(w) & (part != 0), part * math.inf, part)
+
+        return slope._replace(dense=weighed(slope.dense), at_target=weighed(slope.at_target))
 
     def _of_targets(self, x: Array, y: Array, w: Array) -> Array:
         """The same for soft targets, which have a derivative too."""
@@ -147,21 +178,16 @@ class Traced:
             a = xp.where(bad, math.nan, a)
         formula = soft_logits if self.scores == ScoreKind.LOGITS else soft_before
 
-        def rows(x: Array, a: Array, spare: Array) -> tuple[Array, Slopes]:
+        def rows(x: Array, a: Array, kept: Array, w: Array) -> tuple[Array, Slopes]:
             loss, slopes = formula(xp, x, a, axis, low, high)
-            return loss, lambda: tuple(
-                slope._replace(
-                    dense=_finite(xp, slope.dense, spare),
-                    at_target=_finite(xp, slope.at_target, spare),
-                )
-                for slope in slopes()
-            )
+            good = kept != BAD
+            return loss, lambda: tuple(self._weighed(slope, x, w, good) for slope in slopes())
 
         kept = xp.squeeze(xp.argmax(x, axis) * 0, axis)  # as labels none of which is ignored
         if not self.labels_checked:
             kept = xp.where(xp.squeeze(bad, axis), BAD, kept)
-        spare = None if w is None else xp.expand(self._is_spared(w, kept), axis)
-        losses = xp.squeeze(xp.differentiable(rows, (x, a), (spare,), axis), axis)
+        others = xp.expand(kept, axis), self._factors(w, kept)
+        losses = xp.squeeze(xp.differentiable(rows, (x, a), others, axis), axis)
         return self._weighted(losses, kept, w)
 
     # ---- weights and reduction ----
@@ -170,13 +196,13 @@ class Traced:
         """Each label's weight, in the widest float: 0 where it is ignored."""
         xp = self.library
         wide = xp.widest("float")
-        made = xp.where(y == IGNORED, 0.0, xp.cast(w, wide))
+        made = xp.cast(w, wide)
         if not self.weights_checked:
-            made = xp.where((y != IGNORED) & (made == NA_INTEGER), math.nan, made)
+            made = xp.where(made == NA_INTEGER, math.nan, made)
         if self.by_class is not None:
             t = xp.where(y < 0, 0, y)
             made = made * xp.lookup(np.array(self.by_class), t, wide)
-        return made
+        return xp.where(y == IGNORED, 0.0, made)
 
     def _weighted(self, losses: Array, y: Array, w: Array) -> Array:
         """The losses times their weights, reduced if that is the task, in the result's dtype."""
@@ -186,10 +212,19 @@ class Traced:
             w = self._effective(w, y)
             spared = (w == 0) & (y != BAD) & (xp.isnan(made) | xp.isinf(made))
             made = xp.where(spared, 0.0, made)
-            made = made * w if self.k is None else xp.where(made == 0, 0.0, made * w)
+            made = self._product(made, w) if self.k is None else xp.where(made == 0, 0.0, made * w)
         if self.task.reduces:
             made = self._divided(made, y, w)
         return xp.cast(made, self.result.name)
+
+    def _product(self, losses: Array, w: Array) -> Array:
+        """Losses times weights; of an infinite one slopes have all but the sign (`_weighed`)."""
+        if not self.infinite:
+            return losses * w
+        xp = self.library
+        far = xp.isinf(w)
+        signed = xp.where(far, xp.clip(w, -1.0, 1.0), w)
+        return losses * signed + xp.where(far, xp.stop_gradient(losses) * w, 0.0)
 
     def _divided(self, made: Array, y: Array, w: Array) -> Array:
         """The value: 0 where there is nothing to divide by, but NaN where a label is bad."""
@@ -211,11 +246,31 @@ class Traced:
         return xp.where(nothing, 0.0, value)
 
 
-def _finite(xp: TracingLibrary, part: Array, spare: Array) -> Array:
-    """A part of a slope, if it is there: 0 for what is infinite or NaN where the weight is 0."""
-    if part is None or spare is None:
-        return part
-    return xp.where(spare & (xp.isnan(part) | xp.isinf(part)), 0.0, part)
+def is_suspicious(
+    xp: TracingLibrary, axis: int, arithmetic: str, target_only: bool, x: Array, y: Array
+) -> Array:
+    """Whether a score that enters the loss is no probability, or beside it one is NaN.
+
+    By the greatest and the least of each row: compilers read them in half the time of comparisons
+    of all scores (1.4 and 2.6 ms of 4096 x 1000 float32 by JAX on two cores, the loss 3.8).
+
+    Args:
+        xp: the scores' library.
+        axis: of the classes.
+        arithmetic: the dtype in which scores are computed with.
+        target_only: whether the target's score alone enters the loss.
+        x: scores.
+        y: labels that are right, negative where ignored; None for soft targets.
+    """
+    p = xp.cast(x, arithmetic)
+    if y is not None:
+        y = xp.expand(xp.reshape(y, xp.losses_shape(p, axis)), axis)
+    if target_only:
+        p = xp.take(p, xp.where(y < 0, 0, y), axis)
+    found = ~((xp.max(-p, axis) <= -LEAST) & (xp.max(p, axis) <= MOST))
+    if y is not None:
+        found = found & (y >= 0)
+    return xp.sum(xp.cast(found, "int32")) > 0
 
 
 # ---- labels -------------------------------------------------------------------------------------
