@@ -102,7 +102,7 @@ class Traced:
         formula: Any = FORMULAS[self.scores]
         low, high = dtypes.clip_range(self.epsilon, self.arithmetic)
 
-        def rows(x: Array, y: Array, spare: Array) -> tuple[Array, Slopes]:
+        def rows(xp: TracingLibrary, x: Array, y: Array, spare: Array) -> tuple[Array, Slopes]:
             t = xp.where(y < 0, 0, y)
             x_t = xp.take(x, t, axis)
             if not self.labels_checked:
@@ -147,7 +147,7 @@ class Traced:
             a = xp.where(bad, math.nan, a)
         formula = soft_logits if self.scores == ScoreKind.LOGITS else soft_before
 
-        def rows(x: Array, a: Array, spare: Array) -> tuple[Array, Slopes]:
+        def rows(xp: TracingLibrary, x: Array, a: Array, spare: Array) -> tuple[Array, Slopes]:
             loss, slopes = formula(xp, x, a, axis, low, high)
             return loss, lambda: tuple(
                 slope._replace(
@@ -276,12 +276,12 @@ def logits(
     inf - inf is NaN.
     """
     m = xp.stop_gradient(xp.max(x, axis))
-    others = xp.put(xp.exp(x - m), t, 0.0, axis)
+    others = xp.leave_out(xp.exp(x - m), t, axis)
     e_t = xp.exp(x_t - m)
     rest = xp.sum(others, axis)
     total = rest + e_t
-    # e_t >= rest only where the label has the maximum: x_t = m, and log1p keeps the digits.
-    loss = xp.where(e_t >= rest, xp.log1p(rest / e_t), xp.log(total))
+    # log(total), with all digits of rest where the label has the maximum: e_t is 1 there.
+    loss = xp.log1p(xp.where(x_t == m, rest, total - 1))
     if s == 0:
         loss = loss + (m - x_t)
 
@@ -316,7 +316,7 @@ def after(
 ) -> tuple[Array, Callable[[], Slope]]:
     """q = clip(p), loss = log S - sum_j a_j log q_j, S = sum_j q_j; slope m_j (1/S - a_j/q_j)."""
     q, q_t = xp.clip(p, low, high), xp.clip(p_t, low, high)
-    rest = xp.sum(xp.put(q, t, 0.0, axis), axis)
+    rest = xp.sum(xp.leave_out(q, t, axis), axis)
     total = rest + q_t
     ratio = rest / q_t
     loss = xp.log1p(ratio)  # log S - log q_t with all its digits
@@ -427,7 +427,7 @@ def soft_logits(
     """
     m = xp.stop_gradient(xp.max(x, axis))
     top = xp.argmax(x, axis)
-    others = xp.put(xp.exp(x - m), top, 0.0, axis)
+    others = xp.leave_out(xp.exp(x - m), top, axis)
     rest = xp.sum(others, axis)
     rest = xp.where(xp.isinf(m) | xp.isnan(m), math.nan, rest)
     mass = xp.sum(a, axis)
