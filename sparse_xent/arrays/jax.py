@@ -154,12 +154,14 @@ class Jax:
         """By a scatter where slopes read the result again, else by arithmetic.
 
         XLA's compiler for CPUs fuses arithmetic with a sum, but neither a scatter nor a comparison:
-        the mean of 512 x 32000 losses takes half the time.
+        the mean of 512 x 32000 losses takes half the time, of 4096 x 1000 two thirds.
         """
         if self.sloped or e.shape[axis] > 2**24:  # float32 has not all classes above
             return self.put(e, t, 0.0, axis)
         classes = self.classes(e, axis).astype(e.dtype)
-        return self.jnp.minimum(e, self.jnp.abs(classes - t.astype(e.dtype)))
+        # The minimum of e and the distance would do, and take 0.9 of the time, but where XLA fuses
+        # a minimum it may give the other number for a NaN.
+        return e * self.jnp.minimum(self.jnp.abs(classes - t.astype(e.dtype)), 1)
 
     def lookup(self, vector: npt.NDArray[Any], t: Array, dtype: str) -> Array:
         """vector[t]."""

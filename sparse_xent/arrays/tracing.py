@@ -140,7 +140,7 @@ class TracingLibrary(Protocol):
         """The array with a value, or one a row, in the place of each row's element at t."""
 
     def leave_out(self, e: Array, t: Array, axis: int) -> Array:
-        """Numbers from 0 to 1, with 0 in the place of each row's element at t."""
+        """Numbers that are finite or NaN, with 0 in the place of each row's element at t."""
 
     def lookup(self, vector: npt.NDArray[Any], t: Array, dtype: str) -> Array:
         """vector[t]."""

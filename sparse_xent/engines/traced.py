@@ -316,7 +316,7 @@ def after(
 ) -> tuple[Array, Callable[[], Slope]]:
     """q = clip(p), loss = log S - sum_j a_j log q_j, S = sum_j q_j; slope m_j (1/S - a_j/q_j)."""
     q, q_t = xp.clip(p, low, high), xp.clip(p_t, low, high)
-    rest = xp.sum(xp.leave_out(q, t, axis), axis)
+    rest = xp.sum(xp.put(q, t, 0.0, axis), axis)
     total = rest + q_t
     ratio = rest / q_t
     loss = xp.log1p(ratio)  # log S - log q_t with all its digits
