@@ -20,7 +20,7 @@ import numpy as np
 
 import sparse_xent as sx
 
-SHAPES = ((4096, 1000), (50_000, 100))
+SHAPES = ((4096, 1000), (50_000, 100), (512, 32_000))
 LOSS = sx.SparseCategoricalCrossentropy(from_logits=True)
 
 

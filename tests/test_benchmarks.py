@@ -544,7 +544,7 @@ def test_the_compilers_own_losses_are_lost_near_0_and_ours_are_not() -> None:
     lines = done.stdout.splitlines()[1:]
     measured = [line for line in lines if " x own" not in line and " ms " in line]
     absent = [line for line in lines if line.endswith("is not installed")]
-    assert len(measured) == 12 - 4 * ("optax is not installed" in absent) - 8 * (
+    assert len(measured) == 18 - 6 * ("optax is not installed" in absent) - 12 * (
         "tensorflow is not installed" in absent
     )
     assert all(line.endswith("   0, 4.122e-09") for line in measured)

@@ -65,7 +65,7 @@ class Operations:
         return called
 
     def differentiable(self, formula: Any, operands: Any, others: Any, axis: int) -> Any:
-        losses, slopes = formula(*operands, *others)
+        losses, slopes = formula(self, *operands, *others)
         self.gradients = []
         for slope, operand in zip(slopes(), operands, strict=True):
             made = np.zeros(operand.shape) if slope.dense is None else slope.dense
@@ -107,6 +107,9 @@ class Operations:
         made = a.copy()
         np.put_along_axis(made, t, value, axis)
         return made
+
+    def leave_out(self, e: Any, t: Any, axis: int) -> Any:
+        return self.put(e, t, 0.0, axis)
 
     def lookup(self, vector: Any, t: Any, dtype: str) -> Any:
         return np.asarray(vector, dtype)[t]

@@ -21,7 +21,8 @@ class Jax:
     outside = "jax.jit, jax.grad and jax.vmap"
     differentiates_by_values = False
 
-    def __init__(self) -> None:
+    def __init__(self, sloped: bool = True) -> None:
+        self.sloped = sloped  # whether slopes are made of what is computed, or losses alone
         self.jax = jax = sys.modules["jax"]
         jnp = jax.numpy
         self.exp, self.log, self.log1p, self.floor = jnp.exp, jnp.log, jnp.log1p, jnp.floor
@@ -86,31 +87,32 @@ class Jax:
     ) -> Array:
         """By custom_jvp, so that forward, reverse and higher derivatives are all there."""
 
-        def value(*arrays: Array) -> Array:
-            return formula(*arrays)[0]
+        def value(xp: Jax) -> Any:
+            made = self.jax.custom_jvp(lambda *arrays: formula(xp, *arrays)[0])
+            made.defjvp(derivative, symbolic_zeros=True)
+            return made
 
         def derivative(arrays: tuple[Array, ...], tangents: tuple[Array, ...]) -> Any:
-            slopes = formula(*arrays)[1]()
+            slopes = formula(self, *arrays)[1]()
             parts = [
                 self._along(slope, tangent, axis)
                 for slope, tangent in zip(slopes, tangents, strict=False)
                 if not isinstance(tangent, zero)
             ]
-            return losses(*arrays), sum(parts[1:], parts[0])
+            return value(self)(*arrays), sum(parts[1:], parts[0])
 
         zero = self.jax.custom_derivatives.SymbolicZero
-        losses = self.jax.custom_jvp(value)
-        losses.defjvp(derivative, symbolic_zeros=True)
-        return losses(*operands, *others)
+        return value(Jax(sloped=False))(*operands, *others)
 
     def _along(self, slope: Slope, tangent: Array, axis: int) -> Array:
         """The derivative of the losses along a tangent."""
-        along = 0
-        if slope.dense is not None:
-            along = self.sum(slope.dense * tangent, axis)
+        whole = slope.dense
+        if whole is None:
+            return slope.at_target * self.take(tangent, slope.t, axis)
         if slope.at_target is not None:
-            along = along + slope.at_target * self.take(tangent, slope.t, axis)
-        return along
+            is_target = self.classes(tangent, axis) == slope.t
+            whole = self.where(is_target, whole + slope.at_target, whole)
+        return self.sum(whole * tangent, axis)
 
     def gradient_of(self, argument: str) -> str:
         """The expression that differentiates."""
@@ -152,6 +154,19 @@ class Jax:
         """By a scatter: a comparison of all classes with t takes half as long again (CPU)."""
         value = self.jnp.asarray(value, a.dtype)
         return self.jnp.put_along_axis(a, t, value, axis, inplace=False, mode=_MODE)
+
+    def leave_out(self, e: Array, t: Array, axis: int) -> Array:
+        """By a scatter where slopes read the result again, else by arithmetic.
+
+        XLA's compiler for CPUs fuses arithmetic with a sum, but neither a scatter nor a comparison:
+        the mean of 512 x 32000 losses takes half the time, of 4096 x 1000 four fifths.
+        """
+        if self.sloped or e.shape[axis] > 2**24:  # float32 has not all classes above
+            return self.put(e, t, 0.0, axis)
+        classes = self.classes(e, axis).astype(e.dtype)
+        # The minimum of e and the distance would do, and take 0.9 of the time, but where XLA fuses
+        # a minimum it may give the other number for a NaN.
+        return e * self.jnp.minimum(self.jnp.abs(classes - t.astype(e.dtype)), 1)
 
     def lookup(self, vector: npt.NDArray[Any], t: Array, dtype: str) -> Array:
         """vector[t]."""

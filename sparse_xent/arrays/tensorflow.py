@@ -76,7 +76,7 @@ class TensorFlow:
 
         @self.tf.custom_gradient  # type: ignore[untyped-decorator]
         def losses(*operands: Array) -> Any:
-            made, slopes = formula(*operands, *others)
+            made, slopes = formula(self, *operands, *others)
 
             def gradient(upstream: Array) -> list[Array]:
                 return [
@@ -152,6 +152,10 @@ class TensorFlow:
     def put(self, a: Array, t: Array, value: Any, axis: int) -> Array:
         """By comparing all classes with t: TensorFlow's scatter takes longer."""
         return self.where(self._is_target(a, t, axis), value, a)
+
+    def leave_out(self, e: Array, t: Array, axis: int) -> Array:
+        """As `put` does it."""
+        return self.put(e, t, 0.0, axis)
 
     def _is_target(self, a: Array, t: Array, axis: int) -> Array:
         return self.tf.equal(self.classes(a, axis), t)

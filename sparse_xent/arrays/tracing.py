@@ -24,7 +24,7 @@ class Slope(NamedTuple):
 
 
 Formula = Callable[..., tuple[Array, Callable[[], tuple[Slope, ...]]]]
-"""(*operands, *others) -> the losses, and what makes their slope by each operand."""
+"""(library, *operands, *others) -> the losses, and what makes their slope by each operand."""
 
 
 class TracingLibrary(Protocol):
@@ -144,6 +144,9 @@ class TracingLibrary(Protocol):
 
     def put(self, a: Array, t: Array, value: Any, axis: int) -> Array:
         """The array with a value, or one a row, in the place of each row's element at t."""
+
+    def leave_out(self, e: Array, t: Array, axis: int) -> Array:
+        """Numbers that are finite or NaN, with 0 in the place of each row's element at t."""
 
     def lookup(self, vector: npt.NDArray[Any], t: Array, dtype: str) -> Array:
         """vector[t]."""

@@ -104,7 +104,7 @@ class Traced:
         formula: Any = FORMULAS[self.scores]
         low, high = dtypes.clip_range(self.epsilon, self.arithmetic)
 
-        def rows(x: Array, y: Array, w: Array) -> tuple[Array, Slopes]:
+        def rows(xp: TracingLibrary, x: Array, y: Array, w: Array) -> tuple[Array, Slopes]:
             t = xp.where(y < 0, 0, y)
             x_t = xp.take(x, t, axis)
             if not self.labels_checked:
@@ -178,7 +178,9 @@ class Traced:
             a = xp.where(bad, math.nan, a)
         formula = soft_logits if self.scores == ScoreKind.LOGITS else soft_before
 
-        def rows(x: Array, a: Array, kept: Array, w: Array) -> tuple[Array, Slopes]:
+        def rows(
+            xp: TracingLibrary, x: Array, a: Array, kept: Array, w: Array
+        ) -> tuple[Array, Slopes]:
             loss, slopes = formula(xp, x, a, axis, low, high)
             good = kept != BAD
             return loss, lambda: tuple(self._weighed(slope, x, w, good) for slope in slopes())
@@ -331,12 +333,12 @@ def logits(
     inf - inf is NaN.
     """
     m = xp.stop_gradient(xp.max(x, axis))
-    others = xp.put(xp.exp(x - m), t, 0.0, axis)
+    others = xp.leave_out(xp.exp(x - m), t, axis)
     e_t = xp.exp(x_t - m)
     rest = xp.sum(others, axis)
     total = rest + e_t
-    # e_t >= rest only where the label has the maximum: x_t = m, and log1p keeps the digits.
-    loss = xp.where(e_t >= rest, xp.log1p(rest / e_t), xp.log(total))
+    # log(total), with all digits of rest where the label has the maximum: e_t is 1 there.
+    loss = xp.log1p(xp.where(x_t == m, rest, total - 1))
     if s == 0:
         loss = loss + (m - x_t)
 
@@ -482,7 +484,7 @@ def soft_logits(
     """
     m = xp.stop_gradient(xp.max(x, axis))
     top = xp.argmax(x, axis)
-    others = xp.put(xp.exp(x - m), top, 0.0, axis)
+    others = xp.leave_out(xp.exp(x - m), top, axis)
     rest = xp.sum(others, axis)
     rest = xp.where(xp.isinf(m) | xp.isnan(m), math.nan, rest)
     mass = xp.sum(a, axis)
