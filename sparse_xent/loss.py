@@ -229,12 +229,15 @@ class SparseCategoricalCrossentropy(_Loss):
             of its library there (0-d for the value): on the caller's stream, and with a gradient
             where the tensor requires one, which is found with the value (`torch.no_grad()` spares
             it). A second derivative is refused. For JAX's and TensorFlow's arrays, theirs (0-d),
-            which they trace and differentiate. For dask's, a lazy one.
+            which they trace and differentiate. For dask's, a lazy one. Where Keras calls, in a
+            model that was compiled with the object, one loss a label, which Keras weighs, masks
+            and averages itself.
 
         Raises:
             TypeError: labels, scores or weights are not numbers.
             ValueError: a label is neither a class nor ignored, a weight is missing, or shapes do
-                not fit.
+                not fit; or Keras calls an object with an ignored class or another reduction than
+                the default, which are for `sparse_xent.integrations.keras`.
         """
         if sample_weight is None and called_by_keras():
             return self._for_keras(y_true, y_pred)
