@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from sparse_xent import execute
 from sparse_xent.arrays.tracing import not_converted
+from sparse_xent.callers import called_by_keras
 from sparse_xent.config import config_floatx
 from sparse_xent.options import (
     REDUCTION,
@@ -72,6 +73,18 @@ class _Loss:
     def dtype(self) -> str:
         """Name of the dtype that a call returns."""
         return cast(np.dtype[Any], self._options.dtype).name
+
+    def _for_keras(self, y_true: Any, y_pred: Any) -> Any:
+        """One loss a label: weights, masks and the mean are Keras's."""
+        config = self.get_config()
+        for key, served in (("ignore_class", [None]), ("reduction", [REDUCTION, None])):
+            if config.get(key) not in served:
+                raise ValueError(
+                    f"{key} must be {served[0]!r} where Keras calls, got {config[key]!r}: Keras "
+                    "makes the mean of the losses itself, over ignored labels too; pass "
+                    f"sparse_xent.integrations.keras.{self!r}"
+                )
+        return execute.losses(y_true, y_pred, None, self._options)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments as plain JSON values, from which `from_config` makes an equal object.
@@ -217,13 +230,17 @@ class SparseCategoricalCrossentropy(_Loss):
             where the tensor requires one, which is found with the value (`torch.no_grad()` spares
             it). A second derivative is refused. For JAX's and TensorFlow's arrays, theirs (0-d),
             which they trace and differentiate. For dask's, a lazy one, whose bits do not depend
-            on chunks.
+            on chunks. Where Keras calls, in a model that was compiled with the object, one loss a
+            label, which Keras weighs, masks and averages itself.
 
         Raises:
             TypeError: labels, scores or weights are not numbers.
             ValueError: a label is neither a class nor ignored, a weight is missing, or shapes do
-                not fit.
+                not fit; or Keras calls an object with an ignored class or another reduction than
+                the default, which are for `sparse_xent.integrations.keras`.
         """
+        if sample_weight is None and called_by_keras():
+            return self._for_keras(y_true, y_pred)
         return execute.value(y_true, y_pred, sample_weight, self._options)
 
     @not_converted
@@ -328,6 +345,8 @@ class CategoricalCrossentropy(_Loss):
             TypeError: targets, scores or weights are not numbers.
             ValueError: a target is negative or NaN, or shapes do not fit.
         """
+        if sample_weight is None and called_by_keras():
+            return self._for_keras(y_true, y_pred)
         return execute.value(y_true, y_pred, sample_weight, self._options)
 
     @not_converted

@@ -36,6 +36,7 @@ from sparse_xent.arrays.adapters import (
     tracing_library,
 )
 from sparse_xent.arrays.tracing import not_converted
+from sparse_xent.callers import called_by_keras
 from sparse_xent.config import config_floatx
 from sparse_xent.options import (
     REDUCTION,
@@ -92,6 +93,23 @@ class _Metric:
     def dtype(self) -> str:
         """Name of the dtype below which nothing is computed; the result is a Python float."""
         return cast(np.dtype[Any], self._options.dtype).name
+
+    @not_converted
+    def __call__(self, y_true: Any, y_pred: Any) -> Any:
+        """For Keras's `compile` alone: one value a label, which Keras weighs and averages."""
+        if not called_by_keras():
+            raise TypeError(
+                f"a {type(self).__name__} is not called: update_state(y_true, y_pred) adds a "
+                "batch, and the metric's function gives the values of data"
+            )
+        ignored = self.get_config().get("ignore_class")
+        if ignored is not None:
+            raise ValueError(
+                f"ignore_class must be None where Keras calls, got {ignored!r}: Keras makes the "
+                "mean of the values itself, over ignored labels too; pass "
+                f"sparse_xent.integrations.keras.{self._as_call()}"
+            )
+        return self._values(y_true, y_pred)
 
     @not_converted
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
@@ -181,16 +199,24 @@ class _Metric:
         return cls(**config)
 
     def __repr__(self) -> str:
+        return f"<{self._as_call()}: {self.result()!r}>"
+
+    def _as_call(self) -> str:
+        """The call that makes it."""
         shown = [
             f"{key}={value!r}"
             for key, value in self.get_config().items()
             if value != self._default(key)
         ]
-        return f"<{type(self).__name__}({', '.join(shown)}): {self.result()!r}>"
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         sums = self._total.partials(), self._weight.partials()
         return _restored, (type(self), self.get_config(), *sums)
+
+    def _values(self, y_true: Any, y_pred: Any) -> Any:
+        """One value a label."""
+        return _accuracies(y_true, y_pred, None, self._options, self._k, self._soft)
 
     def _sums(self, y_true: Any, x: _Array, sample_weight: Any) -> tuple[ExactSum, ExactSum]:
         """The sums of w * v and of w of one batch."""
@@ -364,6 +390,9 @@ class SparseCategoricalCrossentropyMetric(_Metric):
         **unknown: object,
     ) -> None:
         self._construct(locals(), unknown)
+
+    def _values(self, y_true: Any, y_pred: Any) -> Any:
+        return execute.losses(y_true, _on_host(y_pred), None, self._options)
 
     def _sums(self, y_true: Any, x: _Array, sample_weight: Any) -> tuple[ExactSum, ExactSum]:
         wide = dtypes.arithmetic(dtypes.counts_as(x.dtype), self._options.dtype)

@@ -332,6 +332,25 @@ def test_every_way_into_a_tensor_that_is_kept_is_right(name, monkeypatch):
         assert answers.disagreement(cut, answers.answer(cut, INTO, way()), right) == "", way.__doc__
 
 
+@pytest.mark.slow
+def test_the_bench_of_keras_s_fit_trains_alike(tmp_path):
+    for name in ("keras", "torch"):
+        if not peers.is_there(name):
+            require_peer(name)
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.keras_fit", "--rounds", "2", "--rows", "64"],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_HOME": str(tmp_path), "KERAS_BACKEND": "torch"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert run.returncode == 0, run.stderr
+    rows = [line for line in run.stdout.splitlines() if "(" in line and ".." in line]
+    assert len(rows) == 9
+    assert "another loss" not in run.stdout
+
+
 def test_the_bench_of_tensors_measures_right_answers(capsys):
     require_peer("torch")
     asked = ["--only", "1,000,000 x 10", "--scores", "1000", "--rounds", "2", "--seconds", "0.01"]

@@ -43,7 +43,16 @@ UNWANTED = [
 ]
 
 #: Where one may be planted: what `import sparse_xent` runs, and what fits it into a library.
-PLACES = ["loss.py", *(f"integrations/{path.name}" for path in PACKAGE.glob("integrations/*.py"))]
+#: But for what consists of a library's own classes, which whoever wants them imports.
+OF_CLASSES = ["keras"]
+PLACES = [
+    "loss.py",
+    *(
+        f"integrations/{path.name}"
+        for path in PACKAGE.glob("integrations/*.py")
+        if path.stem not in OF_CLASSES
+    ),
+]
 
 SECONDS = 0.4
 
@@ -91,15 +100,17 @@ for scores in (x, x.astype(dtype), x.astype("float16"), x.T.copy().T, x.tolist()
 
 def loaded_unwanted(site, calls=""):
     """Which of UNWANTED are loaded once sparse_xent and its integrations are, from `site`."""
-    code = """
+    code = f"""
 import importlib, pkgutil, sys
 site, *unwanted = sys.argv[1:]
+of_classes = {OF_CLASSES}
 sys.path.insert(0, site)
 import sparse_xent
 assert sparse_xent.__file__.startswith(site), sparse_xent.__file__
 import sparse_xent.integrations as integrations
 for module in pkgutil.iter_modules(integrations.__path__):
-    importlib.import_module(f"{integrations.__name__}.{module.name}")
+    if module.name not in of_classes:
+        importlib.import_module(integrations.__name__ + "." + module.name)
 """
     code += calls
     code += """

@@ -37,7 +37,7 @@ LAYERS = [
     ["options"],
     ["arrays"],
     ["engines.cuda_driver"],
-    ["accumulate", "dtypes", "layout", "origin"],
+    ["accumulate", "callers", "dtypes", "layout", "origin"],
     ["kernels"],
 ]
 LAYER = {name: -depth for depth, names in enumerate(LAYERS) for name in names}
@@ -64,7 +64,7 @@ LIBRARIES = {
     "cupy": ["arrays"],
     "dask": ["arrays"],
     "jax": ["arrays"],
-    "keras": ["demo"],
+    "keras": ["demo", "integrations"],
     "sklearn": ["demo"],
     "tensorflow": ["arrays"],
     "torch": ["arrays"],
