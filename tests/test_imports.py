@@ -159,13 +159,13 @@ def test_an_import_is_caught_wherever_it_is_planted(copy, place):
 
 
 def import_seconds(site, enough, tries=15):
-    """The fastest import of several: what else the machine does can only add."""
+    """The fastest import of several, in time of the processor: a busy machine makes others wait."""
     code = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-start = time.perf_counter()
+start = time.process_time()
 import sparse_xent
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 """
     best = float("inf")
     for _ in range(tries):
@@ -181,7 +181,7 @@ def test_import_takes_less_than_400_ms():
 
 def test_a_slow_import_is_caught(copy):
     with (copy / "sparse_xent/loss.py").open("a") as file:
-        file.write(f"\nimport time\ntime.sleep({SECONDS})\n")
+        file.write(f"\nimport time\nwhile time.process_time() < {2 * SECONDS}:\n    pass\n")
     assert import_seconds(copy, SECONDS, tries=2) > SECONDS
 
 
