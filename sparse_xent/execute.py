@@ -6,6 +6,7 @@ and the message is made here from what the user sent. Arrays on a CUDA device ar
 tensor on the host is the ndarray of its memory, whose results are tensors again.
 """
 
+import sys
 from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
@@ -62,6 +63,7 @@ _LOSSES, _RANKS = Task.LOSSES, Task.RANKS
 _VALUE, _VALUE_AND_GRADIENT = Task.VALUE, Task.VALUE_AND_GRADIENT
 _LOSSES_AND_RANKS = Task.LOSSES_AND_RANKS
 _KEPT = Divisor.KEPT
+_modules = sys.modules
 
 
 def losses(y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> Any:
@@ -369,6 +371,27 @@ def _check_values(sent: Sent, options: Options) -> None:
     y = labels.decoded(given, layout, options.ignore_class, sent.y_true, sent.x)
     if sent.w is not None:
         weights.counted(sent.w, layout, y, sent.sample_weight)
+
+
+# ---- who calls ----------------------------------------------------------------------------------
+
+
+def called_by_keras() -> bool:
+    """Whether the function that asks was called by a function of Keras.
+
+    `model.compile(loss=...)` wraps a callable that is no `keras.losses.Loss`, calls it with labels
+    and scores alone, takes what comes back for one loss a label, and weighs, masks and averages it.
+    A mean it would multiply by each weight and average again: a wrong number in silence. Nothing
+    in such a call tells it from the user's own, and a loss cannot be of Keras's kind without an
+    import of Keras. So the calling function is looked at.
+    """
+    if "keras" not in _modules:
+        return False
+    frame = sys._getframe(1).f_back
+    if frame is None:  # called from C, as R does
+        return False
+    module = frame.f_globals.get("__name__") or ""
+    return module.partition(".")[0] == "keras"
 
 
 # ---- parts of the data --------------------------------------------------------------------------

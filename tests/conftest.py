@@ -45,6 +45,7 @@ PEERS = {
     "torch": ["torch"],
     "jax": ["jax"],
     "torchmetrics": ["torchmetrics"],
+    "optax": ["optax"],
     "xgboost": ["xgboost", "xgboost-cpu"],
     "lightgbm": ["lightgbm"],
     "transformers": ["transformers"],

@@ -778,7 +778,7 @@ def test_the_way_out_of_traced_one_hot_labels_can_be_traced(traced: Library) -> 
     y, one_hot = np.int32([0, 1]), np.eye(3, dtype="float32")[[0, 1]]
     with pytest.raises(ValueError, match="its labels look one-hot") as refusal:
         traced.call(lambda x, y: SPARSE()(y, x), P, one_hot)
-    expression = re.fullmatch(r".*, or argmax \((.*)\)", str(refusal.value))
+    expression = re.search(r", or argmax \((.*)\)", str(refusal.value))
     assert expression is not None
     named = {"jax": lambda: traced.jax, "tensorflow": lambda: traced.tf}[traced.name]()
 

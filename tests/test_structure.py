@@ -37,7 +37,7 @@ LAYERS = [
     ["options"],
     ["arrays"],
     ["engines.cuda_driver"],
-    ["accumulate", "callers", "dtypes", "layout", "origin"],
+    ["accumulate", "dtypes", "layout", "origin"],
     ["kernels"],
 ]
 LAYER = {name: -depth for depth, names in enumerate(LAYERS) for name in names}

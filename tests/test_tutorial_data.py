@@ -16,7 +16,8 @@ FILES = ["mnist_train_10k.npz", "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-u
 def no_network(monkeypatch):
     """Without the variable, and without Keras, which would download."""
     monkeypatch.delenv("SPARSE_XENT_DATA", raising=False)
-    monkeypatch.setitem(sys.modules, "keras", None)
+    for name in ("keras", "keras.datasets", "keras.utils"):  # another test may have loaded them
+        monkeypatch.setitem(sys.modules, name, None)
 
 
 def pictures_of(labels):
