@@ -17,6 +17,7 @@ import numpy.typing as npt
 from sparse_xent import execute
 from sparse_xent.arrays.tracing import not_converted
 from sparse_xent.config import config_floatx
+from sparse_xent.execute import called_by_keras
 from sparse_xent.options import (
     REDUCTION,
     SOFT_NAME,
@@ -238,7 +239,7 @@ class SparseCategoricalCrossentropy(_Loss):
                 not fit; or Keras calls an object with an ignored class or another reduction than
                 the default, which are for `sparse_xent.integrations.keras`.
         """
-        if sample_weight is None and execute.called_by_keras():
+        if sample_weight is None and called_by_keras():
             return self._for_keras(y_true, y_pred)
         return execute.value(y_true, y_pred, sample_weight, self._options)
 
@@ -344,7 +345,7 @@ class CategoricalCrossentropy(_Loss):
             TypeError: targets, scores or weights are not numbers.
             ValueError: a target is negative or NaN, or shapes do not fit.
         """
-        if sample_weight is None and execute.called_by_keras():
+        if sample_weight is None and called_by_keras():
             return self._for_keras(y_true, y_pred)
         return execute.value(y_true, y_pred, sample_weight, self._options)
 

@@ -37,6 +37,7 @@ from sparse_xent.arrays.adapters import (
 )
 from sparse_xent.arrays.tracing import not_converted
 from sparse_xent.config import config_floatx
+from sparse_xent.execute import called_by_keras
 from sparse_xent.options import (
     REDUCTION,
     DType,
@@ -96,7 +97,7 @@ class _Metric:
     @not_converted
     def __call__(self, y_true: Any, y_pred: Any) -> Any:
         """For Keras's `compile` alone: one value a label, which Keras weighs and averages."""
-        if not execute.called_by_keras():
+        if not called_by_keras():
             raise TypeError(
                 f"a {type(self).__name__} is not called: update_state(y_true, y_pred) adds a "
                 "batch, and the metric's function gives the values of data"

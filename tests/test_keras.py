@@ -307,7 +307,7 @@ def answer(backend: str, folder: Path) -> dict[str, Any]:
     said["precision"] = of_precision(by_face)
     said["ignored"] = of_ignored(by_face)
     said["saved"] = of_saved(by_face, backend, folder)
-    sx.execute.called_by_keras = lambda: False  # type: ignore[attr-defined]
+    sx.loss.called_by_keras = lambda: False  # type: ignore[attr-defined]
     said["unseen"] = of_labels(by_face["objects"], "logits", WEIGHTS["sample_weight"])
     return said
 
