@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sparse_xent import config, dtypes, implausible, labels, shards, soft_targets, weights
+from sparse_xent import config, dtypes, labels, shards, soft_targets, weights
 from sparse_xent.accumulate import LossSums
 from sparse_xent.arrays import dask as arrays
 from sparse_xent.arrays.base import ArraySpec, dense_strides
@@ -158,9 +158,7 @@ class _Call:
                 f"'cuda:{options.device}': blocks that lie on a device are served there"
             )
         self._sent = y_pred
-        x = arrays.plain(y_pred, "y_pred")
-        if not dtypes.is_number(x.dtype):
-            refuse_dtype(x.dtype, "y_pred", EXPECTED["y_pred"])
+        x = _plain(y_pred, "y_pred")
         layout = layout_of(x.shape, options.axis, dense_strides(x.shape, x.dtype.itemsize))
         self.axis = axis = layout.axis
         if options.epsilon is None:  # this process's, whichever does the work
@@ -278,15 +276,22 @@ class _Call:
 # ---- operands -----------------------------------------------------------------------------------
 
 
+def _plain(
+    value: Any, argument: str, names: tuple[Any, ...] = (), expected: str | None = None
+) -> Any:
+    """A lazy array, of numbers; what is not lazy as it is."""
+    array = arrays.plain(value, argument, names)
+    if is_lazy(array) and not dtypes.is_number(array.dtype):
+        refuse_dtype(array.dtype, argument, expected or EXPECTED[argument])
+    return array
+
+
 def _labels(y_true: Any, names: tuple[Any, ...], layout: Layout, options: Options) -> Any:
     """The labels in the losses' shape; for soft targets zeros, of which none is ignored."""
     if y_true is None:
         return np.broadcast_to(np.int8(0), layout.losses)
-    y = arrays.plain(y_true, "y_true", names)
-    if is_lazy(y):
-        if not dtypes.is_number(y.dtype):
-            refuse_dtype(y.dtype, "y_true", EXPECTED["y_true"])
-    else:
+    y = _plain(y_true, "y_true", names)
+    if not is_lazy(y):
         y = labels.array_of(y)
     spec = ArraySpec.dense(y.shape, y.dtype)
     return labels.read(spec, layout, options.ignore_class, y_true).shaped(y)
@@ -294,10 +299,8 @@ def _labels(y_true: Any, names: tuple[Any, ...], layout: Layout, options: Option
 
 def _targets(y_true: Any, x: Dask, names: tuple[Any, ...]) -> Any:
     """Soft targets, of the scores' shape."""
-    y = arrays.plain(y_true, "y_true", names)
+    y = _plain(y_true, "y_true", names, "numbers (a weight for each class)")
     if is_lazy(y):
-        if not dtypes.is_number(y.dtype):
-            refuse_dtype(y.dtype, "y_true", "numbers (a weight for each class)")
         soft_targets.check_shape(y.shape, x.shape)
         return y
     return soft_targets.array_of(y, np.broadcast_to(np.float32(0.5), x.shape))
@@ -307,11 +310,8 @@ def _weights(sample_weight: Any, names: tuple[Any, ...], layout: Layout) -> Any:
     """The weights with the losses' number of axes, each as long as theirs or 1."""
     if sample_weight is None:
         return None
-    w = arrays.plain(sample_weight, "sample_weight", names)
-    if is_lazy(w):
-        if not dtypes.is_number(w.dtype):
-            refuse_dtype(w.dtype, "sample_weight", EXPECTED["sample_weight"])
-    else:
+    w = _plain(sample_weight, "sample_weight", names)
+    if not is_lazy(w):
         w = weights.array_of(w)
     weights.read(ArraySpec.dense(w.shape, w.dtype), layout, sample_weight)
     return weights.aligned(w, layout.losses)
@@ -338,9 +338,8 @@ class _Part:
             first = first[: self.axis] + first[self.axis + 1 :]
         first = tuple(map(operator.add, self.start, first))
         with (
-            starting_at(*first),
+            starting_at(*first, call=self.call),
             config.serial(),
-            implausible.once(self.call, first),
             np.errstate(all="ignore"),  # infinities and NaN are results
         ):
             yield

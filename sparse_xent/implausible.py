@@ -8,15 +8,12 @@ same rows (`kernels.cpu.implausible`).
 
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, Literal
 
 import numpy as np
 
 from sparse_xent.engines.base import Found
-from sparse_xent.origin import and_more, in_whole
+from sparse_xent.origin import and_more, current, in_whole
 
 _CALLS = 100  # whose warnings are remembered
 
@@ -45,31 +42,21 @@ def warn(found: Found, shape: tuple[int, ...], axis: int) -> None:
         warnings.warn(message, UserWarning, stacklevel=_depth())
 
 
-_part: ContextVar[tuple[str, tuple[int, ...]] | None] = ContextVar("_part", default=None)
 _warned: dict[str, set[tuple[int, ...]]] = {}  # call -> parts that had something to say
 
 
-@contextmanager
-def once(call: str, part: tuple[int, ...]) -> Iterator[None]:
-    """Of the parts of a call one alone warns in each process, until that part is done again."""
-    token = _part.set((call, part))
-    try:
-        yield
-    finally:
-        _part.reset(token)
-
-
 def _is_first() -> bool:
-    if (now := _part.get()) is None:
+    """Of the parts of a call one alone warns in each process, until that part is done again."""
+    part = current()
+    if part is None or part.call is None:
         return True
-    call, part = now
-    before = _warned.get(call)
-    if before is not None and part not in before:
-        before.add(part)
+    before = _warned.get(part.call)
+    if before is not None and part.first not in before:
+        before.add(part.first)
         return False
     if len(_warned) >= _CALLS:
         _warned.clear()
-    _warned[call] = {part}
+    _warned[part.call] = {part.first}
     return True
 
 
