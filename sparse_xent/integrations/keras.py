@@ -9,7 +9,7 @@ Notation: l losses, w sample weights, V the number of labels neither ignored nor
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy.typing as npt
@@ -30,15 +30,29 @@ _registered = keras.saving.register_keras_serializable(package="sparse_xent")
 _MASKED = -(2**31) + 2**8
 
 
+def _with_dtype(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with Keras's default dtype where none was given."""
+    return {**options, "dtype": options["dtype"] or keras.config.floatx()}
+
+
 # ---- losses -------------------------------------------------------------------------------------
 
 
 class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras has no types here
     """What both losses share: a loss object of ours, which decides on arguments and values."""
 
-    def __init__(self, loss: Any) -> None:
+    _kind: ClassVar[Any]  # of that object
+    _losses: ClassVar[Any]  # the function that gives one loss a label
+
+    def __init__(self, **options: Any) -> None:
+        loss = self._kind(**_with_dtype(options))
         super().__init__(name=loss.name, reduction=loss.reduction, dtype=loss.dtype)
         self._loss = loss
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """One loss a label, or a row of targets, whatever the reduction."""
+        config = {**self._loss.get_config(), "reduction": "sum_over_batch_size"}
+        return self._losses(y_true, y_pred, **config)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments as plain JSON values."""
@@ -91,6 +105,9 @@ class SparseCategoricalCrossentropy(_Loss):
     Source: Keras 3, `keras.losses.SparseCategoricalCrossentropy`.
     """
 
+    _kind = sx.SparseCategoricalCrossentropy
+    _losses = staticmethod(sx.loss_sparse_categorical_crossentropy)
+
     def __init__(
         self,
         *,
@@ -104,7 +121,7 @@ class SparseCategoricalCrossentropy(_Loss):
         name: str | None = "sparse_categorical_crossentropy",
         dtype: Any = None,
     ) -> None:
-        loss = sx.SparseCategoricalCrossentropy(
+        super().__init__(
             from_logits=from_logits,
             ignore_class=ignore_class,
             axis=axis,
@@ -113,10 +130,9 @@ class SparseCategoricalCrossentropy(_Loss):
             normalize=normalize,
             reduction=reduction,
             name=name,
-            dtype=dtype or keras.config.floatx(),
+            dtype=dtype,
         )
-        super().__init__(loss)
-        config = loss.get_config()
+        config = self._loss.get_config()
         self._axis = config["axis"]
         self._masking = sx.SparseCategoricalCrossentropy(
             **{**config, "ignore_class": _with_masked(config["ignore_class"])}
@@ -140,11 +156,6 @@ class SparseCategoricalCrossentropy(_Loss):
             return self._scaled(self._loss(y_true, y_pred, sample_weight))
         y = _masked(y_true, y_pred, mask, self._axis)
         return self._scaled(self._masking(y, y_pred, sample_weight))
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """One loss a label, whatever the reduction."""
-        config = {**self._loss.get_config(), "reduction": "sum_over_batch_size"}
-        return sx.loss_sparse_categorical_crossentropy(y_true, y_pred, **config)
 
 
 @_registered
@@ -173,6 +184,9 @@ class CategoricalCrossentropy(_Loss):
     Source: Keras 3, `keras.losses.CategoricalCrossentropy`.
     """
 
+    _kind = sx.CategoricalCrossentropy
+    _losses = staticmethod(sx.loss_categorical_crossentropy)
+
     def __init__(
         self,
         *,
@@ -184,20 +198,13 @@ class CategoricalCrossentropy(_Loss):
         dtype: Any = None,
     ) -> None:
         super().__init__(
-            sx.CategoricalCrossentropy(
-                from_logits=from_logits,
-                label_smoothing=label_smoothing,
-                axis=axis,
-                reduction=reduction,
-                name=name,
-                dtype=dtype or keras.config.floatx(),
-            )
+            from_logits=from_logits,
+            label_smoothing=label_smoothing,
+            axis=axis,
+            reduction=reduction,
+            name=name,
+            dtype=dtype,
         )
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """One loss a row."""
-        config = {**self._loss.get_config(), "reduction": "sum_over_batch_size"}
-        return sx.loss_categorical_crossentropy(y_true, y_pred, **config)
 
 
 # ---- metrics ------------------------------------------------------------------------------------
@@ -206,7 +213,11 @@ class CategoricalCrossentropy(_Loss):
 class _Metric(keras.metrics.Metric):  # type: ignore[misc]
     """What all metrics share: the sums of w v and of w, as variables that Keras may distribute."""
 
-    def __init__(self, metric: Any) -> None:
+    _kind: ClassVar[Any]  # of the metric object of ours that decides on arguments
+    _values: ClassVar[Any]  # the function that gives one value a label
+
+    def __init__(self, **options: Any) -> None:
+        metric = self._kind(**_with_dtype(options))
         super().__init__(name=metric.name, dtype=metric.dtype)
         self._config: dict[str, Any] = metric.get_config()
         wide = "float64" if self.dtype == "float64" else "float32"  # a float16 counts to 2048
@@ -228,7 +239,7 @@ class _Metric(keras.metrics.Metric):  # type: ignore[misc]
         if mask is not None and "ignore_class" in options:
             y_true = _masked(y_true, x, mask, options["axis"])
             options["ignore_class"] = ignored = _with_masked(ignored)
-        values = ops.cast(self._values(y_true, x, options), self.total.dtype)
+        values = ops.cast(self._values(y_true, x, **options), self.total.dtype)
         if ignored is None and mask is None and sample_weight is None:
             self.total.assign_add(ops.sum(values))
             self.count.assign_add(ops.cast(ops.size(values), self.count.dtype))
@@ -251,9 +262,6 @@ class _Metric(keras.metrics.Metric):  # type: ignore[misc]
         )
         self.total.assign_add(ops.sum(ops.where(w == 0, ops.zeros_like(values), w * values)))
         self.count.assign_add(ops.sum(w))
-
-    def _values(self, y_true: Any, y_pred: Any, options: dict[str, Any]) -> Any:
-        raise NotImplementedError
 
     def result(self) -> Any:
         """The weighted mean over all labels so far, sum(w v) / sum(w); 0 where there are none."""
@@ -289,6 +297,9 @@ class SparseCategoricalAccuracy(_Metric):
     Source: Keras 3, `keras.metrics.SparseCategoricalAccuracy`.
     """
 
+    _kind = sx.SparseCategoricalAccuracy
+    _values = staticmethod(sx.metric_sparse_categorical_accuracy)
+
     def __init__(
         self,
         *,
@@ -297,17 +308,7 @@ class SparseCategoricalAccuracy(_Metric):
         name: str | None = "sparse_categorical_accuracy",
         dtype: Any = None,
     ) -> None:
-        super().__init__(
-            sx.SparseCategoricalAccuracy(
-                axis=axis,
-                ignore_class=ignore_class,
-                name=name,
-                dtype=dtype or keras.config.floatx(),
-            )
-        )
-
-    def _values(self, y_true: Any, y_pred: Any, options: dict[str, Any]) -> Any:
-        return sx.metric_sparse_categorical_accuracy(y_true, y_pred, **options)
+        super().__init__(axis=axis, ignore_class=ignore_class, name=name, dtype=dtype)
 
 
 @_registered
@@ -336,6 +337,9 @@ class SparseTopKCategoricalAccuracy(_Metric):
     Source: Keras 3, `keras.metrics.SparseTopKCategoricalAccuracy`.
     """
 
+    _kind = sx.SparseTopKCategoricalAccuracy
+    _values = staticmethod(sx.metric_sparse_top_k_categorical_accuracy)
+
     def __init__(
         self,
         k: int = 5,
@@ -345,18 +349,7 @@ class SparseTopKCategoricalAccuracy(_Metric):
         name: str | None = "sparse_top_k_categorical_accuracy",
         dtype: Any = None,
     ) -> None:
-        super().__init__(
-            sx.SparseTopKCategoricalAccuracy(
-                k,
-                axis=axis,
-                ignore_class=ignore_class,
-                name=name,
-                dtype=dtype or keras.config.floatx(),
-            )
-        )
-
-    def _values(self, y_true: Any, y_pred: Any, options: dict[str, Any]) -> Any:
-        return sx.metric_sparse_top_k_categorical_accuracy(y_true, y_pred, **options)
+        super().__init__(k=k, axis=axis, ignore_class=ignore_class, name=name, dtype=dtype)
 
 
 @_registered
@@ -386,6 +379,9 @@ class SparseCategoricalCrossentropyMetric(_Metric):
     Source: Keras 3, `keras.metrics.SparseCategoricalCrossentropy`.
     """
 
+    _kind = sx.SparseCategoricalCrossentropyMetric
+    _values = staticmethod(sx.metric_sparse_categorical_crossentropy)
+
     def __init__(
         self,
         *,
@@ -397,18 +393,13 @@ class SparseCategoricalCrossentropyMetric(_Metric):
         dtype: Any = None,
     ) -> None:
         super().__init__(
-            sx.SparseCategoricalCrossentropyMetric(
-                from_logits=from_logits,
-                ignore_class=ignore_class,
-                axis=axis,
-                normalize=normalize,
-                name=name,
-                dtype=dtype or keras.config.floatx(),
-            )
+            from_logits=from_logits,
+            ignore_class=ignore_class,
+            axis=axis,
+            normalize=normalize,
+            name=name,
+            dtype=dtype,
         )
-
-    def _values(self, y_true: Any, y_pred: Any, options: dict[str, Any]) -> Any:
-        return sx.metric_sparse_categorical_crossentropy(y_true, y_pred, **options)
 
 
 @_registered
@@ -434,15 +425,13 @@ class CategoricalAccuracy(_Metric):
     Source: Keras 3, `keras.metrics.CategoricalAccuracy`.
     """
 
+    _kind = sx.CategoricalAccuracy
+    _values = staticmethod(sx.metric_categorical_accuracy)
+
     def __init__(
         self, *, axis: int = -1, name: str | None = "categorical_accuracy", dtype: Any = None
     ) -> None:
-        super().__init__(
-            sx.CategoricalAccuracy(axis=axis, name=name, dtype=dtype or keras.config.floatx())
-        )
-
-    def _values(self, y_true: Any, y_pred: Any, options: dict[str, Any]) -> Any:
-        return sx.metric_categorical_accuracy(y_true, y_pred, **options)
+        super().__init__(axis=axis, name=name, dtype=dtype)
 
 
 # ---- masks --------------------------------------------------------------------------------------
