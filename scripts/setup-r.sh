@@ -5,8 +5,8 @@
 #     scripts/setup-r.sh           all of it, or one sentence that says what is missing, and exit 1
 #     scripts/setup-r.sh auto      what can be done unasked, as for `make test`; exit 0 in any case: the
 #                                  tests name what is absent, and fail for it where CI=true
-#     scripts/setup-r.sh ... peers also Keras, on its NumPy backend (which borrows from JAX): a model to
-#                                  compile with the loss
+#     scripts/setup-r.sh ... peers also Keras, on its NumPy backend (which borrows from JAX) and on torch's:
+#                                  a model to compile with the loss, and the vignettes that train one
 #
 # R comes by apt-get: as root, or with `sudo -n`, which never asks for a password; unasked as root only.
 # The Python follows the reticulate that is found: before 1.41 it wants Python 3.11 and NumPy 1, later
@@ -20,7 +20,7 @@ mode=asked peers=''
 for word in "$@"; do
     case $word in
         auto) mode=auto ;;
-        peers) peers='keras jax' ;;
+        peers) peers='keras jax torch' ;;
         *) echo "setup-r: takes auto and peers, got $word" >&2 && exit 2 ;;
     esac
 done
@@ -148,8 +148,8 @@ if bounded 60 Rscript --vanilla -e 'quit(status = packageVersion("reticulate") >
 else
     versions='sys.version_info >= (3, 11)' numpy='numpy' wanted='Python >= 3.11'
 fi
-if [ -f "$ready" ] && [ "$(tail -n 1 "$ready")" = 'peers: keras jax' ]; then
-    peers='keras jax' # once there, they stay
+if [ -f "$ready" ] && [ "$(tail -n 1 "$ready")" = 'peers: keras jax torch' ]; then
+    peers='keras jax torch' # once there, they stay
 fi
 if [ -f "$ready" ] && [ "$(cat "$ready")" = "$(key)" ]; then
     exit 0

@@ -5,6 +5,8 @@
 #
 # Python is RETICULATE_PYTHON's, else that of .venv-r. no-framework-at-all, as committed, is of MNIST: the
 # environment variable SPARSE_XENT_DATA names its folder (sparse_xent/demo/data.py says what is in it).
+# Pages that train a model with Keras say so by a line `steps = None`: a fit takes all of its data.
+# SPARSE_XENT_STEPS=2 makes that `steps = 2`, the steps of an epoch, for a look in a minute.
 #
 # NAME.Rmd gives NAME.md and figures/NAME-*.png. The last lines of NAME.md name the versions that made it and
 # the sum (MD5) of NAME.Rmd, so that a test can tell whether it is current. From NAME.md and page.html comes
@@ -26,7 +28,8 @@ for (part in c("inst/doc", "build")) {
 if (!nzchar(Sys.which("pandoc"))) stop("pandoc is not found: it makes the pages for browseVignettes()")
 if (!nzchar(Sys.getenv("RETICULATE_PYTHON")) && file.exists(file.path(root, ".venv-r/bin/python")))
   Sys.setenv(RETICULATE_PYTHON = file.path(root, ".venv-r/bin/python"))
-Sys.setenv(PYTHONPATH = root, MPLBACKEND = "agg")
+Sys.setenv(PYTHONPATH = root, MPLBACKEND = "agg", KERAS_BACKEND = "torch")
+steps <- Sys.getenv("SPARSE_XENT_STEPS", "None")
 
 suppressPackageStartupMessages(library(knitr))
 invisible(reticulate::import("sparse_xent"))
@@ -45,15 +48,17 @@ knit_hooks$set(
   plot = function(x, options) sprintf("\n![%s](%s)\n", options$fig.alt, x)
 )
 
-#' The versions that made a page, on one line.
-made_by <- function() {
+#' The versions that made a page, on one line: Keras's and torch's too, where it trains with them.
+made_by <- function(trained) {
   version <- function(module) reticulate::import(module)$`__version__`
-  sprintf(
-    "R %s, knitr %s, reticulate %s, Python %s, NumPy %s, Matplotlib %s, sparse_xent %s",
-    getRversion(), packageVersion("knitr"), packageVersion("reticulate"),
-    reticulate::import("platform")$python_version(), version("numpy"), version("matplotlib"),
-    version("sparse_xent")
+  modules <- c(NumPy = "numpy", Matplotlib = "matplotlib", if (trained) c(Keras = "keras", torch = "torch"),
+               sparse_xent = "sparse_xent")
+  versions <- c(
+    R = format(getRversion()), knitr = format(packageVersion("knitr")),
+    reticulate = format(packageVersion("reticulate")),
+    Python = reticulate::import("platform")$python_version(), vapply(modules, version, "")
   )
+  paste(names(versions), versions, collapse = ", ")
 }
 
 #' Lines of Markdown, with blocks of the same language made one where nothing stands between them.
@@ -83,14 +88,15 @@ render <- function(name) {
   reticulate::py_run_string(
     "for _ in [n for n in globals() if n[0] != '_' and n not in ('r', 'R')]: del globals()[_]"
   )
-  text <- knit(
-    text = readLines(source, encoding = "UTF-8"), envir = new.env(parent = globalenv()), quiet = TRUE
-  )
+  text <- readLines(source, encoding = "UTF-8")
+  trained <- any(startsWith(text, "steps = None"))
+  text <- sub("^steps = None", paste("steps =", steps), text)
+  text <- knit(text = text, envir = new.env(parent = globalenv()), quiet = TRUE)
   lines <- joined(strsplit(paste(text, collapse = "\n"), "\n")[[1]])
   header <- which(lines == "---")[1:2]
   body <- lines[-seq_len(header[2])]
   foot <- c(
-    "", "---", "", "<!-- measured -->", paste0("Made with ", made_by(), "."), "<!-- /measured -->", "",
+    "", "---", "", "<!-- measured -->", paste0("Made with ", made_by(trained), "."), "<!-- /measured -->", "",
     sprintf("<!-- of %s.Rmd, MD5 %s -->", name, tools::md5sum(source))
   )
   page <- c(paste("#", title_of(name)), body, foot)
@@ -128,11 +134,12 @@ names <- sub("[.]Rmd$", "", basename(sort(Sys.glob(file.path(here, "*.Rmd")))))
 asked <- commandArgs(TRUE)[-1]
 stopifnot(asked %in% names)
 for (name in if (length(asked)) asked else names) {
+  began <- proc.time()[["elapsed"]]
   unlink(Sys.glob(file.path(folder, "figures", paste0(name, "-*.png"))))
   setwd(folder)
   render(name)
   to_html(name)
-  cat("vignettes:", name, "\n")
+  cat(sprintf("vignettes: %s, %.0f s\n", name, proc.time()[["elapsed"]] - began))
 }
 
 # What R CMD build would have written: version 2 of the format is read by every R.
