@@ -9,7 +9,7 @@ when they are loaded and rounded to nearest even when they are stored.
 
     lanes        lanes itemsize splat rounded integers like
     arithmetic   + - * /  fma mad addend maximum minimum floor
-    comparison   < <= > >= == !=  & |  select anywhere
+    comparison   < <= > >= == !=  & |  select anywhere everywhere
     bits         bits from_bits whole_power as_float << >>
     across       total highest widen
 """
@@ -230,6 +230,13 @@ def anywhere(mask: Value) -> Value:
     """Whether any lane of the mask is true."""
     b, integer = stage.builder, ir.IntType(mask.typ.lanes)
     return Value(types.boolean, b.icmp_unsigned("!=", b.bitcast(mask.value, integer), integer(0)))
+
+
+@primitive
+def everywhere(mask: Value) -> Value:
+    """Whether all lanes of the mask are true."""
+    b, integer = stage.builder, ir.IntType(mask.typ.lanes)
+    return Value(types.boolean, b.icmp_unsigned("==", b.bitcast(mask.value, integer), integer(-1)))
 
 
 # Bits ------------------------------------------------------------------------------------------

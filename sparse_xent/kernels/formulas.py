@@ -104,6 +104,18 @@ _LOG_64 = (
     3.999999999940941908e-01,
     6.666666666666735130e-01,
 )
+# (log(1 + f) - f + f^2 / 2) / f^3 on [sqrt(1/2) - 1, sqrt(2) - 1]: Cephes' coefficients of logf.
+_LOG1P_32 = (
+    7.0376836292e-2,
+    -1.1514610310e-1,
+    1.1676998740e-1,
+    -1.2420140846e-1,
+    1.4249322787e-1,
+    -1.6668057665e-1,
+    2.0000714765e-1,
+    -2.4999993993e-1,
+    3.3333331174e-1,
+)
 _LN2_32 = (
     0.693138062954,
     9.0580006145e-06,
@@ -158,6 +170,12 @@ def power_and_bits(x: Value, m: Any) -> tuple[Value, Value]:
     t = ops.fma(x, scale, bias)
     fraction = ops.fma(x, scale, bias - t)
     return _polynomial(fraction, coefficients) * ops.from_bits(ops.bits(t) << shift), ops.bits(t)
+
+
+def power_or_inf(x: Value, m: Any) -> Value:
+    """`power`, but inf from 2^127.5 (2^1023.5) on and for an infinite x."""
+    top, scale = (1024.0, LOG2E) if x.wide else (128.0, LOG2E_32)
+    return power(ops.minimum((ops.like(x, m) + top) * (1 / scale), x), m)
 
 
 @primitive
@@ -327,6 +345,36 @@ def loss(
         # misses by a rounding. NaN has the row computed exactly (`exact_row`).
         value = ops.select((target_score == -math.inf) & (smoothing >= 1.0), math.nan, value)
     return value
+
+
+def loss_of_logits(others: Value, target_term: Value, x_t: Value, m: Any) -> Value:
+    """The loss of logits without smoothing, for sums under a reference m that may be far from them.
+
+    log(u) = k log 2 + log1p(f), with the rounding of u in f. Where the target is not near, k - y_t
+    is rounded once, however far m is. One quotient, two in float64.
+    """
+    scale, shift, root_half, one = (
+        (LOG2E, 52, 0x3FE6A09E667F3BCD, 1023 << 52)
+        if others.wide
+        else (LOG2E_32, 23, 0x3F3504F3, 127 << 23)
+    )
+    near = target_term >= others
+    ratio = others / target_term
+    a = ops.select(near, ops.like(others, 1.0), others)
+    b = ops.select(near, ratio, target_term)
+    u = a + b
+    whole = (ops.bits(u) - root_half) >> shift
+    by, k = whole << shift, ops.as_float(whole)
+    f = ops.from_bits(ops.bits(u) - by) - 1.0
+    f = ops.fma(b - (u - a), ops.from_bits(one - by), f)
+    square = f * f
+    if others.wide:
+        s, half = f / (f + 2.0), square * 0.5
+        log1p = f - (half - s * ops.mad(_polynomial(s * s, _LOG_64), s * s, half))
+    else:
+        log1p = ops.mad(square, -0.5, f) + (square * f) * _polynomial(f, _LOG1P_32)
+    k = ops.select(near, k, ops.fma(x_t, -scale, k + ops.like(k, m)))
+    return ops.mad(k, LN2, log1p)
 
 
 @primitive

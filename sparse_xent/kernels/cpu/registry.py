@@ -13,7 +13,7 @@ from sparse_xent.kernels.cpu.rank import rank
 from sparse_xent.kernels.cpu.row_batches import row_batches
 from sparse_xent.kernels.cpu.rows import rows
 from sparse_xent.kernels.cpu.strided import strided
-from sparse_xent.kernels.cpu.tiles import tile
+from sparse_xent.kernels.cpu.tiles import plain_tile, tile
 from sparse_xent.kernels.formulas import KernelSpec
 
 _FORMATS = {
@@ -21,6 +21,8 @@ _FORMATS = {
     for f in (arithmetic.FLOAT16, arithmetic.BFLOAT16, arithmetic.FLOAT32, arithmetic.FLOAT64)
 }
 _KERNELS = {kernel.__name__: kernel for kernel in (gather, tile, row_batches, rows, strided)}
+_PLAIN = {"tile": plain_tile}
+"""Those of logits without smoothing that have a kernel of their own."""
 
 
 def object_code(name: str, *of: Any) -> bytes:
@@ -34,7 +36,9 @@ def object_code(name: str, *of: Any) -> bytes:
 def _kernel(
     name: str, format: str, scores: str, smooth: bool, gradient: bool
 ) -> Callable[..., None]:
-    kernel, spec = _KERNELS[name], KernelSpec(_FORMATS[format], ScoreKind[scores], smooth)
+    spec = KernelSpec(_FORMATS[format], ScoreKind[scores], smooth)
+    is_plain = spec.scores == ScoreKind.LOGITS and not smooth
+    kernel = _PLAIN.get(name, _KERNELS[name]) if is_plain else _KERNELS[name]
 
     def forward(
         C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes, smoothing, lo, hi,

@@ -2,12 +2,18 @@
 
 The scores are transposed in registers, so that each vector holds one class of all rows. The
 logarithms, which would cost a short row more than its exponentials, are then taken by lanes, too.
+
+Logits without smoothing are summed as `plain_logits` says. Of other logits each row's greatest is
+found first: they are rare, and what they take beside is far more.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 from sparse_xent.kernels import arithmetic as ops
 from sparse_xent.kernels.cpu import vectors as vec
 from sparse_xent.kernels.cpu.abi import LINE, TILE
-from sparse_xent.kernels.cpu.compiler import inlined
+from sparse_xent.kernels.cpu.compiler import inlined, outlined
 from sparse_xent.kernels.cpu.epilogue import (
     exact_rows,
     finish_loss,
@@ -22,24 +28,30 @@ from sparse_xent.kernels.cpu.memory import (
     copy_bytes,
     only_with,
     run_of_positions,
+    shifted,
     write_rows,
+)
+from sparse_xent.kernels.cpu.plain_logits import (
+    Last,
+    add_column,
+    add_panel,
+    finish,
+    gradient_is_right,
+    no_classes,
 )
 from sparse_xent.kernels.cpu.references import (
     first_reference,
     join_exponents,
     nan_if_overflowed,
-    nearer_reference,
-    overflowed,
-    reference_is_far,
     rescaled,
     suspicious,
     term_and_exponent,
-    where_overflowed,
 )
 from sparse_xent.kernels.formulas import (
     ClipRange,
     KernelSpec,
     class_gradient,
+    is_logits,
     is_smooth,
     smoothing_terms,
     term,
@@ -48,6 +60,7 @@ from sparse_xent.kernels.staging import Value, primitive
 
 COLUMNS = vec.StackBytes(LINE * (TILE + 8))  # a vector for each class
 ROWS = vec.StackBytes(16 * (TILE + 4) * 8 + 2 * LINE)
+_ONE, _TWO, _THREE, _ALL = (Last(n) for n in range(1, 5))
 _VECTOR = vec.StackBytes(LINE)
 _FACTORS = vec.StackBytes(2 * LINE)  # float64, as many as there are lanes
 
@@ -116,25 +129,69 @@ def _add_class(
 
 
 @inlined
-def _sums(spec, C, columns, terms, t, m, clip_range, caches):
+def _sums(spec, C, columns, terms, t, m, clip_range):
     """The sums of all rows' terms but the targets', the targets' scores, and all exponents."""
     others, x_t, exponents = ops.splat(spec, 0.0), ops.splat(spec, 0.0), ops.integers(spec, 0)
     for c in range(C):
         others, x_t, exponents, e = _add_class(
             spec, columns, t, c, m, clip_range, others, x_t, exponents
         )
-        if caches:
+        if terms is not None:
             vec.keep(terms + LINE * c, e)
     return others, x_t, exponents
 
 
 @inlined
-def _greatest(spec, C, columns):
-    """Each row's greatest score."""
+def _reference(spec, C, columns):
+    """The whole reference below each row's greatest logit; 0 for probabilities."""
     top = vec.fetch(spec, columns)
-    for c in range(1, C):
-        top = ops.maximum(vec.fetch(spec, columns + LINE * c), top)
-    return top
+    if is_logits(spec):
+        for c in range(1, C):
+            top = ops.maximum(vec.fetch(spec, columns + LINE * c), top)
+    return first_reference(spec, top)
+
+
+@inlined
+def _plain_sums(spec, C, p, step, within, t, columns, terms):
+    """The state of a tile's rows under the reference 0, and, unless `terms` is None, their terms.
+
+    Panels stay in registers; the last one ends with its row.
+    """
+    panel, size = panel_classes(spec), ops.itemsize(spec)
+    state, c = no_classes(spec), 0
+    while c + panel <= C:
+        to = shifted(terms, LINE * c)
+        state = add_panel(spec, _ALL, p + c * size, step, t, state, to)
+        c += panel
+        t = t - panel_classes(spec)
+    to, last = shifted(terms, LINE * c), p + (C - panel) * size
+    if c == 0:  # fewer classes than a panel has
+        transpose(spec, C, p, step, within, columns)
+        for k in range(C):
+            state = add_column(
+                spec, columns + LINE * k, t - k, 0.0, state, shifted(terms, LINE * k)
+            )
+    elif C - c == 1:
+        state = add_panel(spec, _ONE, last, step, t, state, to)
+    elif C - c == 2:
+        state = add_panel(spec, _TWO, last, step, t, state, to)
+    elif C - c == 3:
+        state = add_panel(spec, _THREE, last, step, t, state, to)
+    return state
+
+
+@outlined
+def _plain_sums_again(spec, C, columns, terms, t, right):
+    """`finish` of rows that are not right, under references of their own; of the others as before.
+
+    A row has its terms and sums under one reference; under 0 they keep their bits.
+    """
+    m = ops.select(right, ops.splat(spec, 0.0), _reference(spec, C, columns))
+    state = no_classes(spec)
+    for c in range(C):
+        column = columns + LINE * c
+        state = add_column(spec, column, t - c, m, state, shifted(terms, LINE * c))
+    return finish(spec, state, t, m)
 
 
 @inlined
@@ -173,9 +230,6 @@ def _gradient(
     spec, C, columns, terms, t, factor, m, before, a, b, target_gradient, s, clip_range, to
 ):
     """Write the gradients of a tile as rows that lie one after the other."""
-    if reference_is_far(spec, before, m):
-        before = nearer_reference(before, m)
-        _sums(spec, C, columns, terms, t, before, clip_range, True)
     a = rescaled(spec, a, before, m)
     off = (t < ops.integers(spec, 0)) | (factor == ops.splat(spec, 0.0))
     for c in range(C):
@@ -189,84 +243,124 @@ def _gradient(
 
 
 @inlined
-def tile(
-    spec, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes,
-    smoothing, clip_range, nontemporal, scratch,
+def _losses(
+    spec, C, p, step, within, count, t, labels, columns, terms, smoothing, clip_range, position,
+    notes,
 ):  # fmt: skip
-    """C <= TILE."""
-    w, size, panel = ops.lanes(spec), ops.itemsize(spec), panel_classes(spec)
-    columns, terms, values = (
-        vec.stack_alloc(COLUMNS),
-        vec.stack_alloc(COLUMNS),
-        vec.stack_alloc(_VECTOR),
+    """A tile's losses, whether one of them is not accurate, and what gradients are made of."""
+    transpose(spec, C, p, step, within, columns)
+    before = _reference(spec, C, columns)
+    others, x_t, exponents = _sums(spec, C, columns, terms, t, before, clip_range)
+    others = nan_if_overflowed(spec, others, exponents)
+    if suspicious(spec, exponents):
+        for r in range(count):
+            label, size = vec.fetch_label(labels + 4 * r), ops.itemsize(spec)
+            note(spec, p + r * step, size, C, label, -1, position + r, notes)
+    others, target_term, m, target_score, s = finish_sums(
+        spec, others, term(spec, x_t, before, clip_range), before, x_t
     )
-    rows, row_labels, row_factors = (
-        vec.stack_alloc(ROWS),
-        vec.stack_alloc(_VECTOR),
-        vec.stack_alloc(_FACTORS),
+    sum_, alive = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
+    if is_smooth(spec):
+        sum_, alive = _smoothing_sums(spec, C, columns, m, s, clip_range)
+    value = finish_loss(
+        spec, others, target_term, target_score, sum_, alive, C, smoothing, clip_range
     )
-    gradients, row = vec.stack_alloc(ROWS), C * size
-    done, end = 0, 0
-    x_step, dx_step, p, to = 0, 0, x, dx
-    while done < last - first:
-        if done == end:
-            end, p, x_step = run_of_positions(inner, first, last, done, x, xo, xi)
-            if dx is not None:
-                end, to, dx_step = run_of_positions(inner, first, last, done, dx, do, di)
-        count = ops.minimum(w, end - done)
-        next_p, step, labels, factors = p + count * x_step, x_step, y + 4 * done, g + 8 * done
-        # A panel of fewer classes than it is wide reaches into the rows behind its own.
-        within = panel <= C or (step == row and done + w + panel <= end)
-        if count < w:
-            copy_rows(spec, dx, p, step, labels, factors, count, row, rows, row_labels, row_factors)
-            p, step, labels, factors, within = rows, row, row_labels, row_factors, True
-        t = vec.fetch_labels(spec, labels)
-        for line in range(0, w * row, LINE):
-            vec.prefetch(p + (AHEAD + line))
+    value, inaccurate = without_ignored(spec, t, value)
+    return value, inaccurate, others, target_term, target_score, alive, before, m, s
+
+
+@inlined
+def _plain_losses(
+    spec, C, p, step, within, count, t, labels, columns, terms, smoothing, clip_range, position,
+    notes,
+):  # fmt: skip
+    """The same of logits without smoothing."""
+    state = _plain_sums(spec, C, p, step, within, t, columns, terms)
+    others, target_term, value, right = finish(spec, state, t, 0.0)
+    zero, usable, inaccurate = ops.splat(spec, 0.0), right, False
+    if terms is not None:
+        usable = right & gradient_is_right(spec, others + target_term, t)
+    if not ops.everywhere(usable):
         transpose(spec, C, p, step, within, columns)
-        before = first_reference(spec, vec.fetch(spec, columns))
-        caches = dx is not None
-        others, x_t, exponents = _sums(spec, C, columns, terms, t, before, clip_range, caches)
-        if overflowed(spec, exponents):
-            raised = first_reference(spec, _greatest(spec, C, columns))
-            before = where_overflowed(spec, exponents, raised, before)
-            others, x_t, exponents = _sums(spec, C, columns, terms, t, before, clip_range, caches)
-            others = nan_if_overflowed(spec, others, exponents)
-        if suspicious(spec, exponents):
-            for r in range(count):
-                label, here = vec.fetch_label(labels + 4 * r), first + done + r
-                note(spec, p + r * step, size, C, label, -1, here, notes)
-        others, target_term, m, target_score, s = finish_sums(
-            spec, others, term(spec, x_t, before, clip_range), before, x_t
+        others, target_term, again, _ = _plain_sums_again(spec, C, columns, terms, t, usable)
+        value, inaccurate = without_ignored(spec, t, ops.select(right, value, again))
+    return value, inaccurate, others, target_term, zero, zero, zero, zero, zero
+
+
+# The kernel ------------------------------------------------------------------------------------
+
+
+def _kernel(losses_of: Callable[..., Any]) -> Callable[..., None]:
+    """The kernel whose losses, and what the gradient is made of, come from `losses_of`."""
+
+    @inlined
+    def tile(
+        spec, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes,
+        smoothing, clip_range, nontemporal, scratch,
+    ):  # fmt: skip
+        """C <= TILE."""
+        w, size, panel = ops.lanes(spec), ops.itemsize(spec), panel_classes(spec)
+        columns, terms, values = (
+            vec.stack_alloc(COLUMNS),
+            vec.stack_alloc(COLUMNS),
+            vec.stack_alloc(_VECTOR),
         )
-        sum_, alive = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
-        if is_smooth(spec):
-            sum_, alive = _smoothing_sums(spec, C, columns, m, s, clip_range)
-        value = finish_loss(
-            spec, others, target_term, target_score, sum_, alive, C, smoothing, clip_range
+        rows, row_labels, row_factors = (
+            vec.stack_alloc(ROWS),
+            vec.stack_alloc(_VECTOR),
+            vec.stack_alloc(_FACTORS),
         )
-        value, inaccurate = without_ignored(spec, t, value)
-        vec.keep(values, value)
-        if dx is not None:
-            a, b, target_gradient = row_coefficients(
-                spec, p, step, size, count, C, labels, factors,
-                others, target_term, target_score, alive, smoothing, clip_range,
+        gradients, row = vec.stack_alloc(ROWS), C * size
+        done, end = 0, 0
+        x_step, dx_step, p, to = 0, 0, x, dx
+        while done < last - first:
+            if done == end:
+                end, p, x_step = run_of_positions(inner, first, last, done, x, xo, xi)
+                if dx is not None:
+                    end, to, dx_step = run_of_positions(inner, first, last, done, dx, do, di)
+            count = ops.minimum(w, end - done)
+            next_p, step, labels, factors = p + count * x_step, x_step, y + 4 * done, g + 8 * done
+            # A panel of fewer classes than it is wide reaches into the rows behind its own.
+            within = panel <= C or (step == row and done + w + panel <= end)
+            if count < w:
+                copy_rows(
+                    spec, dx, p, step, labels, factors, count, row, rows, row_labels, row_factors
+                )
+                p, step, labels, factors, within = rows, row, row_labels, row_factors, True
+            t = vec.fetch_labels(spec, labels)
+            for line in range(0, w * row, LINE):
+                vec.prefetch(p + (AHEAD + line))
+            value, inaccurate, others, target_term, target_score, alive, before, m, s = losses_of(
+                spec, C, p, step, within, count, t, labels, columns, only_with(dx, terms),
+                smoothing, clip_range, first + done, notes,
             )  # fmt: skip
-            factor = vec.fetch_factors(spec, factors)
-            _gradient(
-                spec, C, columns, terms, t, factor, m, before, a, b, target_gradient, s, clip_range,
-                gradients,
-            )  # fmt: skip
-        if inaccurate:
-            exact_rows(
-                spec, values, labels, factors, p, step, size, only_with(dx, gradients), row, size,
-                count, C, smoothing, None,
-            )  # fmt: skip
-        store_losses(spec, out + done * ops.lane_size(spec), values, count)
-        if dx is not None:
-            write_rows(spec, to, dx_step, dc, gradients, count, C, nontemporal)
-            to += count * dx_step
-        p = next_p
-        done += count
-    if dx is not None and nontemporal:
-        vec.fence()
+            vec.keep(values, value)
+            if dx is not None:
+                a, b, target_gradient = row_coefficients(
+                    spec, p, step, size, count, C, labels, factors,
+                    others, target_term, target_score, alive, smoothing, clip_range,
+                )  # fmt: skip
+                factor = vec.fetch_factors(spec, factors)
+                _gradient(
+                    spec, C, columns, terms, t, factor, m, before, a, b, target_gradient, s,
+                    clip_range, gradients,
+                )  # fmt: skip
+            if inaccurate:
+                exact_rows(
+                    spec, values, labels, factors, p, step, size, only_with(dx, gradients), row,
+                    size, count, C, smoothing, None,
+                )  # fmt: skip
+            store_losses(spec, out + done * ops.lane_size(spec), values, count)
+            if dx is not None:
+                write_rows(spec, to, dx_step, dc, gradients, count, C, nontemporal)
+                to += count * dx_step
+            p = next_p
+            done += count
+        if dx is not None and nontemporal:
+            vec.fence()
+
+    return tile  # type: ignore[no-any-return]
+
+
+tile = _kernel(_losses)
+plain_tile = _kernel(_plain_losses)

@@ -11,7 +11,7 @@ compiles a kernel anew. `load` and `store` convert from and to the scores' forma
                  fetch_factor fetch_factors fetch_losses
     bytes        stack_alloc copy_line stream_line copy_byte prefetch fence
     lanes        indices mask_of integer_size greater_halves
-    rows         row_totals row_maxima gather_panel scatter_panel
+    rows         row_totals row_maxima load_panel gather_panel scatter_panel
 """
 
 import operator
@@ -468,11 +468,10 @@ def _transposed(panel: list[Value]) -> list[Value]:
 
 
 @primitive
-def gather_panel(fmt: Any, address: Value, step: Value, to: Value) -> None:
-    """Transpose the first columns (4, or 2 of float64) of as many rows as there are lanes.
+def load_panel(fmt: Any, address: Value, step: Value) -> tuple[Value, ...]:
+    """The first columns (4, or 2 of float64) of as many rows as there are lanes, transposed.
 
-    Row r begins at address + r * step; column c is kept as the c-th vector from `to` on, and row
-    r is its lane r.
+    Row r begins at address + r * step, and is lane r of every column.
     """
     f = fmt.format
     quarter = f.lanes // QUARTERS
@@ -490,7 +489,13 @@ def gather_panel(fmt: Any, address: Value, step: Value, to: Value) -> None:
             )
             four = [b.shuffle_vector(x, y, at) for x, y in zip(four[::2], four[1::2], strict=True)]
         panel.append(_from_memory(f, four[0], f.lanes))
-    for c, column in enumerate(_transposed(panel)):
+    return tuple(_transposed(panel))
+
+
+@primitive
+def gather_panel(fmt: Any, address: Value, step: Value, to: Value) -> None:
+    """`load_panel`, each column kept as a vector: the first at `to`, the others behind it."""
+    for c, column in enumerate(load_panel(fmt, address, step)):
         _write(to + LINE * c, column.value, LINE)
 
 
