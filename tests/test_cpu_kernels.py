@@ -197,6 +197,36 @@ def test_a_row_has_the_same_bits_alone_as_in_any_batch(shape, smoothing, dtype, 
         np.testing.assert_array_equal(bits(alone[1]), bits(dx[box[0], :, box[1]]))
 
 
+#: What makes the terms of a row of logits, or its gradient, too large or too small for a reference
+#: of 0.
+FAR = {
+    "offset 200": lambda x: x + 200,
+    "offset -100": lambda x: x - 100,
+    "offset -20": lambda x: x - 20,
+    "spread 30": lambda x: x * 10,
+    "target -inf": lambda x: np.where(np.arange(len(x)) == 0, -np.inf, x),
+    "others -inf": lambda x: np.where(np.arange(len(x)) == 0, x, -np.inf),
+    "NaN": lambda x: np.where(np.arange(len(x)) == 1, np.nan, x),
+}
+
+
+@pytest.mark.parametrize("far", FAR.values(), ids=FAR)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [2, 3, 7, 10, 21])
+def test_rows_far_from_others_do_not_change_their_bits(classes, dtype, far):
+    r = np.random.default_rng(classes)
+    x = r.normal(0, 3, (70, classes, 1)).astype(dtype)
+    y, g = np.zeros((70, 1), np.int64), r.normal(size=(70, 1))
+    mixed = x.copy()
+    for row in range(0, 70, 5):
+        mixed[row, :, 0] = far(x[row, :, 0])
+    usual = np.arange(70) % 5 > 0
+    for made, right in zip(
+        both(mixed, y, g, ScoreKind.LOGITS), both(x, y, g, ScoreKind.LOGITS), strict=True
+    ):
+        np.testing.assert_array_equal(bits(made[usual]), bits(right[usual]))
+
+
 @pytest.mark.parametrize("shape", EVERY.values(), ids=EVERY)
 def test_the_loss_has_the_same_bits_with_and_without_a_gradient(shape):
     x, y, _ = scores_of(shape, np.float32, ScoreKind.LOGITS)
