@@ -212,12 +212,13 @@ FAR = {
 
 @pytest.mark.parametrize("far", FAR.values(), ids=FAR)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("classes", [2, 3, 7, 10, 21])
-def test_rows_far_from_others_do_not_change_their_bits(classes, dtype, far):
+def test_rows_far_from_others_do_not_change_their_bits(classes, order, dtype, far):
     r = np.random.default_rng(classes)
-    x = r.normal(0, 3, (70, classes, 1)).astype(dtype)
+    x = np.array(r.normal(0, 3, (70, classes, 1)), dtype, order=order)
     y, g = np.zeros((70, 1), np.int64), r.normal(size=(70, 1))
-    mixed = x.copy()
+    mixed = x.copy(order=order)
     for row in range(0, 70, 5):
         mixed[row, :, 0] = far(x[row, :, 0])
     usual = np.arange(70) % 5 > 0

@@ -21,6 +21,7 @@ LINE = 64  # bytes of a cache line, and of every vector of lanes
 # Class counts at which another kernel takes over.
 TILE = 24  # classes at most; above, turning the rows costs more than reading along them
 MEDIUM = 512
+FEW = 32  # classes apart at most whose sums stay in registers
 
 # Positions of a chunk at most: its scratch of 36 bytes each (labels, losses, weights, factors) is
 # a small part of a core's second-level cache beside the scores themselves.
@@ -185,7 +186,9 @@ def choose_kernel(
     if scores == ScoreKind.CLIP and not smooth:
         return KernelChoice("gather", format, scores, smooth, positions, classes >= 4096, LINE)
     if classes > 1 and steps[0] != size:
-        return KernelChoice("strided", format, scores, smooth, positions, False, size * classes)
+        few = classes <= FEW and scores == ScoreKind.LOGITS and not smooth
+        name = "few" if few else "strided"
+        return KernelChoice(name, format, scores, smooth, positions, False, size * classes)
     name = "tile" if classes <= TILE else "row_batches" if classes < MEDIUM else "rows"
     rows_of_a_chunk = max(1, min(POSITIONS, chunk_bytes // (size * classes)))
     return KernelChoice(

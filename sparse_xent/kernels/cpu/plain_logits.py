@@ -79,6 +79,22 @@ def add_column(
 
 
 @primitive
+def add_four(
+    spec: KernelSpec,
+    q: Value,
+    apart: Value,
+    ahead: Value,
+    t: Value,
+    state: State,
+    terms: Value | None,
+) -> State:
+    """Four classes `apart` bytes from each other, of neighbouring positions from q on."""
+    for i in range(4):
+        vec.prefetch(q + apart * i + ahead)
+    return _add(tuple(vec.load(spec, q + apart * i) for i in range(4)), t, 0.0, state, terms)
+
+
+@primitive
 def finish(spec: KernelSpec, state: State, t: Value, m: Any) -> tuple[Value, Value, Value, Value]:
     """others, target_term, the losses, and a mask of those that are right.
 

@@ -8,6 +8,7 @@ from numba.core import types
 from sparse_xent.kernels import ScoreKind, arithmetic
 from sparse_xent.kernels.cpu import chunks, compiler
 from sparse_xent.kernels.cpu.exact_sums import exact_sums
+from sparse_xent.kernels.cpu.few_classes import few
 from sparse_xent.kernels.cpu.gather import gather
 from sparse_xent.kernels.cpu.rank import rank
 from sparse_xent.kernels.cpu.row_batches import row_batches
@@ -20,7 +21,7 @@ _FORMATS = {
     f.name: f
     for f in (arithmetic.FLOAT16, arithmetic.BFLOAT16, arithmetic.FLOAT32, arithmetic.FLOAT64)
 }
-_KERNELS = {kernel.__name__: kernel for kernel in (gather, tile, row_batches, rows, strided)}
+_KERNELS = {kernel.__name__: kernel for kernel in (gather, tile, row_batches, rows, few, strided)}
 _PLAIN = {"tile": plain_tile}
 """Those of logits without smoothing that have a kernel of their own."""
 

@@ -181,7 +181,7 @@ def _plain_sums(spec, C, p, step, within, t, columns, terms):
 
 
 @outlined
-def _plain_sums_again(spec, C, columns, terms, t, right):
+def plain_sums_again(spec, C, columns, terms, t, right):
     """`finish` of rows that are not right, under references of their own; of the others as before.
 
     A row has its terms and sums under one reference; under 0 they keep their bits.
@@ -282,7 +282,7 @@ def _plain_losses(
         usable = right & gradient_is_right(spec, others + target_term, t)
     if not ops.everywhere(usable):
         transpose(spec, C, p, step, within, columns)
-        others, target_term, again, _ = _plain_sums_again(spec, C, columns, terms, t, usable)
+        others, target_term, again, _ = plain_sums_again(spec, C, columns, terms, t, usable)
         value, inaccurate = without_ignored(spec, t, ops.select(right, value, again))
     return value, inaccurate, others, target_term, zero, zero, zero, zero, zero
 
