@@ -40,7 +40,11 @@ def kernels(halves: bool = False, everything: bool = False) -> Iterator[tuple[An
     kinds = tuple(ScoreKind) if everything else (ScoreKind.LOGITS, ScoreKind.CLIP_NORMALIZE)
     smooths = (False, True) if everything else (False,)
     for format, scores, smooth in itertools.product(formats, kinds, smooths):
-        layouts = ("gather",) if scores == ScoreKind.CLIP and not smooth else _LAYOUTS
+        layouts: tuple[str, ...] = _LAYOUTS
+        if scores == ScoreKind.CLIP and not smooth:
+            layouts = ("gather",)
+        elif scores == ScoreKind.LOGITS and not smooth:
+            layouts = (*_LAYOUTS, "few")
         for layout, gradient in itertools.product(layouts, (False, True)):
             yield layout, format, scores.name, smooth, gradient
 
