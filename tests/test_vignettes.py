@@ -325,7 +325,9 @@ def without_outputs(text):
 
 def render(folder, names, *modules):
     """Renders pages in R; skips where R's Python lacks a module, or where pandoc is not found."""
+    # Keras is there only if its backend is, too: the one that make.R takes.
     code = """
+      Sys.setenv(KERAS_BACKEND = "torch")
       for (module in strsplit("%s", " ")[[1]]) if (!reticulate::py_module_available(module)) {
         cat("no", module, "\\n")
         quit()
