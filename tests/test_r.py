@@ -271,6 +271,7 @@ both <- there(seen[, "PDF"]) & there(seen[, "File"])
 cat(paste(seen[, "Title"], seen[, "PDF"], both, sep = "; "), sep = "\\n")
 """
 VIGNETTES = """\
+Does the sparse loss train more slowly?; does-the-sparse-loss-train-more-slowly.html; TRUE
 From one vector to a fleet; from-one-vector-to-a-fleet.html; TRUE
 Getting started; getting-started.html; TRUE
 No framework at all; no-framework-at-all.html; TRUE

@@ -4,14 +4,16 @@
 
 The blocks are those of the page as it is shown, but for its line `steps = None`; figures go to
 figures/ in the current folder. Each page has a function in CHECKS, which is given all that the
-blocks defined.
+blocks defined. A block that warns fails: the page would show the warning.
 """
 
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 VIGNETTES = Path(__file__).parent.parent / "vignettes"
 
@@ -20,18 +22,69 @@ def run(name):
     """All that the Python blocks of a page define."""
     text = (VIGNETTES / f"{name}.md").read_text("utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    assert "\nsteps = None" in "\n".join(blocks)
     names = {}
     for block in blocks:
         code = re.sub(r"^steps = None\b", "steps = 2", block, flags=re.MULTILINE)
         exec(compile(code, f"{name}.md", "exec"), names)
+    assert names["steps"] == 2
     return names
 
 
-CHECKS = {}
+def crossentropies(labels, logits):
+    """Of each label, [n, t], and logits [n, t, C]: the definition, in long double."""
+    x = np.asarray(logits, np.longdouble)
+    targets = np.take_along_axis(x, np.asarray(labels)[..., None], -1)[..., 0]
+    return np.log(np.exp(x).sum(axis=-1)) - targets
+
+
+def the_sparse_loss(names):
+    """Every form of the loss gives one curve; a second fit goes on where the first one stopped."""
+    X, new_model, fit = names["X"], names["new_model"], names["fit"]
+
+    def value(model):
+        return float(crossentropies(X, model.predict(X, verbose=0)).sum())
+
+    curves = names["curves"]
+    assert len(curves) == 6
+    model = new_model()
+    weights = model.get_weights()
+    assert abs(value(model) - 10 * np.log(6)) < 0.01
+    for form, curve in curves.items():
+        assert curve.shape == (2,), form
+        np.testing.assert_allclose(curve, curves["integers"], rtol=1e-6, err_msg=form)
+    np.testing.assert_allclose(curves["integers"][0], value(model), rtol=1e-6)
+    assert set(names["correct"].values()) == {names["correct"]["integers"]}
+    assert names["shapes"] == {(10, 6)}
+
+    # The page's fits again, and the definition after each of their steps.
+    expected = []
+    for _ in range(4):
+        expected.append(value(model))
+        fit(model, names["keras_sparse"], X, epochs=1)
+    assert expected == sorted(expected, reverse=True)
+    found = np.concatenate([names["first_curve"], names["second_curve"]])
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(np.concatenate(names["exchanged"]), expected, rtol=1e-6)
+    np.testing.assert_allclose(names["in_one"], expected, rtol=1e-6)
+    np.testing.assert_allclose(names["between"], expected[2], rtol=1e-6)
+
+    # The same seed, the same weights; another seed, others; a mean at a tenfold rate, the sum.
+    for weight, again in zip(weights, new_model().get_weights(), strict=True):
+        assert weight.dtype == "float64"
+        np.testing.assert_array_equal(weight, again)
+    assert any((w != v).any() for w, v in zip(weights, new_model(0).get_weights(), strict=True))
+    np.testing.assert_allclose(names["ten_fold"], curves["integers"], rtol=1e-6)
+    assert names["slow"][1] > names["ten_fold"][1]
+    assert sorted(names["edge"]) == [(rate, k) for rate in (0.3, 1.0, 3.0) for k in range(3)]
+
+
+CHECKS = {"does-the-sparse-loss-train-more-slowly": the_sparse_loss}
 
 
 if __name__ == "__main__":
     matplotlib.use("agg")
+    warnings.simplefilter("error", UserWarning)
+    # Without SPARSE_XENT_DATA and a network a page takes the smaller data.
+    warnings.filterwarnings("ignore", "Keras could not load", UserWarning)
     Path("figures").mkdir(exist_ok=True)
     CHECKS[sys.argv[1]](run(sys.argv[1]))

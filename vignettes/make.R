@@ -50,7 +50,8 @@ knit_hooks$set(
 
 #' The versions that made a page, on one line: Keras's and torch's too, where it trains with them.
 made_by <- function(trained) {
-  version <- function(module) reticulate::import(module)$`__version__`
+  # torch's version is a kind of text that R would take for two.
+  version <- function(module) reticulate::py_str(reticulate::import(module, convert = FALSE)$`__version__`)
   modules <- c(NumPy = "numpy", Matplotlib = "matplotlib", if (trained) c(Keras = "keras", torch = "torch"),
                sparse_xent = "sparse_xent")
   versions <- c(
