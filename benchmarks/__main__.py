@@ -2,8 +2,8 @@
 
 A whole run (nothing left out, nothing cut) replaces `benchmarks/results/`, the whole table in
 benchmarks/README.md and the five lines in README; any other writes only where `--output` says.
-`--redraw` measures nothing: it makes pictures and tables anew from the CSV. What misses its goal is said and is no error: machines are
-shared, and slow at times.
+`--redraw` measures nothing: it makes pictures and tables anew from the CSV. What misses its goal is
+said and is no error: machines are shared, and slow at times.
 """
 
 import argparse
