@@ -1,5 +1,6 @@
 """Every example is run: the pages', and the docstrings', of which each public name has one."""
 
+import ast
 import contextlib
 import doctest
 import importlib
@@ -62,23 +63,45 @@ def failures(test, names=None):
     return "".join(said)
 
 
+def typed(code, names):
+    """What Python prints where the code is typed in: values, what is printed, and an error."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for statement in ast.parse(code).body:
+            try:
+                exec(compile(ast.Interactive([statement]), "a page", "single"), names)
+            except Exception as error:
+                print(f"{type(error).__name__}: {error}")
+    return printed.getvalue()
+
+
+def shown_beside(code):
+    """What a block says that it prints: the lines that begin with #>."""
+    return "".join(line[2:].lstrip() + "\n" for line in code.splitlines() if line.startswith("#>"))
+
+
 def wrong(markdown):
     """Run the Python blocks, one after the other as a reader would; returns what came out wrong.
 
-    A block with prompts is a doctest. One without is run as it stands, and what it prints is the
-    block of text that follows: nothing shown, nothing printed.
+    A block with prompts is a doctest. One with lines that begin with #> is typed in, and they are
+    what it prints. Any other is run as it stands, and what it prints is the block of text that
+    follows: nothing shown, nothing printed.
     """
     names, said = {}, []
     for code, output in python_blocks(markdown):
         if ">>>" in code:
-            test = doctest.DocTestParser().get_doctest(code, {}, "README.md", "README.md", 0)
+            test = doctest.DocTestParser().get_doctest(code, {}, "a page", "a page", 0)
             said.append(failures(test, names))
+            continue
+        if "#>" in code:
+            output, got = shown_beside(code), typed(code, names)
         else:
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
-                exec(compile(code, "README.md", "exec"), names)
-            if not doctest.OutputChecker().check_output(output, printed.getvalue(), FLAGS):
-                said.append(f"Expected:\n{output}Got:\n{printed.getvalue()}")
+                exec(compile(code, "a page", "exec"), names)
+            got = printed.getvalue()
+        if not doctest.OutputChecker().check_output(output, got, FLAGS):
+            said.append(f"Expected:\n{output}Got:\n{got}")
     return "".join(said)
 
 
@@ -131,10 +154,9 @@ def test_the_examples_of_a_page_come_out_as_written(page, title, tmp_path):
 
 
 def r_blocks(page):
-    """(code, output) of a page's R blocks; output is what stands after #>, without empty lines."""
-    lines = "".join(code for language, code in blocks(page.read_text("utf-8")) if language == "r")
-    shown = [line[2:].strip() for line in lines.splitlines() if line.startswith("#>")]
-    return lines, [line for line in shown if line]
+    """(code, lines of output) of a page's R blocks, without empty lines."""
+    code = "".join(code for language, code in blocks(page.read_text("utf-8")) if language == "r")
+    return code, [line.strip() for line in shown_beside(code).splitlines() if line.strip()]
 
 
 LIBRARY = """
@@ -239,10 +261,11 @@ def test_every_public_name_shows_an_example(name):
 
 
 PROMPTS = "```python\n>>> 1 + 1\n2\n```\nso:\n```python\n>>> two = 2\n>>> two * 2\n4\n```\n"
+BESIDE = "```python\nint('x')\n#> ValueError: ...\ntwo = 2\ntwo * 2\n#> 4\n```\n"
 PLAIN = "```python\ntwo = 2\n```\nso:\n```python\nprint(1 + 1, two * 2)\n```\n\n```text\n2 4\n```\n"
 
 
-@pytest.mark.parametrize("right", [PROMPTS, PLAIN], ids=["prompts", "plain"])
+@pytest.mark.parametrize("right", [PROMPTS, BESIDE, PLAIN], ids=["prompts", "beside", "plain"])
 def test_a_wrong_example_is_caught(right):
     assert wrong(right) == ""
     assert re.search(r"Expected:\n.*5\nGot:\n.*4\n", wrong(right.replace("4\n", "5\n")), re.DOTALL)
