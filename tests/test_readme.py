@@ -76,14 +76,14 @@ def typed(code, names):
 
 
 def shown_beside(code):
-    """What a block says that it prints: the lines that begin with #>."""
-    return "".join(line[2:].lstrip() + "\n" for line in code.splitlines() if line.startswith("#>"))
+    """What a block says that it prints: the lines that begin with # -> (in R with #>)."""
+    return "".join(f"{line}\n" for line in re.findall(r"^#(?: -)?> ?(.*)$", code, re.MULTILINE))
 
 
 def wrong(markdown):
     """Run the Python blocks, one after the other as a reader would; returns what came out wrong.
 
-    A block with prompts is a doctest. One with lines that begin with #> is typed in, and they are
+    A block with prompts is a doctest. One with lines that begin with # -> is typed in, and they are
     what it prints. Any other is run as it stands, and what it prints is the block of text that
     follows: nothing shown, nothing printed.
     """
@@ -93,7 +93,7 @@ def wrong(markdown):
             test = doctest.DocTestParser().get_doctest(code, {}, "a page", "a page", 0)
             said.append(failures(test, names))
             continue
-        if "#>" in code:
+        if "# ->" in code:
             output, got = shown_beside(code), typed(code, names)
         else:
             printed = io.StringIO()
@@ -201,7 +201,7 @@ def test_readmes_files_are_scored_as_written(tmp_path):
 
 def test_readme_is_short_and_shows_the_loss():
     text = README.read_text("utf-8")
-    assert len(text.splitlines()) <= 155
+    assert len(text.splitlines()) <= 160
     assert "r" in [language for language, _ in blocks(text)]
     shown = "".join(code + output for code, output in python_blocks(text))
     for words in ("loss_sparse_categorical_crossentropy", "value_and_grad", "0.05129"):
@@ -261,7 +261,7 @@ def test_every_public_name_shows_an_example(name):
 
 
 PROMPTS = "```python\n>>> 1 + 1\n2\n```\nso:\n```python\n>>> two = 2\n>>> two * 2\n4\n```\n"
-BESIDE = "```python\nint('x')\n#> ValueError: ...\ntwo = 2\ntwo * 2\n#> 4\n```\n"
+BESIDE = "```python\nint('x')\n# -> ValueError: ...\ntwo = 2\ntwo * 2\n# -> 4\n```\n"
 PLAIN = "```python\ntwo = 2\n```\nso:\n```python\nprint(1 + 1, two * 2)\n```\n\n```text\n2 4\n```\n"
 
 
