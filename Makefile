@@ -38,7 +38,7 @@ help:
 	@echo 'make test    run the fast part of the tests, in minutes'
 	@echo 'make test ALL=1   run all of them, with Keras, TensorFlow, torch, JAX and CUDA'"'"'s compiler (gigabytes)'
 	@echo 'make check   formatting, lint, types'
-	@echo 'make bench   measure speed (PEERS=1: beside Keras, TensorFlow, torch and JAX, as README shows it)'
+	@echo 'make bench   measure speed (PEERS=1: beside Keras, TensorFlow, torch and JAX, as benchmarks/README.md shows it)'
 	@echo 'make man     write man/, the pages of R'"'"'s manual (ARGS=--run: run their examples in R first)'
 	@echo 'make vignettes   render vignettes/ and the R package'"'"'s pages (needs R with reticulate, knitr; pandoc)'
 	@echo 'make setup   all that the above need, installed beforehand'
