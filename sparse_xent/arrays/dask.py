@@ -250,7 +250,7 @@ def merged(
         combine=partial(_merged, merge, None),
         aggregate=partial(_merged, merge, finish),
         axis=axis,
-        split_every=None,
+        split_every=dict.fromkeys(cut, together),
         dtype=dtype,
         meta=np.empty((0,) * axes, dtype),
         name="sparse_xent_merged",
