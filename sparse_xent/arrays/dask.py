@@ -120,7 +120,7 @@ def aligned(array: Any, x: Dask, axis: int) -> Dask:
 def mapped(
     task: Callable[..., Any],
     x: Dask,
-    *others: Dask | None,
+    *others: Any,
     dtype: Any = object,
     axis: int | None = None,
     drop: bool = False,
@@ -134,7 +134,7 @@ def mapped(
         task: gives the block of the result; or one Python object, where dtype is `object`.
         x: an array.
         *others: arrays of as many axes, or without `axis`, in the same blocks but where one of
-            length 1 serves all.
+            length 1 serves all; what is no lazy array goes to each task as it is.
         dtype: of the result.
         axis: the axis that others need not have.
         drop: whether the result lacks it; x is then in one block along it.
