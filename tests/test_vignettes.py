@@ -33,6 +33,7 @@ PACKAGE = rscript.ROOT / "sparse_xent/r/sparsexent"
 NAMES = [
     "from-one-vector-to-a-fleet",
     "getting-started",
+    "handwritten-digits",
     "no-framework-at-all",
     "probabilities-or-logits",
     "scoring-a-model-in-r",
@@ -40,7 +41,7 @@ NAMES = [
 ]
 
 OF_MNIST = ["no-framework-at-all"]
-TRAINED = []
+TRAINED = ["handwritten-digits"]
 OTHERS = [name for name in NAMES if name not in TRAINED]
 SHARED = rscript.ROOT.parent / "shared/data"
 MNIST = os.environ.get("SPARSE_XENT_DATA") or (str(SHARED) if SHARED.is_dir() else "")
