@@ -34,6 +34,7 @@ NAMES = [
     "does-the-sparse-loss-train-more-slowly",
     "from-one-vector-to-a-fleet",
     "getting-started",
+    "handwritten-digits",
     "no-framework-at-all",
     "probabilities-or-logits",
     "scoring-a-model-in-r",
@@ -41,7 +42,7 @@ NAMES = [
 ]
 
 OF_MNIST = ["no-framework-at-all"]
-TRAINED = ["does-the-sparse-loss-train-more-slowly"]
+TRAINED = ["does-the-sparse-loss-train-more-slowly", "handwritten-digits"]
 OTHERS = [name for name in NAMES if name not in TRAINED]
 SHARED = rscript.ROOT.parent / "shared/data"
 MNIST = os.environ.get("SPARSE_XENT_DATA") or (str(SHARED) if SHARED.is_dir() else "")
@@ -301,6 +302,7 @@ def test_pages_that_train_are_rendered_in_r_too(tmp_path, monkeypatch):
     """For two steps an epoch: all but what the models learn is as it stands."""
     monkeypatch.setenv("SPARSE_XENT_DATA", MNIST)
     monkeypatch.setenv("SPARSE_XENT_STEPS", "2")
+    monkeypatch.setenv("KERAS_BACKEND", "torch")  # without TensorFlow, Keras is not found otherwise
     render(tmp_path, TRAINED, "keras", "torch")
     for name in TRAINED:
         again = (tmp_path / f"{name}.md").read_text("utf-8")
