@@ -39,9 +39,9 @@ COSTS = {
 }
 MEMORY_BAR = {FORWARD: 1.0, IN_PLACE: 1.0}  # MiB beyond the result
 HOW_TO_READ_IT = (
-    '"torch 15" took 15 times as long; 100 % is the fastest that this memory is read or copied.',
-    "New array: everyone makes one for the gradient.",
-    "`out=`: everyone fills one that is kept; torch by the faster of softmax(out=) and",
+    '"torch 15" took 15 times as long; 100 % is the fastest read or copy of this memory.',
+    "New array: every candidate makes one for the gradient.",
+    "`out=`: every candidate fills one that is kept; torch by the faster of softmax(out=) and",
     "cross_entropy's kernels with out=, JAX by a donated buffer; SciPy and Keras cannot.",
 )
 ALWAYS_SHOWN = ("torch", "jax.jit")  # of those who are slower or faster
@@ -216,12 +216,12 @@ def speed_table(report: Report, workloads: Iterable[Workload] = WORKLOADS) -> li
         f"{machine}, {threads} threads; float32 logits unless said",
         "forward",
         "of read limit",
-        "times as fast as",
+        "others, times as long",
         "value and gradient, new array",
-        "times as fast as",
+        "others, times as long",
         "value and gradient, `out=`",
         "of copy limit",
-        "times as fast as",
+        "others, times as long",
     ]
     rows = []
     for w in workloads:

@@ -83,7 +83,10 @@ joined <- function(lines) {
     bare <- !any(nzchar(lines[seq_len(to - from - 1) + from]))
     if (bare && language[i] == language[i - 1] && language[i] != "```") lines <- lines[-(from:to)]
   }
-  lines
+  fences <- grep("^```", lines)
+  ends <- fences[c(FALSE, TRUE)] - 1                  # code may end with a blank line: it is left out
+  blank <- ends[!nzchar(lines[ends])]
+  if (length(blank)) lines[-blank] else lines
 }
 
 #' The title in the header of NAME.Rmd.
