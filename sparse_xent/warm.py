@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sparse_xent.kernels import ScoreKind, cache, loader
-from sparse_xent.kernels.cpu import abi
+from sparse_xent.kernels.cpu import abi, array_objects
 
 _LAYOUTS = ("tile", "row_batches", "rows", "strided")
 _WIDE, _HALVES = ("float32", "float64"), ("float16", "bfloat16")
@@ -34,7 +34,8 @@ def kernels(halves: bool = False, everything: bool = False) -> Iterator[tuple[An
         everything: every dtype, every kind of probabilities, and label smoothing too.
     """
     formats = _WIDE + _HALVES if halves or everything else _WIDE
-    yield from (("run_one_chunk",), ("run_chunks",))
+    yield "run_one_chunk", array_objects.ITEMS, array_objects.DATA
+    yield ("run_chunks",)
     yield from (("decode_labels", name) for name in sorted(set(abi.LABELS.values())))
     yield from ((name, format) for name in ("rank", "exact_sums") for format in formats)
     kinds = tuple(ScoreKind) if everything else (ScoreKind.LOGITS, ScoreKind.CLIP_NORMALIZE)
@@ -43,6 +44,14 @@ def kernels(halves: bool = False, everything: bool = False) -> Iterator[tuple[An
         layouts = ("gather",) if scores == ScoreKind.CLIP and not smooth else _LAYOUTS
         for layout, gradient in itertools.product(layouts, (False, True)):
             yield layout, format, scores.name, smooth, gradient
+
+
+def of_wheels() -> Iterator[tuple[Any, ...]]:
+    """Names of the kernels that a wheel for Linux brings: every one of float32 and float64."""
+    yield from (("run_one_chunk", *layout) for layout in array_objects.LAYOUTS)
+    for name in kernels(everything=True):
+        if name[0] != "run_one_chunk" and not {*_HALVES} & {*name}:
+            yield name
 
 
 def run(
@@ -62,7 +71,7 @@ def run(
     """
     start, compiled, found = time.perf_counter(), 0, 0
     for name in kernels(halves, everything):
-        if cache.load(name) is not None:
+        if loader.is_kept(name):
             found += 1
             continue
         began = time.perf_counter()
