@@ -57,6 +57,7 @@ def of_wheels() -> Iterator[tuple[Any, ...]]:
 def run(
     halves: bool = False,
     everything: bool = False,
+    on_start: Callable[[int], None] = lambda count: None,
     on_compiled: Callable[[str, float], None] = lambda kernel, seconds: None,
 ) -> Report:
     """Compile what is not there yet, and keep it.
@@ -64,16 +65,17 @@ def run(
     Args:
         halves: as in `kernels`.
         everything: as in `kernels`.
+        on_start: is called with the number of kernels to compile, where there are some.
         on_compiled: is called with each kernel's name and the seconds that it took.
 
     Raises:
         OSError: nothing can be kept, or nothing compiled, here.
     """
-    start, compiled, found = time.perf_counter(), 0, 0
-    for name in kernels(halves, everything):
-        if loader.is_kept(name):
-            found += 1
-            continue
+    start, names = time.perf_counter(), list(kernels(halves, everything))
+    missing = [name for name in names if not loader.is_kept(name)]
+    if missing:
+        on_start(len(missing))
+    for name in missing:
         began = time.perf_counter()
         try:
             image = loader.made(name)
@@ -83,6 +85,6 @@ def run(
             cache.keep(name, image)
         except OSError as error:
             raise OSError(cache.refusal(error)) from error
-        compiled += 1
         on_compiled(" ".join(map(str, name)), time.perf_counter() - began)
-    return Report(cache.folder(), compiled, found, time.perf_counter() - start)
+    found = len(names) - len(missing)
+    return Report(cache.folder(), len(missing), found, time.perf_counter() - start)

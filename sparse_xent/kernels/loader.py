@@ -151,7 +151,7 @@ def _announce() -> None:
     with suppress(Exception):  # whatever stands in for stderr: the call does not depend on it
         if sys.stderr.isatty():
             sys.stderr.write(
-                "sparse_xent: compiling kernels for this kind of call, some seconds, once: they "
+                "sparse_xent: compiling kernels for this kind of call, which takes seconds; they "
                 f"are kept in {cache.folder()}; `sparse-xent warm` compiles all the usual ones\n"
             )
             sys.stderr.flush()
