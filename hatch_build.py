@@ -60,7 +60,7 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
         }
         return subprocess.Popen(
             [sys.executable, __file__, level, self._made.name],
-            env={**usual, **processor, "PYTHONPATH": self.root},
+            env={**usual, **processor},  # PYTHONPATH among it: an isolated build's packages
         )
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
@@ -99,4 +99,5 @@ def needed(image: bytes) -> set[str]:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))  # these sources, whatever else is installed
     compile_level(sys.argv[1], Path(sys.argv[2]))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import frozen_bits
 import inside
@@ -176,6 +177,19 @@ def test_whoever_asks_for_kernels_elsewhere_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(RuntimeError, match="on Linux, x86-64, and this is darwin .*without HATCH_"):
         hook().KernelHook.initialize(None, "standard", {})
+
+
+def test_kernels_are_compiled_by_the_build_s_packages_and_without_the_user_s_settings(monkeypatch):
+    """An isolated build finds Numba by PYTHONPATH."""
+    monkeypatch.setenv("PYTHONPATH", "/where/pip/put/it")
+    monkeypatch.setenv("NUMBA_OPT", "0")
+    taken = {}
+    monkeypatch.setattr(subprocess, "Popen", lambda command, env: taken.update(env))
+    made = SimpleNamespace(_made=SimpleNamespace(name="folder"))
+    hook().KernelHook._compile(made, "x86-64-v3", ("avx", "avx2"))
+    assert taken["PYTHONPATH"] == "/where/pip/put/it"
+    numba = {key: value for key, value in taken.items() if key.startswith("NUMBA_")}
+    assert numba == {"NUMBA_CPU_NAME": "x86-64-v3", "NUMBA_CPU_FEATURES": "+avx,+avx2"}
 
 
 @linux
