@@ -183,10 +183,10 @@ def test_kernels_are_compiled_by_the_build_s_packages_and_without_the_user_s_set
     """An isolated build finds Numba by PYTHONPATH."""
     monkeypatch.setenv("PYTHONPATH", "/where/pip/put/it")
     monkeypatch.setenv("NUMBA_OPT", "0")
-    taken = {}
+    taken, module = {}, hook()
     monkeypatch.setattr(subprocess, "Popen", lambda command, env: taken.update(env))
     made = SimpleNamespace(_made=SimpleNamespace(name="folder"))
-    hook().KernelHook._compile(made, "x86-64-v3", ("avx", "avx2"))
+    module.KernelHook._compile(made, "x86-64-v3", ("avx", "avx2"))
     assert taken["PYTHONPATH"] == "/where/pip/put/it"
     numba = {key: value for key, value in taken.items() if key.startswith("NUMBA_")}
     assert numba == {"NUMBA_CPU_NAME": "x86-64-v3", "NUMBA_CPU_FEATURES": "+avx,+avx2"}
