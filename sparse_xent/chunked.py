@@ -179,10 +179,8 @@ class _Call:
         self._counts_as = dtypes.counts_as(x.dtype)
         self._dtype = options.dtype or self._counts_as
         self._wide = dtypes.arithmetic(self._counts_as, options.dtype)
-        self._part = _Part(
-            layout.classes, axis, soft, options, in_whole([0] * (x.ndim - 1)),
-            f"{x.name} {self._labels.name}",
-        )  # fmt: skip
+        start, name = in_whole([0] * (x.ndim - 1)), f"{x.name} {self._labels.name}"
+        self._part = _Part(layout.classes, axis, options, start, name)
         if self._is_split:
             decoded = partial(_decoded, self._part)
             self._labels = arrays.mapped(decoded, self._labels, dtype=np.int64)
@@ -323,7 +321,6 @@ class _Part:
 
     classes: int
     axis: int
-    soft: bool  # whether there are soft targets
     options: Options
     start: list[int]  # where the call's data begin in data of which they are a part
     call: str  # names the call
