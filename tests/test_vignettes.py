@@ -37,10 +37,11 @@ NAMES = [
     "probabilities-or-logits",
     "scoring-a-model-in-r",
     "segmentation-with-a-void-class",
+    "writing-like-shakespeare",
 ]
 
 OF_MNIST = ["no-framework-at-all"]
-TRAINED = []
+TRAINED = ["writing-like-shakespeare"]
 OTHERS = [name for name in NAMES if name not in TRAINED]
 SHARED = rscript.ROOT.parent / "shared/data"
 MNIST = os.environ.get("SPARSE_XENT_DATA") or (str(SHARED) if SHARED.is_dir() else "")
