@@ -189,7 +189,12 @@ def test_a_page_that_trains_does_so_for_two_steps_an_epoch(name, tmp_path):
     done = subprocess.run(
         [sys.executable, script, name],
         cwd=tmp_path,
-        env={**os.environ, "KERAS_BACKEND": "torch", "SPARSE_XENT_DATA": MNIST},
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "torch",
+            "OMP_WAIT_POLICY": "passive",  # threads that spin are slow beside other tests
+            "SPARSE_XENT_DATA": MNIST,
+        },
         capture_output=True,
         text=True,
     )

@@ -28,7 +28,7 @@ for (part in c("inst/doc", "build")) {
 if (!nzchar(Sys.which("pandoc"))) stop("pandoc is not found: it makes the pages for browseVignettes()")
 if (!nzchar(Sys.getenv("RETICULATE_PYTHON")) && file.exists(file.path(root, ".venv-r/bin/python")))
   Sys.setenv(RETICULATE_PYTHON = file.path(root, ".venv-r/bin/python"))
-Sys.setenv(PYTHONPATH = root, MPLBACKEND = "agg", KERAS_BACKEND = "torch")
+Sys.setenv(PYTHONPATH = root, MPLBACKEND = "agg", KERAS_BACKEND = "torch", OMP_WAIT_POLICY = "passive")
 steps <- Sys.getenv("SPARSE_XENT_STEPS", "None")
 
 suppressPackageStartupMessages(library(knitr))
