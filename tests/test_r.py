@@ -279,6 +279,7 @@ No framework at all; no-framework-at-all.html; TRUE
 Probabilities or logits; probabilities-or-logits.html; TRUE
 Scoring a model in R; scoring-a-model-in-r.html; TRUE
 Segmentation with a void class; segmentation-with-a-void-class.html; TRUE
+Writing like Shakespeare; writing-like-shakespeare.html; TRUE
 """
 
 

@@ -7,6 +7,7 @@ figures/ in the current folder. Each page has a function in CHECKS, which is giv
 blocks defined. A block that warns fails: the page would show the warning.
 """
 
+import itertools
 import re
 import sys
 import warnings
@@ -115,9 +116,55 @@ def handwritten_digits(page):
     assert p.nbytes <= taken[0] < 2 * p.nbytes < taken[1]
 
 
+def shakespeare(page):
+    """Equal curves, shapes, the stateful model equal to the other, and baselines by hand."""
+    X, Y, X_held, Y_held = (page[name] for name in ("X", "Y", "X_held", "Y_held"))
+    codes = np.array([*map(ord, page["text"])])
+    assert [*map(ord, page["text"][:300])] == [*X.ravel()[:300]]
+    assert (X.ravel()[1:] == Y.ravel()[:-1]).all()
+    assert X.shape == Y.shape == (len(X), 100)
+    assert Y.dtype == np.uint8
+    assert not set(map(bytes, X_held)) & set(map(bytes, X))
+    assert page["times"] == 256 * 8
+
+    counts = np.full((256, 256), 0.1)
+    for pair in itertools.pairwise(codes[: len(codes) * 9 // 10]):
+        counts[pair] += 1
+    chance = (counts / counts.sum(1, keepdims=True))[X_held, Y_held]
+    assert np.isclose(page["bigram"].perplexity, np.exp(-np.log(chance).mean()), rtol=1e-12)
+
+    model, writer = page["model"], page["writer"]
+    assert (model.input_shape, model.output_shape) == ((None, 100), (None, 100, 256))
+    assert (writer.input_shape, writer.output_shape) == ((5, 1), (5, 1, 256))
+    keras_own, ours = page["keras_own"], page["ours"]
+    assert len(keras_own.losses) * page["epochs"] == len(ours.losses)
+    assert len(ours.held_out) == page["epochs"]
+    first = ours.losses[: len(keras_own.losses)]
+    np.testing.assert_allclose(first, keras_own.losses, rtol=1e-6)
+    ours, keras_own = ours.held_out, keras_own.held_out
+    assert np.isclose(ours[0].perplexity, keras_own[0].perplexity, rtol=1e-5)
+    assert abs(ours[0].accuracy() - keras_own[0].accuracy()) < 1e-4
+    p = model.predict(X_held, verbose=0).astype("f8")
+    chance = np.take_along_axis(p, Y_held[..., None].astype(int), 2)
+    assert np.isclose(ours[-1].perplexity, np.exp(-np.log(chance).mean()), rtol=1e-5)
+    assert min(state.perplexity for state in ours) < 256 / 4  # it has learned something
+
+    texts = np.array([[*map(ord, page["seed"] + text)] for text in page["texts"]])
+    assert texts.shape == (5, len(page["seed"]) + 240)
+    assert len({*page["texts"]}) == 5
+    assert set("".join(page["texts"])) <= set(page["text"])
+    for rows in (page["five"], texts[:, 100:200]):
+        page["reset_states"](writer)
+        stepped = [writer.predict_on_batch(rows[:, [t]])[:, 0] for t in range(100)]
+        at_once = model.predict(rows, verbose=0)
+        np.testing.assert_allclose(np.stack(stepped, 1), at_once, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_less(1e-3, abs(page["again"] - page["at_once"]).max())
+
+
 CHECKS = {
     "does-the-sparse-loss-train-more-slowly": the_sparse_loss,
     "handwritten-digits": handwritten_digits,
+    "writing-like-shakespeare": shakespeare,
 }
 
 
