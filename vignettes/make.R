@@ -33,6 +33,15 @@ steps <- Sys.getenv("SPARSE_XENT_STEPS", "None")
 
 suppressPackageStartupMessages(library(knitr))
 invisible(reticulate::import("sparse_xent"))
+# The R package is this checkout's too, whichever is installed.
+own_library <- tempfile("library")
+dir.create(own_library)
+install.packages(
+  file.path(root, "sparse_xent/r/sparsexent"), own_library, repos = NULL, type = "source", quiet = TRUE,
+  INSTALL_opts = c("--no-docs", "--no-test-load")
+)
+.libPaths(c(own_library, .libPaths()))
+invisible(loadNamespace("sparsexent", own_library))
 
 render_markdown()
 opts_knit$set(progress = FALSE, verbose = FALSE, root.dir = folder)
@@ -106,6 +115,7 @@ render <- function(name) {
   source <- file.path(here, paste0(name, ".Rmd"))
   opts_chunk$set(fig.path = file.path("figures", paste0(name, "-")))
   # Each vignette starts bare, in R as in Python.
+  if ("package:sparsexent" %in% search()) detach("package:sparsexent")
   reticulate::py_run_string(
     "for _ in [n for n in globals() if n[0] != '_' and n not in ('r', 'R')]: del globals()[_]"
   )
