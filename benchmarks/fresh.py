@@ -184,9 +184,6 @@ def _memory(verb: str, name: str, most: str, threads: str, candidate: str) -> di
 
 
 if __name__ == "__main__":
+    measures = {"import": _import, "first": _first, "whole": _whole, "memory": _memory}
     what, *details = sys.argv[1:]
-    print(
-        json.dumps(
-            {"import": _import, "first": _first, "whole": _whole, "memory": _memory}[what](*details)
-        )
-    )
+    print(json.dumps(measures[what](*details)))

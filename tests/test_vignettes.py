@@ -307,7 +307,6 @@ def test_pages_that_train_are_rendered_in_r_too(tmp_path, monkeypatch):
     """For two steps an epoch: all but what the models learn is as it stands."""
     monkeypatch.setenv("SPARSE_XENT_DATA", MNIST)
     monkeypatch.setenv("SPARSE_XENT_STEPS", "2")
-    monkeypatch.setenv("KERAS_BACKEND", "torch")  # without TensorFlow, Keras is not found otherwise
     render(tmp_path, TRAINED, "keras", "torch")
     for name in TRAINED:
         again = (tmp_path / f"{name}.md").read_text("utf-8")

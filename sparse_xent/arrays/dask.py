@@ -197,14 +197,14 @@ def _box(value: Any, axes: int) -> Array:
     return made
 
 
-def item(made: Dask, x: Dask, dtype: Any, k: int | None = None, drop: int | None = None) -> Dask:
-    """The array whose blocks are the objects of an array, or the k-th of each that is a tuple.
+def item(made: Dask, x: Dask, dtype: Any, k: int, drop: int | None = None) -> Dask:
+    """The array whose blocks are the k-th of each tuple in an array of tuples.
 
     Args:
-        made: one object for each block of x.
+        made: one tuple for each block of x.
         x: an array.
         dtype: of the result.
-        k: which of each tuple; None for objects that are blocks themselves.
+        k: which of each tuple.
         drop: an axis of x that the result does not have.
     """
     chunks = tuple(c for d, c in enumerate(x.chunks) if d != drop)
@@ -218,9 +218,8 @@ def item(made: Dask, x: Dask, dtype: Any, k: int | None = None, drop: int | None
     )
 
 
-def _item(k: int | None, made: Array) -> Any:
-    found = made.flat[0]
-    return np.asarray(found if k is None else found[k])
+def _item(k: int, made: Array) -> Any:
+    return np.asarray(made.flat[0][k])
 
 
 def merged(
