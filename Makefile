@@ -30,7 +30,7 @@ peers := $(if $(filter-out 0 no,$(PEERS)),peers)
 setup_r := @sh scripts/setup-r.sh $(peers)
 test_extras := test $(if $(all),test-cuda) $(peers)
 
-.PHONY: help demo test check bench man vignettes setup setup-r clean
+.PHONY: help demo test check bench man vignettes wheel setup setup-r clean
 .NOTPARALLEL:
 
 help:
@@ -38,15 +38,18 @@ help:
 	@echo 'make test    run the fast part of the tests, in minutes'
 	@echo 'make test ALL=1   run all of them, with Keras, TensorFlow, torch, JAX and CUDA'"'"'s compiler (gigabytes)'
 	@echo 'make check   formatting, lint, types'
-	@echo 'make bench   measure speed (PEERS=1: beside Keras, TensorFlow, torch and JAX, as README shows it)'
+	@echo 'make bench   measure speed (PEERS=1: beside Keras, TensorFlow, torch and JAX, as benchmarks/README.md shows it)'
 	@echo 'make man     write man/, the pages of R'"'"'s manual (ARGS=--run: run their examples in R first)'
 	@echo 'make vignettes   render vignettes/ and the R package'"'"'s pages (needs R with reticulate, knitr; pandoc)'
+	@echo 'make wheel   a wheel in dist/: on Linux, x86-64, with compiled kernels (minutes)'
 	@echo 'make setup   all that the above need, installed beforehand'
 	@echo 'make setup-r R, with the Python that it calls (apt-get: as root or with sudo -n)'
 	@echo 'make clean   take away all that make has made'
 
+# Where nothing can be compiled or kept the demonstration works all the same.
 demo:
 	$(setup)
+	@$(python) -m sparse_xent warm --quiet || true
 	@$(python) -m sparse_xent demo
 
 test:
@@ -71,6 +74,11 @@ man:
 # Its Python is RETICULATE_PYTHON, else that of .venv-r, with matplotlib beside NumPy.
 vignettes:
 	@Rscript vignettes/make.R $(ARGS)
+
+wheel:
+	$(setup)
+	@HATCH_BUILD_HOOK_ENABLE_CUSTOM=$(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),true) \
+		$(python) -m pip wheel --disable-pip-version-check --no-deps --wheel-dir dist .
 
 setup:
 	$(setup) $(test_extras) dev

@@ -1,8 +1,9 @@
 """`python -m benchmarks`: measure, print, and keep what was measured.
 
-A whole run (nothing left out, nothing cut) replaces `benchmarks/results/` and README's table; any
-other writes only where `--output` says. What misses its goal is said and is no error: machines are
-shared, and slow at times.
+A whole run (nothing left out, nothing cut) replaces `benchmarks/results/`, the whole table in
+benchmarks/README.md and the five lines in README; any other writes only where `--output` says.
+`--redraw` measures nothing: it makes pictures and tables anew from the CSV. What misses its goal is
+said and is no error: machines are shared, and slow at times.
 """
 
 import argparse
@@ -37,7 +38,11 @@ from benchmarks.workloads import (
 )
 
 RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parent.parent / "README.md"
+#: Page -> what stands between its markers.
+PAGES = {
+    Path(__file__).parent / "README.md": report.whole_table,
+    Path(__file__).parent.parent / "README.md": report.first_page,
+}
 QUICK_SCORES = 12_000_000  # 48 MB and more: beyond most caches
 EVERY, SOME, NOBODY = "every one that is there", "those with a bar, torch and jax.jit", "none"
 ROUNDS, SECONDS = 11, 5.0  # of a whole run
@@ -104,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--scores", type=_at_least(1), help="cut workloads to so many scores")
     add("--threads", type=_at_least(1), default=min(2, cores), help=f"1 to {cores} (all) here")
     add("--no-peers", action="store_true", help="only this library and the machine's limits")
-    add("--redraw", action="store_true", help="measure nothing: pictures and table from the CSV")
+    add("--redraw", action="store_true", help="measure nothing: pictures and tables from the CSV")
     add("--output", type=Path, metavar="FOLDER", help="where the CSV and the pictures go")
     return parser
 
@@ -154,7 +159,7 @@ def _why_not_kept(folder: Path, asked: argparse.Namespace) -> str:
     way_out = "--output FOLDER keeps the results elsewhere"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in (csv, README) if folder == RESULTS else (csv,):
+        for path in (csv, *PAGES) if folder == RESULTS else (csv,):
             was_there = path.exists()
             path.open("ab").close()
             if not was_there:
@@ -406,18 +411,20 @@ def _show(found: Report) -> None:
 
 
 def _keep(found: Report, folder: Path) -> int:
-    """Write CSV, README's table and pictures; where that fails the CSV is printed, status 1."""
+    """Write CSV, tables and pictures; where that fails the CSV is printed, status 1."""
     try:
         (folder / "speed.csv").write_text(report.dump(found), "utf-8")
-        if folder == RESULTS:
-            readme = README.read_text("utf-8")
-            if report.marked(readme) is None:
-                print(f"README has no {report.BEGIN} ... {report.END}: its table would be\n")
-                print(report.readme_table(found), end="\n\n")
-            README.write_text(report.mark(readme, report.readme_table(found)), "utf-8")
+        for page, table in PAGES.items() if folder == RESULTS else ():
+            text = page.read_text("utf-8")
+            if report.marked(text) is None:
+                print(f"{page} has no {report.BEGIN} ... {report.END}: its table would be\n")
+                print(table(found), end="\n\n")
+            page.write_text(report.mark(text, table(found)), "utf-8")
         if peers.is_there("matplotlib"):
             from benchmarks import pictures
 
+            if any(report.ratios(found, name, FORWARD) for name in report.FIRST_PAGE):
+                pictures.peers(found, folder / "peers.png")
             if any(row.candidate == LIMIT for row in found.of(SPEED)):
                 pictures.bandwidth(found, folder / "bandwidth.png")
             if found.of(GROWTH):

@@ -4,6 +4,7 @@ As a program this file measures one thing and prints it as JSON; the functions s
 
     python -m benchmarks.fresh import
     python -m benchmarks.fresh first VERB
+    python benchmarks/fresh.py whole VERB      the import and the first call: of any installation
     python -m benchmarks.fresh memory VERB WORKLOAD MOST THREADS CANDIDATE
 
 Nothing heavy is imported at the top, or the import would be paid before it is timed.
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,27 @@ ROOT = Path(__file__).parent.parent
 
 
 def _child(*words: str, **environment: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.fresh", *words]
+    return _run([sys.executable, "-m", "benchmarks.fresh", *words], ROOT, environment)
+
+
+def measured(python: Path, *words: str, **environment: str) -> dict[str, float]:
+    """What this program says under another Python, which finds nothing else of this checkout."""
+    unset = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")  # a second import finds bytecode
+    usual = {key: value for key, value in os.environ.items() if key not in unset}
+    command = [str(python), "-P", __file__, *words]
+    return _run(command, Path(tempfile.gettempdir()), environment, usual)
+
+
+def _run(
+    command: list[str],
+    folder: Path,
+    environment: dict[str, str],
+    usual: Mapping[str, str] = os.environ,
+) -> dict[str, float]:
     done = subprocess.run(
         command,
-        cwd=ROOT,
-        env={**os.environ, **environment},
+        cwd=folder,
+        env={**usual, **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -76,6 +94,10 @@ def _import() -> dict[str, float]:
     return {"import": end - start, "of which numpy": middle - start}
 
 
+def _whole(verb: str) -> dict[str, float]:
+    return {"seconds": _import()["import"] + _first(verb)["seconds"]}
+
+
 def _first(verb: str) -> dict[str, float]:
     import numpy as np
 
@@ -88,6 +110,8 @@ def _first(verb: str) -> dict[str, float]:
     loss = sx.SparseCategoricalCrossentropy(from_logits=True)
     if verb == "forward":
         loss(y, x)
+    elif verb == "gradient":
+        loss.value_and_grad(y, x)
     else:
         loss.value_and_grad(y, x, out=x)
     return {"seconds": time.perf_counter() - start}
@@ -160,5 +184,6 @@ def _memory(verb: str, name: str, most: str, threads: str, candidate: str) -> di
 
 
 if __name__ == "__main__":
+    measures = {"import": _import, "first": _first, "whole": _whole, "memory": _memory}
     what, *details = sys.argv[1:]
-    print(json.dumps({"import": _import, "first": _first, "memory": _memory}[what](*details)))
+    print(json.dumps(measures[what](*details)))

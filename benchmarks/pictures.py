@@ -1,4 +1,4 @@
-"""Two pictures: how near each workload comes to the machine's bandwidth, and how time grows."""
+"""Three pictures: beside others, beside the machine's bandwidth, and how time grows."""
 
 from pathlib import Path
 
@@ -11,16 +11,68 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from benchmarks import report as measured
 from benchmarks.report import GROWTH, SPEED, Report
-from benchmarks.workloads import FORWARD, INTO, LIMIT, OURS, WORKLOADS
+from benchmarks.workloads import FORWARD, GRADIENT, INTO, LIMIT, OURS, WORKLOADS
 
 OURS_COLOUR, PEER_COLOURS, LIMIT_COLOUR = (
     "#1f6f8b",
     {"torch": "#d9822b", "jax.jit": "#8a9a5b"},
     "#222",
 )
+KERAS_COLOUR = "#7b6ba8"
 COLOURS = {FORWARD: "#1f6f8b", INTO: "#d9822b"}
 _STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+
+
+def peers(report: Report, path: Path) -> None:
+    """Bars of how many times as long others take, in README; the file says which, as text."""
+    with mpl.rc_context({**_STYLE, "font.size": 9}):
+        figure = peers_figure(report)
+        figure.savefig(path, dpi=110, metadata={"Software": None, "Description": caption(report)})
+        plt.close(figure)
+
+
+def caption(report: Report) -> str:
+    """What the picture of others shows, in words: a line a workload and verb."""
+    lines = []
+    for subject in measured.FIRST_PAGE:
+        for verb in (FORWARD, GRADIENT):
+            others = measured.ratios(report, subject, verb)
+            if others:
+                bars = ", ".join(f"{name} {measured.number(x)}" for name, x in others.items())
+                lines.append(f"{subject}, {verb}: {bars}")
+    return "\n".join(lines)
+
+
+def peers_figure(report: Report) -> plt.Figure:
+    """Two panels, loss and gradient: for each workload a bar for each of PEERS; 1 is our time."""
+    names = list(measured.FIRST_PAGE)
+    colours = {**PEER_COLOURS, "Keras": KERAS_COLOUR}
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4.2), sharex=True, sharey=True)
+    for axes, verb, title in zip(
+        panels, (FORWARD, GRADIENT), ("the loss", "the loss and its gradient"), strict=True
+    ):
+        for k, subject in enumerate(names):
+            others = measured.ratios(report, subject, verb)
+            for j, name in enumerate(measured.PEERS):
+                if name in others:
+                    bar = axes.barh(k + 0.27 * (j - 1), others[name], 0.25, color=colours[name])
+                    axes.bar_label(bar, [measured.number(others[name])], padding=2, fontsize=8)
+            if not others:
+                axes.text(1.3, k, "not measured", va="center", fontsize=8, color="#666")
+        axes.axvline(1, color=OURS_COLOUR, lw=2)
+        axes.set(title=title, xlabel="times as long as sparse_xent")
+        axes.margins(x=0.08)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    labels = [name.replace(", ", ",\n") for name in measured.FIRST_PAGE.values()]
+    panels[0].set_yticks(range(len(names)), labels)
+    panels[0].invert_yaxis()
+    keys = [mpl.patches.Patch(color=colours[name], label=name) for name in measured.PEERS]
+    keys.insert(0, mpl.lines.Line2D([], [], color=OURS_COLOUR, lw=2, label="sparse_xent, 1"))
+    figure.legend(handles=keys, loc="lower center", ncols=4, frameon=False)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    return figure
 
 
 def bandwidth(report: Report, path: Path) -> None:

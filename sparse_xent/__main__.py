@@ -306,14 +306,27 @@ def _add_warm(commands: argparse._SubParsersAction[_Parser]) -> None:
         action="store_true",
         help="every dtype, every --normalize and label smoothing: some minutes",
     )
+    command.add_argument(
+        "--quiet",
+        action="store_true",
+        help="one line where there is something to compile, and none where all is there",
+    )
 
 
 def _warm(arguments: argparse.Namespace) -> int:
     from sparse_xent import warm
 
+    wanted = {"halves": arguments.halves, "everything": arguments.all}
+    if arguments.quiet:
+        warm.run(
+            **wanted,
+            on_start=lambda count: print(
+                f"compiling {count} kernels, about a second each; they are kept", flush=True
+            ),
+        )
+        return 0
     done = warm.run(
-        halves=arguments.halves,
-        everything=arguments.all,
+        **wanted,
         on_compiled=lambda kernel, seconds: print(f"{seconds:6.2f} s  {kernel}", flush=True),
     )
     print(

@@ -179,10 +179,8 @@ class _Call:
         self._counts_as = dtypes.counts_as(x.dtype)
         self._dtype = options.dtype or self._counts_as
         self._wide = dtypes.arithmetic(self._counts_as, options.dtype)
-        self._part = _Part(
-            layout.classes, axis, soft, options, in_whole([0] * (x.ndim - 1)),
-            f"{x.name} {self._labels.name}",
-        )  # fmt: skip
+        start, name = in_whole([0] * (x.ndim - 1)), f"{x.name} {self._labels.name}"
+        self._part = _Part(layout.classes, axis, options, start, name)
         if self._is_split:
             decoded = partial(_decoded, self._part)
             self._labels = arrays.mapped(decoded, self._labels, dtype=np.int64)
@@ -194,20 +192,17 @@ class _Call:
 
     def mapped(self, of: Callable[..., Any], options: Options, w: Dask | None, dtype: Any) -> Dask:
         """What a function of labels, scores, weights and options gives for each block of rows."""
-        drop = None if dtype is object else self.axis
         options = options.changed(epsilon=self._part.options.epsilon)
-        return self._of_scores(partial(_of_block, of, options), w, dtype=dtype, drop=drop)
+        task = partial(_of_block, of, options)
+        return self._of_scores(task, w, dtype=dtype, drop=dtype is not object)
 
     def _of_scores(
-        self, task: Callable[..., Any], *others: Dask | None, dtype: Any, drop: int | None = None
+        self, task: Callable[..., Any], *others: Dask | None, dtype: Any, drop: bool = False
     ) -> Dask:
-        """task(part, first, x, y, *others) of each block, of y_pred's shape but for `drop`."""
-        y = self._targets
-        if y is None:
-            y = arrays.spread(self._labels, self.axis)
-        spread = [a if a is None or not a.ndim else arrays.spread(a, self.axis) for a in others]
+        """task(part, first, x, y, *others) of each block; without the class axis where `drop`."""
+        y = self._labels if self._targets is None else self._targets
         task = partial(task, self._part)
-        return arrays.mapped(task, self.x, y, *spread, dtype=dtype, drop=drop)
+        return arrays.mapped(task, self.x, y, *others, dtype=dtype, axis=self.axis, drop=drop)
 
     def losses(self, of: PerLabel) -> Dask:
         """Every loss, without weights, in the dtype that it is computed in."""
@@ -326,7 +321,6 @@ class _Part:
 
     classes: int
     axis: int
-    soft: bool  # whether there are soft targets
     options: Options
     start: list[int]  # where the call's data begin in data of which they are a part
     call: str  # names the call
@@ -343,11 +337,6 @@ class _Part:
             np.errstate(all="ignore"),  # infinities and NaN are results
         ):
             yield
-
-    def operands(self, x: Array, y: Array, w: Array | None) -> tuple[Array, Array, Array | None]:
-        """Labels, scores and weights of a block, without an axis for the classes of labels."""
-        y = y if self.soft else y.squeeze(self.axis)
-        return y, x, None if w is None else w.squeeze(self.axis)
 
     def labels(self, y: Array) -> Array:
         """Labels of the losses' shape, decoded: -1 where ignored."""
@@ -372,17 +361,17 @@ class _Part:
 
 
 def _of_block(
-    of: Callable[..., Any], options: Options, part: _Part, first: First, x: Array, *others: Any
+    of: Callable[..., Any], options: Options, part: _Part, first: First, x: Array, y: Array, w: Any
 ) -> Any:
     with part.starting_at(first, True):
-        return of(*part.operands(x, *others), options)
+        return of(y, x, w, options)
 
 
 def _losses_and_gradient(
     of: Gradient, options: Options, part: _Part, first: First, x: Array, y: Array, w: Any, by: Any
 ) -> tuple[Any, Any]:
     with part.starting_at(first, True):
-        return of(*part.operands(x, y, w), float(by), options)
+        return of(y, x, w, float(by), options)
 
 
 def _weighted(part: _Part, dtype: Any, first: First, l: Array, y: Array, w: Array | None) -> Array:
@@ -440,7 +429,7 @@ def _value(kind: Divisor, dtype: Any, sums: LossSums) -> Any:
 
 
 def _shard_state(wide: Any, part: _Part, first: First, x: Array, t: Array) -> shards.RowState:
-    x, t = x.astype(wide, copy=False), t.squeeze(part.axis)
+    x = x.astype(wide, copy=False)
     return shards.row_partial(x, t, first[part.axis], axis=part.axis, ignore_class=-1)
 
 
@@ -458,7 +447,6 @@ def _shard_gradient(
     """The gradient of a shard's logits."""
     with np.errstate(all="ignore"):
         g = w / divisor if divisor != 0 else np.zeros_like(w)
-    t, g = t.squeeze(part.axis), g.squeeze(part.axis)
     x_wide = x.astype(wide, copy=False)
     made = shards.grad_from_rows(
         x_wide, t, first[part.axis], state.item(), sample_weight=g, reduction="sum"

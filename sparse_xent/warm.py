@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sparse_xent.kernels import ScoreKind, cache, loader
-from sparse_xent.kernels.cpu import abi
+from sparse_xent.kernels.cpu import abi, array_objects
 
 _LAYOUTS = ("tile", "row_batches", "rows", "strided")
 _WIDE, _HALVES = ("float32", "float64"), ("float16", "bfloat16")
@@ -34,7 +34,8 @@ def kernels(halves: bool = False, everything: bool = False) -> Iterator[tuple[An
         everything: every dtype, every kind of probabilities, and label smoothing too.
     """
     formats = _WIDE + _HALVES if halves or everything else _WIDE
-    yield from (("run_one_chunk",), ("run_chunks",))
+    yield "run_one_chunk", array_objects.ITEMS, array_objects.DATA
+    yield ("run_chunks",)
     yield from (("decode_labels", name) for name in sorted(set(abi.LABELS.values())))
     yield from ((name, format) for name in ("rank", "exact_sums") for format in formats)
     kinds = tuple(ScoreKind) if everything else (ScoreKind.LOGITS, ScoreKind.CLIP_NORMALIZE)
@@ -49,9 +50,18 @@ def kernels(halves: bool = False, everything: bool = False) -> Iterator[tuple[An
             yield layout, format, scores.name, smooth, gradient
 
 
+def of_wheels() -> Iterator[tuple[Any, ...]]:
+    """Names of the kernels that a wheel for Linux brings: every one of float32 and float64."""
+    yield from (("run_one_chunk", *layout) for layout in array_objects.LAYOUTS)
+    for name in kernels(everything=True):
+        if name[0] != "run_one_chunk" and not {*_HALVES} & {*name}:
+            yield name
+
+
 def run(
     halves: bool = False,
     everything: bool = False,
+    on_start: Callable[[int], None] = lambda count: None,
     on_compiled: Callable[[str, float], None] = lambda kernel, seconds: None,
 ) -> Report:
     """Compile what is not there yet, and keep it.
@@ -59,16 +69,17 @@ def run(
     Args:
         halves: as in `kernels`.
         everything: as in `kernels`.
+        on_start: is called with the number of kernels to compile, where there are some.
         on_compiled: is called with each kernel's name and the seconds that it took.
 
     Raises:
         OSError: nothing can be kept, or nothing compiled, here.
     """
-    start, compiled, found = time.perf_counter(), 0, 0
-    for name in kernels(halves, everything):
-        if cache.load(name) is not None:
-            found += 1
-            continue
+    start, names = time.perf_counter(), list(kernels(halves, everything))
+    missing = [name for name in names if not loader.is_kept(name)]
+    if missing:
+        on_start(len(missing))
+    for name in missing:
         began = time.perf_counter()
         try:
             image = loader.made(name)
@@ -78,6 +89,6 @@ def run(
             cache.keep(name, image)
         except OSError as error:
             raise OSError(cache.refusal(error)) from error
-        compiled += 1
         on_compiled(" ".join(map(str, name)), time.perf_counter() - began)
-    return Report(cache.folder(), compiled, found, time.perf_counter() - start)
+    found = len(names) - len(missing)
+    return Report(cache.folder(), len(missing), found, time.perf_counter() - start)

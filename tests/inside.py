@@ -19,7 +19,7 @@ from sparse_xent.engines import cpu, numpy_formulas, threads, traced
 from sparse_xent.engines.base import Task
 from sparse_xent.kernels import ScoreKind, loader
 from sparse_xent.kernels import cache as kernel_cache
-from sparse_xent.kernels.cpu import abi, functions
+from sparse_xent.kernels.cpu import abi, array_objects, functions
 from sparse_xent.options import read
 
 # The engine ---------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def run_tasks(task: Callable[[int], object], count: int, most: int) -> None:
 # Which of them a call takes, and what happens where they cannot be had, no result shows.
 
 #: The kernels whose stack frames are largest, of which one call takes one, and what calls them.
-CALLERS = [("run_one_chunk",), ("run_chunks",)]
+CALLERS = [("run_one_chunk", array_objects.ITEMS, array_objects.DATA), ("run_chunks",)]
 DEEPEST = [
     ("gather", "float32", ScoreKind.CLIP.name, False, True),
     *[

@@ -1,4 +1,4 @@
-"""The bench tells the truth: its limits move the bytes, its answers are right, README shows it.
+"""The bench tells the truth: its limits move the bytes, its answers are right, the pages show it.
 
 No time is asserted here: machines are shared, and `make bench` prints what misses its goal.
 """
@@ -14,7 +14,7 @@ import pytest
 from conftest import require_peer
 
 from benchmarks import answers, limits, peers, report, tensors
-from benchmarks.__main__ import main
+from benchmarks.__main__ import PAGES, main
 from benchmarks.clock import AT_LEAST, Local, interleave
 from benchmarks.report import FIRST_USE, GROWTH, LEFT_OUT, MEMORY, SPEED, Measurement, Report
 from benchmarks.workloads import (
@@ -47,15 +47,55 @@ def bench(*arguments):
     )
 
 
-# --- README --------------------------------------------------------------------------------------
+# --- the pages that show it ----------------------------------------------------------------------
 
 
-def test_readmes_speed_table_is_that_of_the_committed_measurements():
-    shown = report.marked((ROOT / "README.md").read_text("utf-8"))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_speed_table_is_that_of_the_committed_measurements(page):
+    shown = report.marked(page.read_text("utf-8"))
     if CSV.exists():
-        assert shown == report.readme_table(report.load(CSV))
+        assert shown == PAGES[page](report.load(CSV))
     else:
-        assert shown is None, "README shows figures without the CSV that they come from"
+        assert shown is None, f"{page} shows figures without the CSV that they come from"
+
+
+def test_readme_has_five_lines_of_it_and_the_picture():
+    text = (ROOT / "README.md").read_text("utf-8")
+    table = [line for line in report.marked(text).splitlines() if line.startswith("| ")]
+    assert len(table) == 1 + len(report.FIRST_PAGE) == 6
+    assert "](benchmarks/results/peers.png)" in text
+    assert "](benchmarks/README.md)" in text
+
+
+def description(path):
+    """What a PNG says of itself."""
+    png = pytest.importorskip("PIL.Image", reason="pillow is not installed")
+    with png.open(path) as picture:
+        return picture.text["Description"]
+
+
+def test_readmes_picture_shows_the_committed_measurements():
+    pictures = pytest.importorskip("benchmarks.pictures", reason="matplotlib is not installed")
+    kept = report.load(CSV)
+    assert description(CSV.parent / "peers.png") == pictures.caption(kept)
+    figure = pictures.peers_figure(kept)
+    for panel, verb in zip(figure.axes, (FORWARD, GRADIENT), strict=True):
+        due = [x for name in report.FIRST_PAGE for x in report.ratios(kept, name, verb).values()]
+        assert [bar.get_width() for bar in panel.patches] == due
+    assert figure.get_facecolor() == (1, 1, 1, 1)  # on dark pages too
+
+
+def test_drawn_anew_from_the_csv_without_measuring(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    (tmp_path / "speed.csv").write_bytes(CSV.read_bytes())
+    ran = bench("--redraw", "--output", str(tmp_path))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (tmp_path / "speed.csv").read_bytes() == CSV.read_bytes()
+    for name in ("peers.png", "bandwidth.png", "growth.png"):
+        image = pytest.importorskip("matplotlib.image", reason="matplotlib is not installed")
+        drawn, kept = (image.imread(folder / name) for folder in (tmp_path, CSV.parent))
+        assert drawn.shape == kept.shape
+        assert abs(drawn - kept).mean() < 0.03  # fonts move by a pixel between versions
 
 
 def test_committed_measurements_are_a_whole_run():
@@ -122,23 +162,34 @@ def test_bars_are_judged_from_the_measurements_alone(found):
 
 
 def test_the_table_tells_the_processor_and_a_new_gradient_from_one_that_is_kept(found):
-    text = report.readme_table(found)
+    text = report.whole_table(found)
     assert text.startswith(
         "| a loom: two, cores, 2 threads; float32 logits unless said | forward |"
     )
     assert (
-        "| value and gradient, new array | times as fast as | value and gradient, `out=` |" in text
+        "| value and gradient, new array | others, times as long | value and gradient, `out=` |"
+        in text
     )
     new, kept = "300 ms | torch 3.0", "200 ms | 75 % | torch 2.5"
     assert f"| 4096 x 32000 | 100 ms | 50 % | torch 20 | {new} | {kept} |" in text
     assert "| one call of 2 x 3, float64 | 5.0 µs |" in text
-    assert "New array: everyone makes one for the gradient. `out=`: everyone fills one" in text
+    assert "New array: every candidate makes one for the gradient. `out=`: every candid" in text
     assert "rounds, 2024-01-01, torch 2.0." in text
     assert "result, at most: forward 0.25 MiB. Seconds: import 0.5." in text
 
 
+def test_the_first_page_has_the_quickest_keras_and_nobody_who_answers_otherwise(found):
+    found.add(measured(0.4, candidate="keras (torch)"), measured(0.3, candidate="keras (jax)"))
+    found.add(Measurement(**{**vars(measured(0.1, candidate="jax.jit")), "note": "other value"}))
+    text = report.first_page(found)
+    row = "| 4096 labels, 32,000 classes | 100 ms | 20 x |  | 3.0 x | 300 ms | 3.0 x |  |  |"
+    assert row in text.splitlines()
+    assert "a loom: two, cores, 2 threads." in text
+
+
 def test_the_table_speaks_of_measurements_and_of_no_goal(found):
-    for text in (report.readme_table(found), (ROOT / "README.md").read_text("utf-8")):
+    pages = [page.read_text("utf-8") for page in PAGES]
+    for text in (report.whole_table(found), report.first_page(found), *pages):
         table = report.marked(text) or text
         assert not re.search(r"\*\*|\bbars?\b|\bgoals?\b|[<>] \d|-\d+ MiB| -\d", table)
 
@@ -162,7 +213,7 @@ def test_no_speed_is_judged_by_a_figure_of_memory():
 def test_who_answers_otherwise_is_no_rival(found):
     wrong = measured(0.01, candidate="numpy")
     found.add(Measurement(**{**vars(wrong), "note": "other value: 2, not 1"}))
-    assert "numpy" not in report.readme_table(found)
+    assert "numpy" not in report.whole_table(found)
 
 
 @pytest.mark.parametrize(
@@ -524,7 +575,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_measured(
 WITHOUT_ML_DTYPES = """
 import sys
 sys.modules["ml_dtypes"] = None
-from benchmarks.__main__ import main
+from benchmarks.__main__ import PAGES, main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -1,6 +1,7 @@
 """Compiled kernels on disk: found again, never of another version, never anybody else's."""
 
 import compileall
+import io
 import logging
 import os
 import shutil
@@ -15,6 +16,7 @@ import pytest
 
 import sparse_xent
 from sparse_xent.kernels import cache as kernel_cache
+from sparse_xent.kernels import loader
 
 PACKAGE = Path(sparse_xent.__file__).parent
 
@@ -32,11 +34,12 @@ root = pytest.mark.skipif(
 )
 
 
-def run(folder, cache, script=SCRIPT, **how):
+def run(folder, cache, script=SCRIPT, stderr=subprocess.PIPE, silent=False, **how):
     """What a new process prints, with the package in `folder` and kernels kept in `cache`."""
     done = subprocess.run(
         [sys.executable, "-B", "-c", script],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         timeout=150,
         cwd=folder if folder.is_dir() else folder.parent,
@@ -45,6 +48,7 @@ def run(folder, cache, script=SCRIPT, **how):
         **how,
     )
     assert done.returncode == 0, done.stderr
+    assert not (silent and done.stderr), done.stderr
     return done.stdout.splitlines()
 
 
@@ -120,7 +124,8 @@ def test_code_that_cannot_be_read_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     kernel_cache.keep(("k",), b"image")
     assert kernel_cache.load(("k",)) == b"image"
-    kernel_cache.stamp.cache_clear()
+    for known in (kernel_cache.stamp, kernel_cache.sources):
+        known.cache_clear()
     monkeypatch.setattr(type(kernel_cache.__spec__.loader), "get_data", None)
     assert kernel_cache.load(("k",)) is None
     with pytest.raises(OSError, match=r"the code of sparse_xent\.kernels cannot be read"):
@@ -144,6 +149,52 @@ def test_another_processor_has_a_folder_of_its_own(compiled):
 def test_what_is_on_disk_needs_no_numba(compiled):
     loaded = SCRIPT + "import sys; print('numba' in sys.modules)"
     assert run(PACKAGE.parent, {"NUMBA_CACHE_DIR": str(compiled[0])}, loaded)[2] == "False"
+
+
+# --- what a user hears of it ----------------------------------------------------------------------
+
+TWO = """
+from sparse_xent.kernels import loader
+for labels in ("uint8", "int32"):
+    loader.address("decode_labels", labels)
+"""
+
+
+def heard(cache):
+    """What a terminal shows of a new process that takes two kernels."""
+    import pty
+
+    master, terminal = pty.openpty()
+    run(PACKAGE.parent, {"NUMBA_CACHE_DIR": str(cache)}, TWO, stderr=terminal)
+    os.write(terminal, b"end")
+    shown = os.read(master, 10_000).decode()
+    os.close(master), os.close(terminal)
+    return shown.removesuffix("end")
+
+
+@posix
+def test_at_a_terminal_one_line_says_that_kernels_are_compiled_and_where_they_are_kept(tmp_path):
+    line, rest = heard(tmp_path).split("\r\n")
+    assert line.startswith("sparse_xent: compiling kernels ")
+    (folder,) = (tmp_path / "sparse_xent").iterdir()
+    assert f"kept in {folder};" in line
+    assert rest == ""
+    assert heard(tmp_path) == ""  # they are there
+
+
+def test_elsewhere_nothing_is_said(tmp_path):
+    """A notebook, a report and a program that reads it have streams that are no terminals."""
+    run(PACKAGE.parent, {"NUMBA_CACHE_DIR": str(tmp_path)}, TWO, silent=True)
+    assert list(tmp_path.rglob("*.o"))
+
+
+@pytest.mark.parametrize("stderr", [None, "closed", "without isatty"])
+def test_whatever_stands_for_stderr_does_no_harm(stderr, monkeypatch):
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(loader, "_announced", False)
+    monkeypatch.setattr(sys, "stderr", {None: None, "closed": closed}.get(stderr, object()))
+    loader._announce()
 
 
 # --- whole, and what it is called ----------------------------------------------------------------

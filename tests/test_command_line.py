@@ -21,7 +21,7 @@ from sparse_xent import __main__ as command_line
 from sparse_xent import demo, warm
 from sparse_xent.__main__ import main
 from sparse_xent.evaluation import as_json, as_text, evaluate
-from sparse_xent.kernels import cache, loader
+from sparse_xent.kernels import cache, loader, shipped
 
 HOME = str(Path(sparse_xent.__file__).parents[1])
 COMMAND = [sys.executable, "-m", "sparse_xent"]
@@ -249,6 +249,21 @@ def test_warm_says_what_it_compiled_where_and_what_was_there(quick, capsys):
     assert main(["warm"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"0 kernels compiled in [\d.]+ s, 2 were there already: .*", line)
+
+
+def test_warm_quiet_says_one_line_where_there_is_something_to_compile_and_else_none(quick, capsys):
+    assert main(["warm", "--quiet"]) == 0
+    assert capsys.readouterr().out == "compiling 2 kernels, about a second each; they are kept\n"
+    assert main(["warm", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_warm_leaves_what_a_wheel_brought(quick, monkeypatch, capsys):
+    monkeypatch.setattr(shipped, "load", lambda name: b"image" if name == ("small",) else None)
+    monkeypatch.setattr(loader, "_KEPT", (shipped.load, cache.load))
+    assert main(["warm"]) == 0
+    *_, line = capsys.readouterr().out.splitlines()
+    assert re.match(r"1 kernels compiled in [\d.]+ s, 1 were there already", line)
 
 
 def test_warm_says_on_one_line_why_nothing_can_be_kept(quick, capsys):

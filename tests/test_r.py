@@ -271,12 +271,15 @@ both <- there(seen[, "PDF"]) & there(seen[, "File"])
 cat(paste(seen[, "Title"], seen[, "PDF"], both, sep = "; "), sep = "\\n")
 """
 VIGNETTES = """\
+Does the sparse loss train more slowly?; does-the-sparse-loss-train-more-slowly.html; TRUE
 From one vector to a fleet; from-one-vector-to-a-fleet.html; TRUE
 Getting started; getting-started.html; TRUE
+Handwritten digits; handwritten-digits.html; TRUE
 No framework at all; no-framework-at-all.html; TRUE
 Probabilities or logits; probabilities-or-logits.html; TRUE
 Scoring a model in R; scoring-a-model-in-r.html; TRUE
 Segmentation with a void class; segmentation-with-a-void-class.html; TRUE
+Writing like Shakespeare; writing-like-shakespeare.html; TRUE
 """
 
 

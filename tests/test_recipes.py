@@ -12,7 +12,12 @@ from test_readme import python_blocks, wrong
 
 PAGE = (ROOT / "docs/recipes.md").read_text("utf-8")
 RECIPES = dict(part.split("\n", 1) for part in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:])
-NEEDS = {"XGBoost": "xgboost", "LightGBM": "lightgbm", "scikit-learn: a scorer": "sklearn"}
+NEEDS = {
+    "XGBoost": "xgboost",
+    "LightGBM": "lightgbm",
+    "scikit-learn: a scorer": "sklearn",
+    "torch: in place of cross_entropy": "torch",
+}
 
 
 #: Run in a process of its own: Keras picks its backend once a process, and a model is saved.

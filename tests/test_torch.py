@@ -296,6 +296,19 @@ def test_without_gradients_there_is_no_graph(torch: Any) -> None:
 # ---- second derivatives, torch.func, torch.compile ----------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("name", ["jvp", "jacfwd", "hessian"])
+def test_forward_mode_is_refused_in_words(torch: Any, name: str) -> None:
+    y, x = case(torch)
+    loss = sx.SparseCategoricalCrossentropy(from_logits=True)
+
+    def of(x: Any) -> Any:
+        return loss(y, x)
+
+    with pytest.raises(NotImplementedError, match="^the loss has no forward-mode derivative here"):
+        torch.func.jvp(of, (x,), (x,)) if name == "jvp" else getattr(torch.func, name)(of)(x)
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_a_second_derivative_is_refused_not_wrong(torch: Any, reduction: str | None) -> None:
     y, x = case(torch)
@@ -483,7 +496,8 @@ def test_labels_and_weights_that_require_gradients_are_refused(
     y, x = case(torch)
     sent = {"y_true": y, "y_pred": x.requires_grad_(taped), "sample_weight": torch.ones(6)}
     sent[argument] = sent[argument].double().requires_grad_()
-    words = rf"^{argument} must not require gradients, .*pass {argument}\.detach\(\)$"
+    order = "labels come first, then scores; or " if argument == "y_true" else ""
+    words = rf"^{argument} must not require gradients, .* here: {order}pass {argument}\.detach\(\)$"
     with pytest.raises(TypeError, match=words):
         WIDE(**sent)
     with pytest.raises(TypeError, match=words):

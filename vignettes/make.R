@@ -28,11 +28,20 @@ for (part in c("inst/doc", "build")) {
 if (!nzchar(Sys.which("pandoc"))) stop("pandoc is not found: it makes the pages for browseVignettes()")
 if (!nzchar(Sys.getenv("RETICULATE_PYTHON")) && file.exists(file.path(root, ".venv-r/bin/python")))
   Sys.setenv(RETICULATE_PYTHON = file.path(root, ".venv-r/bin/python"))
-Sys.setenv(PYTHONPATH = root, MPLBACKEND = "agg", KERAS_BACKEND = "torch")
+Sys.setenv(PYTHONPATH = root, MPLBACKEND = "agg", KERAS_BACKEND = "torch", OMP_WAIT_POLICY = "passive")
 steps <- Sys.getenv("SPARSE_XENT_STEPS", "None")
 
 suppressPackageStartupMessages(library(knitr))
 invisible(reticulate::import("sparse_xent"))
+# The R package is this checkout's too, whichever is installed.
+own_library <- tempfile("library")
+dir.create(own_library)
+install.packages(
+  file.path(root, "sparse_xent/r/sparsexent"), own_library, repos = NULL, type = "source", quiet = TRUE,
+  INSTALL_opts = c("--no-docs", "--no-test-load")
+)
+.libPaths(c(own_library, .libPaths()))
+invisible(loadNamespace("sparsexent", own_library))
 
 render_markdown()
 opts_knit$set(progress = FALSE, verbose = FALSE, root.dir = folder)
@@ -50,7 +59,8 @@ knit_hooks$set(
 
 #' The versions that made a page, on one line: Keras's and torch's too, where it trains with them.
 made_by <- function(trained) {
-  version <- function(module) reticulate::import(module)$`__version__`
+  # torch's version is a kind of text that R would take for two.
+  version <- function(module) reticulate::py_str(reticulate::import(module, convert = FALSE)$`__version__`)
   modules <- c(NumPy = "numpy", Matplotlib = "matplotlib", if (trained) c(Keras = "keras", torch = "torch"),
                sparse_xent = "sparse_xent")
   versions <- c(
@@ -72,7 +82,10 @@ joined <- function(lines) {
     bare <- !any(nzchar(lines[seq_len(to - from - 1) + from]))
     if (bare && language[i] == language[i - 1] && language[i] != "```") lines <- lines[-(from:to)]
   }
-  lines
+  fences <- grep("^```", lines)
+  ends <- fences[c(FALSE, TRUE)] - 1                  # code may end with a blank line: it is left out
+  blank <- ends[!nzchar(lines[ends])]
+  if (length(blank)) lines[-blank] else lines
 }
 
 #' The title in the header of NAME.Rmd.
@@ -81,22 +94,38 @@ title_of <- function(name) {
   sub('^title: "(.*)"$', "\\1", grep("^title:", lines, value = TRUE)[1])
 }
 
+#' Whether NAME.Rmd trains a model with Keras.
+trains <- function(name) {
+  any(startsWith(readLines(file.path(here, paste0(name, ".Rmd")), encoding = "UTF-8"), "steps = None"))
+}
+
+#' torch with the matrix products that it brings. In R's process it would find those of R's BLAS first: with the
+#' reference BLAS a step of an LSTM took 5.6 s of a core there, where it takes 1.3 s.
+load_torch <- function() {
+  reticulate::py_run_string("if True:
+    import os, sys
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(flags | getattr(os, 'RTLD_DEEPBIND', 0))
+    import torch
+    sys.setdlopenflags(flags)
+  ")
+}
+
 render <- function(name) {
   source <- file.path(here, paste0(name, ".Rmd"))
   opts_chunk$set(fig.path = file.path("figures", paste0(name, "-")))
   # Each vignette starts bare, in R as in Python.
+  if ("package:sparsexent" %in% search()) detach("package:sparsexent")
   reticulate::py_run_string(
     "for _ in [n for n in globals() if n[0] != '_' and n not in ('r', 'R')]: del globals()[_]"
   )
-  text <- readLines(source, encoding = "UTF-8")
-  trained <- any(startsWith(text, "steps = None"))
-  text <- sub("^steps = None", paste("steps =", steps), text)
+  text <- sub("^steps = None", paste("steps =", steps), readLines(source, encoding = "UTF-8"))
   text <- knit(text = text, envir = new.env(parent = globalenv()), quiet = TRUE)
   lines <- joined(strsplit(paste(text, collapse = "\n"), "\n")[[1]])
   header <- which(lines == "---")[1:2]
   body <- lines[-seq_len(header[2])]
   foot <- c(
-    "", "---", "", "<!-- measured -->", paste0("Made with ", made_by(trained), "."), "<!-- /measured -->", "",
+    "", "---", "", "<!-- measured -->", paste0("Made with ", made_by(trains(name)), "."), "<!-- /measured -->", "",
     sprintf("<!-- of %s.Rmd, MD5 %s -->", name, tools::md5sum(source))
   )
   page <- c(paste("#", title_of(name)), body, foot)
@@ -133,7 +162,9 @@ to_html <- function(name) {
 names <- sub("[.]Rmd$", "", basename(sort(Sys.glob(file.path(here, "*.Rmd")))))
 asked <- commandArgs(TRUE)[-1]
 stopifnot(asked %in% names)
-for (name in if (length(asked)) asked else names) {
+if (!length(asked)) asked <- names
+if (any(vapply(asked, trains, NA))) load_torch()
+for (name in asked) {
   began <- proc.time()[["elapsed"]]
   unlink(Sys.glob(file.path(folder, "figures", paste0(name, "-*.png"))))
   setwd(folder)

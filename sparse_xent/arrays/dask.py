@@ -20,6 +20,9 @@ Array = npt.NDArray[Any]
 Dask = Any  # a dask.array.Array
 
 
+_TOGETHER = 16  # how many states one task merges: a task costs more to schedule than a merge
+
+
 def is_lazy(value: object) -> bool:
     """Whether a value is dask's array, or xarray's DataArray over one."""
     match foreign.library(value):
@@ -114,42 +117,51 @@ def aligned(array: Any, x: Dask, axis: int) -> Dask:
     return in_chunks(array, {d: c if n == m else -1 for d, (n, m, c) in enumerate(pairs)})
 
 
-def spread(array: Dask | None, axis: int) -> Dask | None:
-    """An array of the losses' number of axes with one of length 1 where the classes are."""
-    return None if array is None else array[(*(slice(None),) * axis, None)]
-
-
 def mapped(
     task: Callable[..., Any],
     x: Dask,
-    *others: Dask | None,
+    *others: Any,
     dtype: Any = object,
-    drop: int | None = None,
+    axis: int | None = None,
+    drop: bool = False,
 ) -> Dask:
     """task(first, *blocks) of each block, where `first` is its first index along each axis of x.
+
+    Labels are handed over as they are, and each block's number as one more array: whatever dask
+    cannot join with the task itself is scheduled apart, which takes as long as the smaller sums do.
 
     Args:
         task: gives the block of the result; or one Python object, where dtype is `object`.
         x: an array.
-        *others: arrays of as many axes, in the same blocks but where one of length 1 serves all.
+        *others: arrays of as many axes, or without `axis`, in the same blocks but where one of
+            length 1 serves all; what is no lazy array goes to each task as it is.
         dtype: of the result.
-        drop: an axis of x, in one block, that the result does not have.
+        axis: the axis that others need not have.
+        drop: whether the result lacks it; x is then in one block along it.
     """
     import dask.array as da
 
-    if drop is not None:  # dask's own drop_axis copies every block of x
-        return item(mapped(task, x, *others), x, dtype, drop=drop)
-    starts = tuple(tuple(np.cumsum((0, *c))[:-1].tolist()) for c in x.chunks)
-    chunks = x.chunks
-    if dtype is object:
-        task, chunks = partial(_boxed, task), tuple((1,) * len(c) for c in chunks)
-    return da.map_blocks(
-        partial(_at_start, task, starts),
-        x,
-        *others,
-        chunks=chunks,
+    every = tuple(range(x.ndim))
+    rows = tuple(d for d in every if d != axis)
+    out = rows if drop else every
+    numblocks = tuple(x.numblocks[d] for d in out)
+    starts = [np.cumsum((0, *c))[:-1].tolist() for c in x.chunks]
+    numbers = da.from_array(np.arange(math.prod(numblocks)).reshape(numblocks), chunks=1)
+    operands: list[Any] = [x, every]  # first: the result's chunks are those of x
+    for array in others:
+        axes = every[: array.ndim] if is_lazy(array) else None
+        operands += [array, rows if axes and len(axes) < x.ndim else axes]
+    box = dtype is object
+    return da.blockwise(
+        partial(_of_blocks, task, starts, out, box),
+        out,
+        *operands,
+        numbers,
+        out,
+        adjust_chunks=dict.fromkeys(every, lambda length: 1) if box else None,
+        align_arrays=False,
         dtype=dtype,
-        meta=np.empty((0,) * x.ndim, dtype),
+        meta=np.empty((0,) * len(out), dtype),
         token=_name(task),
     )
 
@@ -157,22 +169,26 @@ def mapped(
 def _name(task: Any) -> str:
     """What dask's dashboard calls a task."""
     while isinstance(task, partial):
-        task = task.args[0] if task.func is _boxed else task.func
+        task = task.func
     return f"sparse_xent_{task.__name__.strip('_')}"
 
 
-def _at_start(
+def _of_blocks(
     task: Callable[..., Any],
-    starts: tuple[tuple[int, ...], ...],
-    *blocks: Any,
-    block_id: tuple[int, ...],
+    starts: list[list[int]],
+    out: tuple[int, ...],
+    box: bool,
+    *operands: Any,
 ) -> Any:
     """The task, told where its block begins along each axis."""
-    return task(tuple(s[k] for s, k in zip(starts, block_id, strict=True)), *blocks)
-
-
-def _boxed(task: Callable[..., Any], first: tuple[int, ...], *blocks: Any) -> Array:
-    return _box(task(first, *blocks), len(first))
+    *blocks, number = operands
+    first = [0] * len(starts)
+    block = np.unravel_index(number.item(), [len(starts[d]) for d in out])
+    for d, k in zip(out, block, strict=True):
+        first[d] = starts[d][k]
+    # Along an axis that the result lacks, dask gives a list of blocks: there is one.
+    made = task(tuple(first), *(b[0] if isinstance(b, list) else b for b in blocks))
+    return _box(made, len(out)) if box else made
 
 
 def _box(value: Any, axes: int) -> Array:
@@ -181,14 +197,14 @@ def _box(value: Any, axes: int) -> Array:
     return made
 
 
-def item(made: Dask, x: Dask, dtype: Any, k: int | None = None, drop: int | None = None) -> Dask:
-    """The array whose blocks are the objects of an array, or the k-th of each that is a tuple.
+def item(made: Dask, x: Dask, dtype: Any, k: int, drop: int | None = None) -> Dask:
+    """The array whose blocks are the k-th of each tuple in an array of tuples.
 
     Args:
-        made: one object for each block of x.
+        made: one tuple for each block of x.
         x: an array.
         dtype: of the result.
-        k: which of each tuple; None for objects that are blocks themselves.
+        k: which of each tuple.
         drop: an axis of x that the result does not have.
     """
     chunks = tuple(c for d, c in enumerate(x.chunks) if d != drop)
@@ -202,9 +218,8 @@ def item(made: Dask, x: Dask, dtype: Any, k: int | None = None, drop: int | None
     )
 
 
-def _item(k: int | None, made: Array) -> Any:
-    found = made.flat[0]
-    return np.asarray(found if k is None else found[k])
+def _item(k: int, made: Array) -> Any:
+    return np.asarray(made.flat[0][k])
 
 
 def merged(
@@ -226,12 +241,15 @@ def merged(
     import dask.array as da
 
     axes = 0 if axis is None else states.ndim - 1
+    cut = [a for a, blocks in enumerate(states.numblocks) if blocks > 1 and axis in (a, None)]
+    together = max(2, round(_TOGETHER ** (1 / max(1, len(cut)))))
     return da.reduction(
         states,
         chunk=_as_it_is,
         combine=partial(_merged, merge, None),
         aggregate=partial(_merged, merge, finish),
         axis=axis,
+        split_every=dict.fromkeys(cut, together),
         dtype=dtype,
         meta=np.empty((0,) * axes, dtype),
         name="sparse_xent_merged",

@@ -159,9 +159,11 @@ def _of_torch(tensor: Any, argument: str) -> Array:
 
 def refuse_taped(argument: str) -> NoReturn:
     """TypeError for a tensor that wants gradients in the place of labels, weights or options."""
+    # torch's own order is the reverse.
+    order = "labels come first, then scores; or " if argument == "y_true" else ""
     raise TypeError(
         f"{argument} must not require gradients, for there is no derivative with respect to it "
-        f"here: pass {argument}.detach()"
+        f"here: {order}pass {argument}.detach()"
     )
 
 

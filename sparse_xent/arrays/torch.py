@@ -230,6 +230,13 @@ def _transformed() -> Any:
         backward = _eager().backward
 
         @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            raise NotImplementedError(
+                "the loss has no forward-mode derivative here (torch.func.jvp, jacfwd, hessian): "
+                "torch.nn.functional.cross_entropy has one"
+            )
+
+        @staticmethod
         def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
             made = _one_by_one(TransformedLoss.apply, info, in_dims, inputs)
             values, kept = zip(*made, strict=True)

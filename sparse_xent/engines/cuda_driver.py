@@ -315,9 +315,7 @@ def _packages() -> tuple[Any, Any]:
         status = None
     if status != 0:
         said = "no driver was found" if status is None else f"the driver says {status.name}"
-        raise Absent(
-            f"CUDA arrays need an NVIDIA GPU and its driver: {said} (nvidia-smi shows both)"
-        )
+        raise Absent(f"CUDA arrays need an NVIDIA GPU and its driver: {said}; nvidia-smi tells")
     if _count(driver) == 0:
         raise Absent("CUDA arrays need an NVIDIA GPU: the driver is there, and sees none")
     return core, driver

@@ -6,6 +6,7 @@ means ignored, and one factor for each position, g[outer, inner], which scales i
     staging arithmetic formulas    what both machines share: primitives, lanes, loss and gradient
     cpu cuda                       the kernels of either machine
     cache trusted                  compiled kernels on disk, and which of them may be run
+    shipped                        compiled kernels that a wheel brings
     loader availability locks      machine code by name; why there is none; a lock for both
 """
 

@@ -52,20 +52,40 @@ def stamp() -> str:
     """
     import llvmlite.binding as llvm
 
+    processor = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
+    python = sys.implementation.cache_tag or sys.version
+    parts = (
+        *(sources(), _version("numba"), _version("llvmlite"), python),
+        *(llvm.get_process_triple(), processor, features(), *settings()),
+    )
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)
+def sources() -> str:
+    """Hash of every kernel module.
+
+    Raises:
+        OSError: the modules' code cannot be read.
+    """
     digest = hashlib.sha256()
     for package in (__package__, f"{__package__}.cpu"):
         for part in modules(package):
             digest.update(part + b"\0")
-    processor = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
-    features = os.environ.get("NUMBA_CPU_FEATURES") or llvm.get_host_cpu_features().flatten()
-    python = sys.implementation.cache_tag or sys.version
-    rest = (
-        *(_version("numba"), _version("llvmlite"), python),
-        *(llvm.get_process_triple(), processor, features),
-        *(os.environ.get(f"NUMBA_{setting}", "") for setting in _SETTINGS),
-    )
-    digest.update("\0".join(rest).encode())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
+
+
+def features() -> str:
+    """Features of the processor that code is compiled for: "+avx,-avx512f" and so on."""
+    import llvmlite.binding as llvm
+
+    asked = os.environ.get("NUMBA_CPU_FEATURES")
+    return asked or str(llvm.get_host_cpu_features().flatten())
+
+
+def settings() -> tuple[str, ...]:
+    """What the environment asks of Numba's machine code; empty strings where it asks nothing."""
+    return tuple(os.environ.get(f"NUMBA_{setting}", "") for setting in _SETTINGS)
 
 
 def modules(package: str) -> Iterator[bytes]:
@@ -97,6 +117,22 @@ def _version(package: str) -> str:
 # Files --------------------------------------------------------------------------------------------
 
 
+def file_name(name: tuple[object, ...]) -> str:
+    """What the file of this kernel is called."""
+    return "-".join(str(part) for part in name) + ".o"
+
+
+def sealed(version: str, name: tuple[object, ...], image: bytes) -> bytes:
+    """A file's content: the object file, behind a hash of version, name and object file."""
+    return hashlib.sha256(f"{version}\0{name!r}\0".encode() + image).digest() + image
+
+
+def unsealed(version: str, name: tuple[object, ...], kept: bytes) -> bytes | None:
+    """The object file in a file's content, if it is whole and of this version and name."""
+    image = kept[_DIGEST:]
+    return image if sealed(version, name, image) == kept else None
+
+
 def folder() -> Path:
     """The folder of this version's kernels: in NUMBA_CACHE_DIR, else the user's cache folder.
 
@@ -110,9 +146,7 @@ def folder() -> Path:
 def load(name: tuple[object, ...]) -> bytes | None:
     """The object file of this name, if it is there, whole, and nobody else's."""
     try:
-        kept = trusted.read(*_where(name))
-        digest, image = kept[:_DIGEST], kept[_DIGEST:]
-        return image if _hash(name, image) == digest else None
+        return unsealed(stamp(), name, trusted.read(*_where(name)))
     except OSError:  # not there, or not to be read or trusted
         return None
 
@@ -134,7 +168,7 @@ def keep(name: tuple[object, ...], image: bytes) -> None:
     Raises:
         OSError: there is no place for it.
     """
-    trusted.write(*_where(name), _hash(name, image) + image)
+    trusted.write(*_where(name), sealed(stamp(), name, image))
 
 
 def refusal(error: OSError) -> str:
@@ -153,13 +187,8 @@ def refusal(error: OSError) -> str:
 
 def _where(name: tuple[object, ...]) -> tuple[Path, tuple[str, ...], bool]:
     """For `trusted`: the cache folder, the path in it, whether the user named that folder."""
-    place, file = _place(), "-".join(str(part) for part in name) + ".o"
-    return place.base, (place.name, stamp(), file), place.named
-
-
-def _hash(name: tuple[object, ...], image: bytes) -> bytes:
-    """Of what is kept, under which name, and by which version."""
-    return hashlib.sha256(f"{stamp()}\0{name!r}\0".encode() + image).digest()
+    place = _place()
+    return place.base, (place.name, stamp(), file_name(name)), place.named
 
 
 class _Place(NamedTuple):

@@ -1,4 +1,4 @@
-"""Machine code by name: loaded already, or from the disk, or compiled now.
+"""Machine code by name: loaded already, or from the package or the disk, or compiled now.
 
 Only compiling needs Numba, which takes longer to import than all else in a first call: what is on
 disk is linked by LLVM alone.
@@ -12,9 +12,10 @@ import itertools
 import os
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
-from sparse_xent.kernels import cache
+from sparse_xent.kernels import cache, shipped
 from sparse_xent.kernels.availability import (
     COMPILE,
     COMPILE_FIRST,
@@ -33,12 +34,16 @@ _attempts = itertools.count()
 _addresses: dict[tuple[Any, ...], int] = {}
 _loading = Lock()  # two threads that want one kernel compile it once
 _linker: Any = None
+_announced = False
 
 # Bytes of the stack that Numba and LLVM are given, whatever the threads of the caller have.
 _STACK = 16 << 20
 
+_KEPT = (shipped.load, cache.load)
+"""Where machine code is looked for, in this order."""
+
 compiled: list[tuple[Any, ...]] = []
-"""What this process did not find on disk."""
+"""What this process did not find there."""
 
 
 def address(*name: object) -> int:
@@ -95,20 +100,25 @@ def _load(name: tuple[Any, ...]) -> int:
         _loading.release()
 
 
+def is_kept(name: tuple[Any, ...]) -> bool:
+    """Whether a kernel need not be compiled."""
+    return any(load(name) is not None for load in _KEPT)
+
+
 def _found(name: tuple[Any, ...]) -> int | None:
-    """From the disk; None where it is not there, or is no longer what was written."""
+    """What is kept; None where it is not there, or is no longer what was written."""
     with unavailable("loaded"):
         check_machine()
-        image = cache.load(name)
-        if image is None:
-            return None
-        try:
-            return _link(name, image)
-        except RuntimeError:
-            return None
+        for load in _KEPT:
+            image = load(name)
+            if image is not None:
+                with suppress(RuntimeError):  # no object file, or it lacks a function here
+                    return _link(name, image)
+        return None
 
 
 def _made(name: tuple[Any, ...]) -> int:
+    _announce()
     image = made(name)
     compiled.append(name)
     cache.save(name, image)
@@ -126,6 +136,25 @@ def made(name: tuple[Any, ...]) -> bytes:
         check_jit()
         check_memory(COMPILE_FIRST if _REGISTRY not in sys.modules else COMPILE)
         return bytes(_registry().object_code(*name))
+
+
+def _announce() -> None:
+    """Say at a terminal, once a process, what the next seconds are for.
+
+    Nothing is said where the text would be kept: a notebook's stream and a report's are no
+    terminals, and nor is what a file or another program reads.
+    """
+    global _announced
+    if _announced:
+        return
+    _announced = True
+    with suppress(Exception):  # whatever stands in for stderr: the call does not depend on it
+        if sys.stderr.isatty():
+            sys.stderr.write(
+                "sparse_xent: compiling kernels for this kind of call, which takes seconds; they "
+                f"are kept in {cache.folder()}; `sparse-xent warm` compiles all the usual ones\n"
+            )
+            sys.stderr.flush()
 
 
 def _link(name: tuple[Any, ...], image: bytes) -> int:

@@ -2,9 +2,9 @@
 
 A kernel is a C function in an object file of its own: losses for one layout, one format of scores
 and one kind of them, with or without smoothing and gradient; `decode_labels` for one dtype of
-labels; `rank` for one format; `exact_sums` for losses of one format; one `run_chunks` and one
-`run_one_chunk` for all. `loader` finds them on disk or has them compiled, and they are known by
-their addresses.
+labels; `rank` for one format; `exact_sums` for losses of one format; `run_one_chunk` for one layout
+of Python's objects; one `run_chunks` for all. `loader` finds them in the package or on disk or has
+them compiled, and they are known by their addresses.
 """
 
 import threading

@@ -14,7 +14,11 @@ import numpy as np
 
 ITEMS = tuple.__basicsize__  # bytes: of the first item's address, in a tuple
 DATA = object.__basicsize__  # of the data's address, in an array object
-SHAPE = DATA + 16  # of its lengths' address, behind the number of dimensions
+SHAPE = 16  # of its lengths' address, behind that and the number of dimensions
+
+LAYOUTS = ((24, 16), (32, 16))
+"""ITEMS and DATA of CPython 3.11 to 3.13, and of 3.14, whose tuples have a hash before their items.
+Without the GIL objects are larger."""
 
 
 @cache
@@ -26,5 +30,5 @@ def are_as_expected() -> bool:
     both = (array, None)
     if (ctypes.c_int64 * 2).from_address(id(both) + ITEMS)[:] != [id(array), id(None)]:
         return False
-    data, shape = (ctypes.c_int64.from_address(id(array) + at).value for at in (DATA, SHAPE))
+    data, shape = (ctypes.c_int64.from_address(id(array) + at).value for at in (DATA, DATA + SHAPE))
     return data == array.ctypes.data and (ctypes.c_int64 * 2).from_address(shape)[:] == [2, 3]

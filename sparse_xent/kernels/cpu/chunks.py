@@ -39,7 +39,7 @@ from sparse_xent.kernels.cpu.abi import (
     ChunkParams,
     ScalarParams,
 )
-from sparse_xent.kernels.cpu.array_objects import DATA, ITEMS, SHAPE
+from sparse_xent.kernels.cpu.array_objects import SHAPE
 from sparse_xent.kernels.cpu.compiler import inlined
 from sparse_xent.kernels.cpu.implausible import no_notes
 from sparse_xent.kernels.cpu.vectors import (
@@ -315,12 +315,13 @@ X_ODD, Y_ODD = (8 * ChunkParams._fields.index(f) for f in ("x_odd", "y_odd"))
 
 
 @primitive
-def _item(arrays: Value, i: int) -> Value:
+def _item(arrays: Value, i: Value, items: Value, data: Value) -> Value:
     """The address of the data of array i of a tuple."""
-    return fetch_long(fetch_long(arrays + (ITEMS + 8 * i)) + DATA)
+    return fetch_long(fetch_long(arrays + (items + 8 * i)) + data)
 
 
-def run_one_chunk(plan, arrays):  # type: ignore[no-untyped-def]
+@inlined
+def run_one_chunk(plan, arrays, items, data):  # type: ignore[no-untyped-def]
     """Run all positions of a call that is one chunk.
 
     Args:
@@ -329,6 +330,8 @@ def run_one_chunk(plan, arrays):  # type: ignore[no-untyped-def]
         arrays: address of a tuple of array objects: labels, scores, losses, gradient, SUMS float64
             of 0, what `run_chunks` takes as `own`, weights. What there is none of may be anything,
             and so may the sums where losses alone are wanted.
+        items: where a tuple has its items; a constant, as is
+        data: where an array object has its data's address.
 
     Returns:
         0 where nothing is unusual: labels that are no class, weights that are NA, rows that cannot
@@ -339,30 +342,32 @@ def run_one_chunk(plan, arrays):  # type: ignore[no-untyped-def]
     for i in range(FIELDS):
         keep(call + 8 * i, fetch_long(plan + 8 * i))
     if fetch_long(plan + DX) or not fetch_long(plan + LOSSES):
-        to = _item(arrays, 4)
+        to = _item(arrays, 4, items, data)
     else:  # losses alone: nobody wants their sums
         keep(to + 8 * BAD, 0.0)
         keep(to + 8 * MISSING, 0.0)
         keep(to + 8 * ODD_ROWS, 0.0)
-    y, x = _item(arrays, 0), _item(arrays, 1)
+    y, x = _item(arrays, 0, items, data), _item(arrays, 1, items, data)
     wrong = (x & fetch_long(plan + X_ODD)) | (y & fetch_long(plan + Y_ODD))
     keep(call + Y, y)
     keep(call + X, x)
     keep(call + SUMS_AT, to)
     if fetch_long(plan + LOSSES):
-        keep(call + LOSSES, _item(arrays, 2))
+        keep(call + LOSSES, _item(arrays, 2, items, data))
     if fetch_long(plan + DX):
-        keep(call + DX, _item(arrays, 3))
+        keep(call + DX, _item(arrays, 3, items, data))
     if fetch_long(plan + W):
-        w = _item(arrays, 6)
+        w = _item(arrays, 6, items, data)
         wrong |= w & 7
         keep(call + W, w)
     positions = fetch_long(plan + COUNT)
     if fetch_long(plan + ROW):
-        rows = fetch_long(fetch_long(fetch_long(arrays + (ITEMS + 8)) + SHAPE))
+        rows = fetch_long(fetch_long(fetch_long(arrays + (items + 8)) + (data + SHAPE)))
         positions = rows * fetch_long(plan + ROW)
     if wrong and positions:
         return -1
-    _call_run_chunks(fetch_long(plan + RUN_CHUNKS), (call, 0, positions, _item(arrays, 5)))
+    _call_run_chunks(
+        fetch_long(plan + RUN_CHUNKS), (call, 0, positions, _item(arrays, 5, items, data))
+    )
     row = _at(types.float64, to)
     return int(row[BAD] + row[MISSING] + abs(row[ODD_ROWS]))

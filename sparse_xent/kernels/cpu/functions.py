@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sparse_xent.kernels import loader
-from sparse_xent.kernels.cpu import abi
+from sparse_xent.kernels.cpu import abi, array_objects
 
 
 def losses(choice: abi.KernelChoice, gradient: bool) -> int:
@@ -33,7 +33,8 @@ def run_chunks() -> Callable[[int, int, int, int], None]:
 @cache
 def run_one_chunk() -> Callable[..., int]:
     """`chunks.run_one_chunk`: address of a ChunkParams, and of a tuple of array objects."""
-    return _function(loader.address("run_one_chunk"), ctypes.c_int64, *[ctypes.c_int64] * 2)
+    address = loader.address("run_one_chunk", array_objects.ITEMS, array_objects.DATA)
+    return _function(address, ctypes.c_int64, *[ctypes.c_int64] * 2)
 
 
 @cache

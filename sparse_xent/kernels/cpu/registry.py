@@ -80,10 +80,17 @@ def _exact_sums(format: str) -> Callable[..., None]:
     return sums
 
 
+def _run_one_chunk(items: int, data: int) -> Callable[..., int]:
+    def run_one_chunk(plan, arrays):
+        return chunks.run_one_chunk(plan, arrays, items, data)
+
+    return run_one_chunk
+
+
 _OTHERS: dict[str, Callable[..., Callable[..., Any]]] = {
     "rank": _rank,
     "exact_sums": _exact_sums,
     "decode_labels": lambda dtype: chunks.decode_labels(getattr(types, dtype)),
     "run_chunks": lambda: chunks.run_chunks,
-    "run_one_chunk": lambda: chunks.run_one_chunk,
+    "run_one_chunk": _run_one_chunk,
 }
