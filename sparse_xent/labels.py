@@ -323,7 +323,7 @@ def _check_column(y_true: object, x: Array, ignored: tuple[int, ...]) -> None:
 def _two(x: Array) -> str:
     """The way out for the scores of the second of two classes alone."""
     of_first = "1 - y_pred" if _are_probabilities(x) else "0 * y_pred"
-    return f"pass numpy.stack([{of_first}, y_pred], axis=-1)"
+    return f"pass numpy.stack([{of_first}, y_pred], axis=-1) (in R: cbind({of_first}, y_pred))"
 
 
 def _are_probabilities(x: Array) -> bool:

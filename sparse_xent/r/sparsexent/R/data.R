@@ -99,7 +99,9 @@ kind <- function(x) {
 }
 
 way_to_numbers <- function(x, argument) {
-  if (is.character(x)) {
+  if (is.data.frame(x)) {
+    paste0(": send its column, ", argument, "[[1]]")
+  } else if (is.character(x)) {
     paste0(": it is text; if it is numbers, storage.mode(", argument, ") <- \"double\"")
   } else if (is.factor(x) && argument == "y_true") {
     ": a factor's labels are for the functions with \"sparse\" in their names"

@@ -109,11 +109,11 @@ in_r_words <- function(text) {
       if (grepl("own \\([0-9]+,\\)", text)) "which.max" else "max.col", "(y_true) - 1L"
     ), text
   )
-  text <- gsub("\\S+ \\(in R: ([^()]*|[^()]*\\([^()]*\\))\\)", "\\1", text)
   text <- sub(
-    "pass numpy\\.[a-z]+\\(\\[([01] [-*] y_pred), y_pred\\], axis=-?[0-9]+\\)( \\(of logits.*)?",
+    "pass numpy\\.[a-z]+\\(\\[([01] [-*] y_pred), y_pred\\], axis=-?[0-9]+\\)( \\(of logits.*| \\(in R: [^)]*\\)\\))?",
     "pass cbind(\\1, y_pred)", text
   )
+  text <- gsub("\\S+ \\(in R: ([^()]*|[^()]*\\([^()]*\\))\\)", "\\1", text)
   text <- sub("and y_true - 1$", "and y_true - 1L", text)
   text <- sub("pass numpy\\.reshape\\(y_true, \\(([0-9]+(, [0-9]+)*),?\\)\\)", "pass array(y_true, c(\\1))", text)
   text <- sub("class_weight's keys", "class_weight's names", text, fixed = TRUE)
@@ -133,6 +133,7 @@ in_r_words <- function(text) {
   text <- gsub("\\{[^{}]*\\} \\(dict\\)|\\ba dict\\b", "a list", text)
   text <- gsub("\\ban? ndarray\\b", "an array", text)
   text <- sub(", a dtype or a dtype policy,", ",", text, fixed = TRUE)
+  text <- sub("one of \\(('[^()]*')\\)", "one of \\1", text)
   # Positions and axes count from 1, and shapes are written with an x.
   text <- replaced(text, " at \\([0-9, ]+\\)", function(found) {
     paste0(" at [", paste(whole_numbers(found) + 1, collapse = ", "), "]")

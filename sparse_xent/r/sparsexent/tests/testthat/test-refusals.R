@@ -102,6 +102,10 @@ test_that("values are shown as R shows them", {
   expect_match(refusal(sparse(c(1, Inf), p)), "got Inf at [2]", fixed = TRUE)
   expect_match(refusal(soft(replace(diag(3)[2:3, ], 1, NA), p)), "got NA at [1, 1]", fixed = TRUE)
   expect_match(refusal(sparse(y, list(p[1, ], p[2, ]))), "send do.call(rbind, y_pred)", fixed = TRUE)
+  expect_match(refusal(sparse()(y, p, data.frame(w = 1:2))), "send its column, sample_weight[[1]]", fixed = TRUE)
+  expect_identical(refusal(config_set_epsilon(NA)), "value must not be NA")
+  expect_match(refusal(config_set_epsilon(NaN)), "value must not be NA")
+  expect_match(refusal(config_set_floatx(1:2)), "one of 'float16', .*'float64', got c\\(1, 2\\)$")
   expect_match(refusal(soft(factor(c("a", "b")), p)), "a factor's labels are for the functions with \"sparse\" in their names", fixed = TRUE)
 })
 
