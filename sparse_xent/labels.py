@@ -260,54 +260,74 @@ def _refuse_shape(
     """ValueError that says which shapes would do."""
     expected = f"y_true must have y_pred's shape without axis {layout.axis}"
     swapped = _look_swapped(y, layout, y_true, x)
-    if x is not None and not swapped and _look_like_two_classes(y_true, x, ignored):
-        _refuse_column(x)
+    column = x if x is not None and x.ndim == 1 and not swapped else None
+    if column is not None:
+        _check_column(y_true, column, ignored)
     if y.shape == layout.shape and not swapped:
         argmax = foreign.argmax(y_true, "y_true", layout.axis)
+        labels = "" if column is None else f"; if they are a label for each score, {_two(column)}"
         raise ValueError(
             f"{expected}, got y_pred's own {y.shape}: its labels look one-hot: use "
-            f"loss_categorical_crossentropy, or argmax ({argmax})"
+            f"loss_categorical_crossentropy, or argmax ({argmax}){labels}"
         )
     got = f"{y.shape}" if y.shape else "a single number"
     raise ValueError(
         f"{expected}: expected {layout.losses} or "
         f"{_with_axis(layout)}, got {got} (y_pred is {layout.shape})"
-        f"{f'; {SWAPPED}' if swapped else _other_axes(y.shape, layout.shape)}"
+        f"{f'; {SWAPPED}' if swapped else _other_shape(y.shape, layout)}"
     )
 
 
-def _other_axes(y: tuple[int, ...], x: tuple[int, ...]) -> str:
-    """Which class axes labels of this shape would fit, in a message; "" where there are none."""
+def _other_shape(y: tuple[int, ...], layout: Layout) -> str:
+    """What makes labels of this shape fit, in a message; "" where nothing does."""
+    x = layout.shape
     axes = [a for a in range(len(x)) if y in (x[:a] + x[a + 1 :], (*x[:a], 1, *x[a + 1 :]))]
-    fits = " or ".join(f"axis={a}" for a in axes)
-    return f"; where the classes are along another axis, pass {fits}" if axes else ""
+    if axes:
+        fits = " or ".join(f"axis={a}" for a in axes)
+        return f"; where the classes are along another axis, pass {fits}"
+    if layout.classes == 1 and len(y) and _without_1(x)[:-1] == _without_1(y):
+        return "; to drop y_pred's axes of length 1 pass numpy.squeeze(y_pred) (in R: drop(y_pred))"
+    if layout.losses and _without_1(y) == _without_1(layout.losses):
+        return f"; pass numpy.reshape(y_true, {layout.losses})"
+    return ""
 
 
-def _look_like_two_classes(y_true: object, x: Array, ignored: tuple[int, ...]) -> bool:
-    """Whether y_pred is a vector with a label of 0 or 1 for each score, and no row with its target.
+def _without_1(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n for n in shape if n != 1)
 
-    Such scores are those of class 1 alone: `predict_proba(...)[:, 1]`, or what a glm fitted.
+
+def _check_column(y_true: object, x: Array, ignored: tuple[int, ...]) -> None:
+    """ValueError where y_pred is a vector with a score for each label, and no row with its target.
+
+    With two classes such scores are those of the second: `predict_proba(...)[:, 1]`, or what a glm
+    fitted.
     """
     y = array_of(y_true)
-    if x.ndim != 1 or y.shape not in (x.shape, (x.size, 1)):
-        return False
-    if not np.isin(y, [0, 1, *ignored]).all():
-        return False
+    kept = y[(y == y) & ~np.isin(y, [NA_INTEGER, *ignored])]
+    if y.shape not in (x.shape, (x.size, 1)) or not are_whole(kept):
+        return
+    expected, got = "y_pred must have an axis of classes", f"got {x.shape}, a score for each label"
+    if not np.isin(kept, [0, 1, 2]).all() or np.isin([0, 2], kept).all():
+        raise ValueError(f"{expected}, {got}: pass a row of scores, one a class, for each label")
+    expected += f", ({x.size}, 2) for two"
+    if 2 in kept:
+        raise ValueError(
+            f"{expected}, {got} of 1 or 2: of class 2 of two, {_two(x)}, and y_true - 1"
+        )
     one_hot = np.count_nonzero(y) == 1
     # A single label of 1 is that of a row's class, unless the scores are probabilities of no row.
-    return not one_hot or (_are_probabilities(x) and abs(x.sum() - 1) > 0.01)
+    if not one_hot or (_are_probabilities(x) and abs(x.sum() - 1) > 0.01):
+        raise ValueError(f"{expected}, {got} of 0 or 1: of class 1 of two, {_two(x)}")
+
+
+def _two(x: Array) -> str:
+    """The way out for the scores of the second of two classes alone."""
+    of_first = "1 - y_pred" if _are_probabilities(x) else "0 * y_pred"
+    return f"pass numpy.stack([{of_first}, y_pred], axis=-1) (in R: cbind({of_first}, y_pred))"
 
 
 def _are_probabilities(x: Array) -> bool:
     return bool(((x >= 0) & (x <= 1)).all())
-
-
-def _refuse_column(x: Array) -> NoReturn:
-    of_0 = "1 - y_pred" if _are_probabilities(x) else "0 * y_pred"
-    raise ValueError(
-        f"y_pred must have an axis of classes, got {x.shape}, a score for each label of 0 or 1: of "
-        f"class 1 of two, pass numpy.stack([{of_0}, y_pred], axis=-1)"
-    )
 
 
 def _look_swapped(y: ArraySpec, layout: Layout, y_true: object, x: Array | None) -> bool:
@@ -332,7 +352,8 @@ def are_whole(array: Array) -> bool:
     if array.dtype.kind in "biu":
         return True
     values = array.astype(np.float64, copy=False)
-    return bool((values == np.floor(values)).all())
+    with np.errstate(invalid="ignore"):  # older NumPy warns of the floor of NaN
+        return bool((values == np.floor(values)).all())
 
 
 def _sent_as(y_true: object, dtype: np.dtype[Any]) -> str:

@@ -99,6 +99,31 @@ REFUSED = {
     "a number, counted from 0",
     "ignored number": 'ignore_class = 1 is a class counted from 0, and "1" is another level of '
     'y_true: name the level that is meant, ignore_class = "1"',
+    "an option of a loss that is made": "ignore_class is an argument of "
+    "loss_sparse_categorical_crossentropy(), not of a loss: make the loss with it, "
+    "loss_sparse_categorical_crossentropy(from_logits = TRUE, ignore_class = NA)",
+    "an argument too many": "a loss takes y_true, y_pred and sample_weight, got one more",
+    "a score for each of two classes' labels": "y_pred must have an axis of classes, (3 x 2) for "
+    "two, got (3), a score for each label of 0 or 1: of class 1 of two, pass cbind(1 - y_pred, "
+    "y_pred)",
+    "the same by a factor": "y_pred must have a row for each label and a column for each class, "
+    '3 x 2, got 3, a score for each label: if it is of class "yes", pass cbind(no = 1 - y_pred, '
+    "yes = y_pred)",
+    "the same in a column": "y_pred must have a row for each label and a column for each class, "
+    '2 x 2, got 2 x 1, a score for each label: if it is of class "yes", pass cbind(no = 0 * '
+    "y_pred[, 1], yes = y_pred[, 1])",
+    "levels along the rows": "y_pred must have its classes along axis 2, got y_true's levels "
+    '("ash", "beech", "oak") as the names along axis 1: pass axis = 1, or unname(y_pred) if these '
+    "are not its classes",
+    "a third dimension": "y_true must have y_pred's shape without axis 3: expected (2 x 3) or "
+    "(2 x 3 x 1), got (2) (y_pred is (2 x 3 x 1)); to drop y_pred's axes of length 1 pass "
+    "drop(y_pred)",
+    "a dimension too few": "y_true must have y_pred's shape without axis 2: expected (2 x 1) or "
+    "(2 x 1 x 1), got (2) (y_pred is (2 x 3 x 1)); pass array(y_true, c(2, 1))",
+    "a number for a flag": "from_logits must be TRUE or FALSE, got 1",
+    "a list of dtypes": "dtype must be one of 'float16', 'bfloat16', 'float32', 'float64', got "
+    "c('float32', 'float64')",
+    "TRUE for a class": "ignore_class must be a whole number, got TRUE",
     "targets of other classes": 'y_true must name the classes that y_pred names ("ash", "beech", '
     '"oak"), each once, got "a", "b", "c": rename them, or where they stand in y_pred\'s order '
     "send unname(as.matrix(y_true))",
@@ -235,6 +260,30 @@ def test_losses_are_plain_vectors(session):
 def test_a_wrong_call_is_answered_in_one_line(session, call):
     said = session[f"refused {call}"]
     assert said == f"simpleError: {REFUSED[call]}"
+
+
+#: Calls of which each is the first that needs Python.
+FIRST_CALLS = ["sparse(1, c(0.1, 0.9))", "sparse()", "sparse(factor(1), reticulate::r_to_py(1))"]
+
+
+@pytest.mark.parametrize("python", ["one without sparse_xent", "none"])
+def test_a_python_without_sparse_xent_is_named_with_what_to_do(session, folder, tmp_path, python):
+    used = tmp_path / "bin/python"
+    why = f"Python specified in RETICULATE_PYTHON ({used}) does not exist"
+    calls = FIRST_CALLS[:2]
+    if python != "none":
+        subprocess.run([r_python(), "-m", "venv", "--without-pip", tmp_path], check=True)
+        why, calls = "No module named 'sparse_xent'", FIRST_CALLS
+    code = "sparse <- sparsexent::loss_sparse_categorical_crossentropy\n" + "\n".join(
+        f'cat(tryCatch({call}, error = conditionMessage), "\n", sep = "")' for call in calls
+    )
+    said = run(["Rscript", "-e", code], folder, RETICULATE_PYTHON=str(used), PYTHONPATH="")
+    due = (
+        f"sparse_xent cannot be loaded from {used} ({why}): run `make setup-r` in a clone of "
+        "sparse_xent, and begin a new R session with `Sys.setenv(RETICULATE_PYTHON = "
+        '"/path/to/the/clone/.venv-r/bin/python")`'
+    )
+    assert said.splitlines() == [due] * len(calls)
 
 
 @pytest.mark.parametrize("call", AGREE)

@@ -430,7 +430,10 @@ def ways_from_names(labels: Any) -> list[str]:
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) <= 400
-    assert "for an R factor send as.integer(f) - 1L" in message
+    assert (
+        "for an R factor send as.integer(f) - 1L where its levels are in the order of y_pred's "
+        "columns, else match(f, colnames(y_pred)) - 1L, "
+    ) in message
     return re.findall(r"(?:pandas\.\w+|numpy\.\w+)\([^()]*\)(?:\.codes)?", message)
 
 
@@ -515,6 +518,64 @@ def test_scores_of_one_class_of_two_are_scored_after_the_way_out(name: str, verb
     y = y.reshape(p.shape)
     want = np.where(y < 0, 0, -np.log(np.where(y == 1, p, 1 - p)))
     np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("scores", [ONE, np.log(ONE / (1 - ONE))])
+@pytest.mark.parametrize("labels", [HITS + 1, (HITS + 1.0)[:, None], [2] * 5, [1, 2, -1, -1, 2]])
+def test_labels_1_and_2_of_a_score_each_are_scored_after_the_way_out(
+    labels: Any, scores: Any
+) -> None:
+    loss = sx.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1, reduction="sum")
+    with pytest.raises(ValueError, match="of 1 or 2: of class 2 of two, pass ") as caught:
+        loss(labels, scores)
+    found = re.search(r"pass (numpy.*) \(in R: cbind\(.*\)\), and (.*)$", str(caught.value))
+    assert found is not None, caught.value
+    seen = SEEN | {"y_pred": scores, "y_true": np.asarray(labels)}
+    pair, y = (eval(way, seen) for way in found.groups())
+    loss = sx.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-2, reduction="sum")
+    assert loss(y, pair) == loss(np.asarray(labels) - 1, np.stack([pair[:, 0], scores], -1))
+
+
+@pytest.mark.parametrize(
+    "labels", [[0, 1, 2, 1, 0], [3, 1, 1, 2, 2], [0, 1, -1, 0, 1], [0, 7, 0, 0, 0]]
+)
+def test_a_score_for_each_of_more_labels_does_not_look_one_hot(labels: list[int]) -> None:
+    with pytest.raises(ValueError, match="^y_pred must have an axis of classes") as caught:
+        LOSS(labels, ONE)
+    assert str(caught.value).endswith("pass a row of scores, one a class, for each label")
+
+
+def test_two_labels_and_scores_may_be_a_row_and_its_target() -> None:
+    y_pred = np.array([0.25, 0.75])
+    with pytest.raises(ValueError, match="look one-hot") as caught:
+        LOSS([0, 1], y_pred)
+    way = re.search(r"a label for each score, pass (numpy.*) \(in R: cbind", str(caught.value))
+    assert way is not None, caught.value
+    assert LOSS([0, 1], eval(way[1], SEEN | {"y_pred": y_pred})) == pytest.approx(-np.log(0.75))
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "axis"),
+    [
+        ((2,), (2, 3, 1), -1),
+        ((2,), (1, 2, 1, 3, 1), -1),
+        ((2,), (2, 3, 1), 1),
+        ((1, 2), (2, 3), -1),
+        ((2, 4), (2, 1, 3, 4), 2),
+        ((2, 4, 1, 1), (2, 3, 4), 1),
+    ],
+)
+def test_axes_of_length_1_that_are_too_many_or_few_fit_after_the_way_out(
+    labels: tuple[int, ...], scores: tuple[int, ...], axis: int
+) -> None:
+    arrays = {"y_true": np.ones(labels, int), "y_pred": np.full(scores, 0.25)}
+    loss = sx.SparseCategoricalCrossentropy(axis=axis)
+    with pytest.raises(ValueError, match="y_pred's shape without axis") as caught:
+        loss(*arrays.values())
+    found = re.search(r"pass numpy\.\w+\((y_true|y_pred).*?\)(?=$| \(in R)", str(caught.value))
+    assert found is not None, caught.value
+    arrays[found[1]] = eval(found[0].removeprefix("pass "), SEEN | arrays)
+    assert loss(*arrays.values()) == pytest.approx(np.log(3))
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,14 @@ loss_sparse_categorical_crossentropy(0L, rbind(c(20, 0, 0)), from_logits = TRUE)
 loss_sparse_categorical_crossentropy(y_true, t(y_pred), axis = -2L)
 #> [1] 0.05129339 2.30258509
 
-# A factor is sent as its codes less 1, with the columns in the order of its levels.
+# A factor is sent as its codes less 1 where the columns stand in the order of its levels...
 f <- factor(c("b", "c"), levels = c("a", "b", "c"))
 loss_sparse_categorical_crossentropy(as.integer(f) - 1L, y_pred)
+#> [1] 0.05129339 2.30258509
+
+# ... and by the columns' names where they stand in another.
+turned <- cbind(c = y_pred[, 3], a = y_pred[, 1], b = y_pred[, 2])
+loss_sparse_categorical_crossentropy(match(f, colnames(turned)) - 1L, turned)
 #> [1] 0.05129339 2.30258509
 
 # Labels that count from 1 are refused, and so is what is missing.

@@ -111,7 +111,10 @@ def _way_from_names(value: object, array: Array) -> str:
             "for names in the order of y_pred's classes pass pandas.Categorical(y_true, "
             f"categories=names).codes, for sorted names {sorted_names}"
         )
-    return f"for an R factor send as.integer(f) - 1L, {way_out}"
+    return (
+        "for an R factor send as.integer(f) - 1L where its levels are in the order of y_pred's "
+        f"columns, else match(f, colnames(y_pred)) - 1L, {way_out}"
+    )
 
 
 def _way_through(

@@ -271,7 +271,10 @@ class Table(Source):
             way_out = f"; if the column is no {self._choice.role[:-1]}, "
             way_out += self._columns.way_out(column)
         elif one and not missing and self._choice.role == "labels":
-            way_out = "; give classes by their index (in R: as.integer(f) - 1L)"
+            way_out = (
+                "; give classes by their index (in R: as.integer(f) - 1L where levels(f) are in "
+                "the order of the predictions' columns, else match(f, colnames(p)) - 1L)"
+            )
         elif one and not missing:
             way_out = "; between columns stand commas, semicolons, tabs or blanks"
         if not self.header and ", line 1," in where and self._choice.header == "auto":

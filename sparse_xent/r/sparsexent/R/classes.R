@@ -27,8 +27,7 @@ place_of_axis <- function(axis, dims) if (axis > 0L) axis else dims + 1L + axis
 
 # What Python's scores are: their dimensions, and the names along the class axis (a data frame's).
 seen_by_python <- function(x, axis) {
-  if (is.null(session$seen)) session$seen <- import("sparse_xent.r", convert = FALSE)$seen
-  seen <- plain(asked(session$seen(x, axis - (axis > 0L))))
+  seen <- plain(asked(python_function("seen", "sparse_xent.r")(x, axis - (axis > 0L))))
   dims <- unlist(seen[[1L]])
   refuse_axis_beyond(axis, dims)
   list(count = dims[[place_of_axis(axis, length(dims))]], names = as.character(unlist(seen[[2L]])))
@@ -53,8 +52,9 @@ classes_of <- function(x, axis) {
 class_names <- function(y, x, options) {
   classes <- classes_of(x, options$axis)
   refuse_number_of_level(options$ignore_class, classes$names, levels(y))
+  if (is.factor(y)) refuse_one_score_each(y, x, classes, options)
   if (is.null(classes$names)) {
-    return(if (is.factor(y)) levels_in_order(y, classes$count, ignored_names(options)))
+    return(if (is.factor(y)) levels_in_order(y, classes$count, x, options))
   }
   twice <- anyDuplicated(classes$names, incomparables = NA)
   if (twice) {
@@ -69,10 +69,67 @@ class_names <- function(y, x, options) {
 
 known <- function(names) names[!is.na(names)]
 
+# A single score for each label, as predict() of a model of two classes gives: a vector, or a column.
+refuse_one_score_each <- function(y, x, classes, options) {
+  dims <- if (!is_python(x)) dim(x)
+  vector <- length(dims) == 1L
+  column <- length(dims) == 2L && dims[[2L]] == 1L && options$axis != 1L && options$axis != -2L
+  if (!(vector || column) || length(y) != prod(dims)) {
+    return()
+  }
+  levels <- setdiff(known(levels(y)), ignored_names(options))
+  one_class <- column || length(y) == 1L
+  if (one_class && (length(levels) != 2L || all(is.na(y) | as.character(y) %in% classes$names))) {
+    return()
+  }
+  two <- if (length(levels) == 2L && all(nzchar(levels))) {
+    scores <- if (column) "y_pred[, 1]" else "y_pred"
+    first <- if (all(x >= 0 & x <= 1, na.rm = TRUE)) "1 - " else "0 * "
+    names <- vapply(levels, function(level) deparse(as.name(level), backtick = TRUE), "")
+    paste0(
+      ": if it is of class ", quoted(levels[[2L]]), ", pass cbind(", names[[1L]], " = ", first, scores, ", ",
+      names[[2L]], " = ", scores, ")"
+    )
+  }
+  fail(
+    "y_pred must have a row for each label and a column for each class, ", length(y), " x ",
+    max(2L, length(levels)), ", got ", paste(dims, collapse = " x "), ", a score for each label", two
+  )
+}
+
+# The first other axis of y_pred that so many labels leave for classes, and of which `holds` is true.
+other_axis <- function(y, x, axis, holds) {
+  dims <- if (!is_python(x)) dim(x)
+  others <- setdiff(seq_along(dims), place_of_axis(axis, length(dims)))
+  Find(function(at) length(y) * dims[[at]] == prod(dims) && holds(at), others)
+}
+
+# One with the levels among its names. Cases may be named too: by their labels, or by numbers from 1.
+axis_of_levels <- function(y, x, options) {
+  levels <- setdiff(known(levels(y)), ignored_names(options))
+  other_axis(y, x, options$axis, function(at) {
+    names <- dimnames(x)[[at]]
+    length(levels) && all(levels %in% names) && !anyDuplicated(names) &&
+      !identical(names, as.character(y)) && !identical(names, as.character(seq_along(names)))
+  })
+}
+
+# The end of a message, where another axis may be the classes'.
+or_axis <- function(at) if (length(at)) paste0("; where the classes are along another axis, pass axis = ", at)
+
 # A factor's levels where y_pred names no classes: there must be one a class, in the classes' order.
 # An ignored level may stand beside them.
-levels_in_order <- function(y, count, ignored) {
+levels_in_order <- function(y, count, x, options) {
+  ignored <- ignored_names(options)
   levels <- known(levels(y))
+  named <- axis_of_levels(y, x, options)
+  if (length(named)) {
+    fail(
+      "y_pred must have its classes along axis ", place_of_axis(options$axis, length(dim(x))),
+      ", got y_true's levels (", some(levels), ") as the names along axis ", named, ": pass axis = ", named,
+      ", or unname(y_pred) if these are not its classes"
+    )
+  }
   if (length(levels) != count && length(setdiff(levels, ignored)) == count) {
     levels <- setdiff(levels, ignored)
   }
@@ -80,14 +137,24 @@ levels_in_order <- function(y, count, ignored) {
     fail(
       "y_true must be a factor with one level for each of the ", count, " classes, got ",
       length(levels), " levels (", some(levels), "): give it all classes in their order, ",
-      "factor(y_true, levels = ...)"
+      "factor(y_true, levels = ...)", or_axis(
+        other_axis(y, x, options$axis, function(at) dim(x)[[at]] == length(levels))
+      )
     )
   }
   as_numbers <- suppressWarnings(as.numeric(levels))
   if (!anyNA(as_numbers) && is.unsorted(as_numbers)) {
+    from_0 <- sort(as_numbers) - (seq_len(count) - 1L)
+    way_out <- if (all(from_0 == 0)) {
+      "send as.integer(as.character(y_true))"
+    } else if (all(from_0 == 1)) {
+      "send as.integer(as.character(y_true)) - 1L"
+    } else {
+      "give it the levels in the columns' order, factor(y_true, levels = ...)"
+    }
     fail(
       "y_true is a factor whose levels are numbers out of order (", some(levels), "), so that ",
-      "level and number disagree on the class: send as.integer(as.character(y_true))"
+      "level and number disagree on the class: ", way_out
     )
   }
   levels
@@ -96,7 +163,8 @@ levels_in_order <- function(y, count, ignored) {
 # ---- labels --------------------------------------------------------------------------------------
 
 # A factor's labels as whole numbers from 0. Unused levels need not be classes.
-codes_of <- function(y, classes, ignored) {
+# `elsewhere`: another axis with names like the levels, if there is one.
+codes_of <- function(y, classes, ignored, elsewhere) {
   of_level <- match(levels(y), classes, incomparables = NA) - 1L
   of_level[is.na(of_level) & levels(y) %in% ignored] <- IGNORED
   codes <- of_level[as.integer(y)]
@@ -107,7 +175,7 @@ codes_of <- function(y, classes, ignored) {
       fail(
         "y_true must be a factor of the classes that y_pred names (", some(known(classes)), "), got ",
         quoted(level), " at ", place(strange[[1L]], y), others(strange), near(level, classes),
-        ": rename its levels, or y_pred's classes"
+        ": rename its levels, or y_pred's classes", or_axis(elsewhere)
       )
     }
   }

@@ -2,20 +2,19 @@
 
 config_floatx <- function() plain(asked(python_function("config_floatx")()))
 
-config_set_floatx <- function(value) {
-  invisible(plain(asked(python_function("config_set_floatx")(value))))
-}
+config_set_floatx <- function(value) set("config_set_floatx", value)
 
 config_epsilon <- function() plain(asked(python_function("config_epsilon")()))
 
-config_set_epsilon <- function(value) {
-  invisible(plain(asked(python_function("config_set_epsilon")(value))))
-}
+config_set_epsilon <- function(value) set("config_set_epsilon", value)
 
 config_threads <- function() plain(asked(python_function("config_threads")()))
 
-config_set_threads <- function(value) {
-  invisible(plain(asked(python_function("config_set_threads")(value))))
+config_set_threads <- function(value) set("config_set_threads", value)
+
+set <- function(setter, value) {
+  if (length(value) == 1L && is.atomic(value) && is.na(value)) fail("value must not be NA")
+  invisible(plain(asked(python_function(setter)(value))))
 }
 
 op_array <- function(x, dtype = NULL) {

@@ -99,12 +99,16 @@ kind <- function(x) {
 }
 
 way_to_numbers <- function(x, argument) {
-  if (is.character(x)) {
+  if (is.data.frame(x)) {
+    paste0(": send its column, ", argument, "[[1]]")
+  } else if (is.character(x)) {
     paste0(": it is text; if it is numbers, storage.mode(", argument, ") <- \"double\"")
+  } else if (is.factor(x) && argument == "y_true") {
+    ": a factor's labels are for the functions with \"sparse\" in their names"
   } else if (isS4(x)) {
     paste0(": send as.matrix(", argument, ")")
   } else if (is.list(x)) {
-    paste0(": send unlist(", argument, "), or a matrix")
+    paste0(": send ", if (any(lengths(x) > 1L)) "do.call(rbind, " else "unlist(", argument, ")")
   } else if (inherits(x, "integer64")) {
     paste0(": send as.integer(", argument, ")")
   } else {

@@ -32,14 +32,16 @@ loss_categorical_crossentropy <- function(
   }
 }
 
-value_and_grad <- function(loss, y_true, y_pred, sample_weight = NULL) {
+value_and_grad <- function(loss, y_true, y_pred, sample_weight = NULL, ...) {
   if (!inherits(loss, "sparsexent_loss")) {
     fail(
       "loss must be an object that loss_sparse_categorical_crossentropy() or ",
       "loss_categorical_crossentropy() returned, got ", kind(loss)
     )
   }
-  evaluated(environment(loss), "value_and_grad", y_true, y_pred, sample_weight)
+  held <- environment(loss)
+  if (...length()) refuse_more(held$this, held$options, "value_and_grad()", substitute(list(...)))
+  evaluated(held, "value_and_grad", y_true, y_pred, sample_weight)
 }
 
 # ---- the form with data --------------------------------------------------------------------------
@@ -65,8 +67,9 @@ new_loss <- function(this, options) {
   # Python's object is made now, so that a wrong option is refused here and not at the first call;
   # and its dtype is kept, config_floatx() as it is now, wherever and whenever the loss is called.
   held$options$dtype <- plain(python_object(held, without_names(this, options))$dtype)
-  loss <- function(y_true, y_pred, sample_weight = NULL) {
+  loss <- function(y_true, y_pred, sample_weight = NULL, ...) {
     refuse_partial_names(sys.call(), sys.function(), parent.frame(), "a loss")
+    if (...length()) refuse_more(this, options, "a loss", substitute(list(...)))
     evaluated(parent.env(environment()), "call", y_true, y_pred, sample_weight)
   }
   environment(loss) <- held
@@ -146,7 +149,8 @@ as_call <- function(this, options) {
   switch(name,
     name = , reduction = , dtype = held$options[[name]],
     get_config = function() held$options,
-    value_and_grad = function(y_true, y_pred, sample_weight = NULL) {
+    value_and_grad = function(y_true, y_pred, sample_weight = NULL, ...) {
+      if (...length()) refuse_more(held$this, held$options, "a loss", substitute(list(...)))
       evaluated(held, "value_and_grad", y_true, y_pred, sample_weight)
     },
     fail("a loss has no ", dQuote(name, FALSE), ": it has name, reduction, dtype, get_config() ",

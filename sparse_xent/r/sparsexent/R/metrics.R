@@ -68,8 +68,9 @@ new_metric <- function(this, options) {
     }
     object
   }
-  update_state <- function(y_true, y_pred, sample_weight = NULL) {
+  update_state <- function(y_true, y_pred, sample_weight = NULL, ...) {
     refuse_partial_names(sys.call(), sys.function(), parent.frame(), "a metric")
+    if (...length()) refuse_more(this, options, "update_state()", substitute(list(...)))
     if (!has_data(y_true, y_pred, "a metric")) {
       fail("y_true and y_pred are missing: update_state(y_true, y_pred, sample_weight = NULL)")
     }

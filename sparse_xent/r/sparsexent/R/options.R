@@ -24,6 +24,25 @@ refuse_partial_names <- function(call, definition, frame, this) {
   }
 }
 
+# What an object is called with besides data and weights (`more`: a call of list()). Options are those
+# of the function that makes the object.
+refuse_more <- function(this, options, called, more) {
+  name <- names(more)[2L]
+  if (is.null(name) || is.na(name) || !nzchar(name)) {
+    fail(called, " takes y_true, y_pred and sample_weight, got one more")
+  }
+  by_name_alone <- if (startsWith(this, "loss_sparse_")) c("label_smoothing", "class_weight", "normalize")
+  if (!name %in% c(names(options), by_name_alone)) {
+    fail(called, " takes y_true, y_pred and sample_weight, got ", sQuote(name, FALSE))
+  }
+  value <- more[[2L]]
+  options[name] <- list(if (nchar(paste(deparse(value), collapse = " ")) > 60L) as.name(name) else value)
+  fail(
+    name, " is an argument of ", this, "(), not of ", called, ": make the ",
+    sub("_.*", "", this), " with it, ", as_call(this, options)
+  )
+}
+
 # The options as R holds them, and as Python is sent them (NULL where that waits for the data: they say
 # classes by name). A call's are most often those of the call before, and to compare them costs 1 us in
 # place of 20.
@@ -61,6 +80,9 @@ checked_options <- function(this, options) {
 
 # Ignored classes as a vector without names, levels as text.
 checked_classes <- function(classes) {
+  if (is.function(classes)) {
+    fail("ignore_class must be a class, its number from 0 or its name, or several, got a function")
+  }
   if (is.list(classes) && !is.object(classes) && all(lengths(classes) == 1L)) {
     classes <- unlist(lapply(classes, function(class) if (is.factor(class)) as.character(class) else class))
   }
@@ -235,7 +257,9 @@ sent_of <- function(this, y_true, y_pred, options) {
   if ((by_name <- is_by_name(this, options)) || is.object(y_true) && is.factor(y_true)) {
     classes <- class_names(y_true, x, options)
     if (by_name) by_class <- by_position(options, classes, y_true)
-    if (is.factor(y_true)) y_true <- codes_of(y_true, classes, ignored_names(options))
+    if (is.factor(y_true)) y_true <- {
+      codes_of(y_true, classes, ignored_names(options), axis_of_levels(y_true, x, options))
+    }
   }
   list(y = labels_of(y_true, missing_class), x = x, options = by_class)
 }

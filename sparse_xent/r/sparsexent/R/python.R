@@ -8,33 +8,37 @@ session$objects <- new.env(parent = emptyenv())
 session$options <- list()
 session$callers <- list()
 
-sx <- function() {
-  if (is.null(session$module)) {
-    session$module <- tryCatch(
-      import("sparse_xent", convert = FALSE),
-      error = function(e) {
-        fail(
-          "the Python package sparse_xent cannot be loaded (", first_line(conditionMessage(e)),
-          "): before R starts, set RETICULATE_PYTHON to a Python that has it"
-        )
-      }
+# A function of a module of Python's. Found once: `$` on a module costs as much as a small loss.
+python_function <- function(name, module = "sparse_xent") {
+  if (is.null(session[[name]])) {
+    session[[name]] <- tryCatch(
+      import(module, convert = FALSE)[[name]],
+      error = function(e) fail(not_loaded(in_r_words(conditionMessage(e))))
     )
   }
-  session$module
+  session[[name]]
 }
 
-# A function of the module. Found once: `$` on a module costs as much as a small loss.
-python_function <- function(name) {
-  if (is.null(session[[name]])) session[[name]] <- sx()[[name]]
-  session[[name]]
+# What is said where Python has no sparse_xent: which Python that is, and the two lines that mend it.
+not_loaded <- function(why) {
+  paste0(
+    "sparse_xent cannot be loaded from ", python_used(), " (", why,
+    if (!nzchar(Sys.getenv("RETICULATE_PYTHON"))) "; RETICULATE_PYTHON is not set",
+    "): run `make setup-r` in a clone of sparse_xent, and begin a new R session with ",
+    "`Sys.setenv(RETICULATE_PYTHON = \"/path/to/the/clone/.venv-r/bin/python\")`"
+  )
+}
+
+python_used <- function() {
+  asked <- Sys.getenv("RETICULATE_PYTHON")
+  if (py_available()) py_config()$python else if (nzchar(asked)) asked else "any Python"
 }
 
 # What calls a function or an object of Python's: a NumPy scalar it gives comes back as a plain number,
 # which reticulate turns into R's sooner, and what it warns of comes with the result: see plainly() in
 # sparse_xent.r.
 python_plainly <- function(object) {
-  if (is.null(session$plainly)) session$plainly <- import("sparse_xent.r", convert = FALSE)$plainly
-  session$plainly(object)$`__call__`
+  python_function("plainly", "sparse_xent.r")(object)$`__call__`
 }
 
 # The same of a function of the module, found once.
@@ -85,7 +89,7 @@ in_r_words <- function(text) {
   text <- sub("^[A-Za-z_.]*(Error|Exception|Warning): ", "", first_line(text))
   if (grepl("incompatible NumPy binary version", text, fixed = TRUE)) {
     return(paste0(
-      text, ": this reticulate needs a Python with NumPy below 2 (pip install 'numpy<2'), ",
+      text, ": this reticulate needs NumPy below 2 (", python_used(), " -m pip install 'numpy<2'), ",
       "or update reticulate to 1.41 or later"
     ))
   }
@@ -99,14 +103,19 @@ in_r_words <- function(text) {
   # The ways out, R's where both are said.
   text <- sub("use y - 1 \\([^()]*in R: y - 1L\\)", "use y_true - 1L", text)
   text <- sub(
-    "use loss_categorical_crossentropy, or argmax.*$",
-    "use loss_categorical_crossentropy(), or max.col(y_true) - 1L", text
+    "use loss_categorical_crossentropy, or argmax \\([^()]*\\([^()]*\\)\\)",
+    paste0(
+      "use loss_categorical_crossentropy(), or ",
+      if (grepl("own \\([0-9]+,\\)", text)) "which.max" else "max.col", "(y_true) - 1L"
+    ), text
   )
-  text <- gsub("\\S+ \\(in R: ([^()]*)\\)", "\\1", text)
   text <- sub(
-    "pass numpy\\.[a-z]+\\(\\[([01] [-*] y_pred), y_pred\\], axis=-?[0-9]+\\).*$",
+    "pass numpy\\.[a-z]+\\(\\[([01] [-*] y_pred), y_pred\\], axis=-?[0-9]+\\)( \\(of logits.*| \\(in R: [^)]*\\)\\))?",
     "pass cbind(\\1, y_pred)", text
   )
+  text <- gsub("\\S+ \\(in R: ([^()]*|[^()]*\\([^()]*\\))\\)", "\\1", text)
+  text <- sub("and y_true - 1$", "and y_true - 1L", text)
+  text <- sub("pass numpy\\.reshape\\(y_true, \\(([0-9]+(, [0-9]+)*),?\\)\\)", "pass array(y_true, c(\\1))", text)
   text <- sub("class_weight's keys", "class_weight's names", text, fixed = TRUE)
   text <- sub("pass w\\[((None, )+):\\]", "pass array(w, c(\\1length(w)))", text)
   text <- gsub("None, ", "1, ", text, fixed = TRUE)
@@ -115,6 +124,16 @@ in_r_words <- function(text) {
   text <- gsub("\\bTrue\\b", "TRUE", text)
   text <- gsub("\\bFalse\\b", "FALSE", text)
   text <- gsub("\\bNone\\b", "NULL", text)
+  # Values: R says no type beside one, and shows whole doubles without a point.
+  text <- gsub(" \\((str|int|float|bool|a bool; in R an NA arrives as TRUE)\\)", "", text)
+  text <- gsub("\\[([^][]*)\\] \\(list\\)", "c(\\1)", text)
+  text <- gsub("(?<![0-9.])([0-9]+)\\.0(?![0-9.e])", "\\1", text, perl = TRUE)
+  text <- gsub("\\binf\\b", "Inf", text)
+  text <- gsub("\\bnan\\b", "NA", text)
+  text <- gsub("\\{[^{}]*\\} \\(dict\\)|\\ba dict\\b", "a list", text)
+  text <- gsub("\\ban? ndarray\\b", "an array", text)
+  text <- sub(", a dtype or a dtype policy,", ",", text, fixed = TRUE)
+  text <- sub("one of \\(('[^()]*')\\)", "one of \\1", text)
   # Positions and axes count from 1, and shapes are written with an x.
   text <- replaced(text, " at \\([0-9, ]+\\)", function(found) {
     paste0(" at [", paste(whole_numbers(found) + 1, collapse = ", "), "]")
@@ -128,7 +147,7 @@ in_r_words <- function(text) {
   text <- gsub("()", "(a single number)", text, fixed = TRUE)
   text <- gsub("((loss|metric)_[a-z_]+)\\(a single number\\)", "\\1()", text)
   text <- sub("stack (1 - p, p .*along that axis)", "bind \\1, as cbind() does along axis 2", text)
-  text <- replaced(text, "\\([0-9]+(, [0-9]+)+\\)|\\([0-9]+,\\)", function(found) {
+  text <- replaced(text, "(?<!c)\\([0-9]+(, [0-9]+)+\\)|\\([0-9]+,\\)", function(found) {
     paste0("(", paste(whole_numbers(found), collapse = " x "), ")")
   })
   gsub("ignore_class = \\[([^]]*)\\]", "ignore_class = c(\\1)", text)

@@ -15,6 +15,7 @@ refusal <- function(call) {
     "nothing was refused"
   }, error = conditionMessage)
   expect_no_match(message, "\n|Error:|Traceback|None|True|False|py_last_error")
+  expect_no_match(message, "numpy|ndarray|tuple|dict\\b|\\bnan\\b|\\binf\\b|\\((str|int|float|bool|list)\\)")
   message
 }
 

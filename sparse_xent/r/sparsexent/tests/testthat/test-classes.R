@@ -42,6 +42,31 @@ test_that("an array of any dimensions names its classes along the class axis", {
   )
 })
 
+test_that("levels that name another axis than the classes' are noticed", {
+  rows <- matrix(c(0.2, 0.3, 0.5, 0.1, 0.8, 0.1, 0.6, 0.2, 0.2), 3, dimnames = list(trees, NULL))
+  label <- factor(c("oak", "ash", "ash"), levels = trees)
+  losses <- sparse(c(2, 0, 0), unname(rows), axis = 1)
+  for (order in list(1:3, 3:1)) {
+    expect_match(
+      refusal(sparse(label, rows[order, ])),
+      "^y_pred must have its classes along axis 2, got .* \\(\"ash\", \"beech\", \"oak\"\\) as the names along axis 1: pass axis = 1, or unname\\(y_pred\\)"
+    )
+    expect_equal(sparse(label, rows[order, ], axis = 1), losses, tolerance = 1e-14)
+  }
+  expect_match(
+    refusal(sparse(label, `colnames<-`(rows, c("a", "b", "c")))), "along another axis, pass axis = 1$"
+  )
+  image <- array(rows, c(3, 1, 3), list(trees, NULL, NULL))
+  expect_match(refusal(sparse(`dim<-`(label, c(3, 1)), image)), "along axis 3, got .* names along axis 1: pass axis = 1")
+  expect_equal(sparse(`dim<-`(label, c(1, 3)), image, axis = 1), matrix(losses, 1), tolerance = 1e-14)
+  # Cases have names as well: their labels', their numbers'.
+  by_position <- sparse(c(2, 0, 1), unname(rows))
+  label <- factor(c("oak", "ash", "beech"), levels = trees)
+  expect_identical(sparse(label, `rownames<-`(rows, label)), by_position)
+  expect_identical(sparse(factor(c(3, 1, 2)), `rownames<-`(rows, 1:3)), by_position)
+  expect_identical(sparse(label, unname(rows)), by_position)
+})
+
 test_that("classes without a name, or with the name of another, are not guessed", {
   partly <- `colnames<-`(p, c("ash", NA, ""))
   expect_identical(sparse(factor(c("ash", "ash"), levels = trees), partly), sparse(c(0, 0), p))

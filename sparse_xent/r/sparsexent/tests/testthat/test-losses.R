@@ -45,6 +45,30 @@ test_that("axes count from 1, or back from the last", {
   expect_equal(soft(t(diag(3)[y + 1, ]), t(p), axis = 1L), soft(diag(3)[y + 1, ], p))
 })
 
+test_that("a dimension of 1 is kept, and one too many is noticed", {
+  scores <- array(p, c(2, 3, 1))
+  column <- matrix(sparse(y, p))
+  f <- factor(c("b", "c"), levels = c("a", "b", "c"))
+  for (label in list(matrix(y), matrix(1:2), array(y, c(2, 1, 1)), `dim<-`(f, c(2, 1)))) {
+    expect_equal(sparse(label, scores, axis = 2), column, tolerance = 1e-14)
+    expect_equal(sparse(axis = 2, dtype = "float64")(label, scores), mean(column), tolerance = 1e-14)
+    expect_equal(sparse(label, aperm(scores, c(1, 3, 2))), column, tolerance = 1e-14)
+    expect_equal(dim(value_and_grad(sparse(axis = 2), label, scores)$gradient), c(2, 3, 1))
+    expect_equal(metric_sparse_categorical_accuracy(label, scores, axis = 2), matrix(c(1, 0)))
+  }
+  weighted <- sparse(axis = 2, reduction = NULL, dtype = "float64")(matrix(y), scores, matrix(2:3))
+  expect_equal(weighted, column * 2:3, tolerance = 1e-14)
+  expect_identical(sparse(matrix(y), p), sparse(y, p))
+  expect_match(refusal(sparse(y, scores)), "to drop y_pred's axes of length 1 pass drop(y_pred)", fixed = TRUE)
+  expect_identical(sparse(y, drop(scores)), sparse(y, p))
+  expect_match(refusal(sparse(matrix(y), scores)), "pass axis = 2$")
+  expect_match(refusal(sparse(f, scores)), "pass axis = 2$")
+  expect_match(refusal(sparse(y, scores, axis = 2)), "pass array(y_true, c(2, 1))", fixed = TRUE)
+  expect_equal(sparse(array(y, c(2, 1)), scores, axis = 2), column, tolerance = 1e-14)
+  expect_match(refusal(sparse(t(y), p)), "got (1 x 2) (y_pred is (2 x 3)); pass array(y_true, c(2))", fixed = TRUE)
+  expect_identical(sparse(array(t(y), c(2)), p), sparse(y, p))
+})
+
 test_that("factors are found by name, or by the order of one level a class", {
   losses <- sparse(c(2, 1), p)
   expect_identical(sparse(factor(c("oak", "beech")), named), losses)

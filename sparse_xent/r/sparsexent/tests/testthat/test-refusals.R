@@ -29,11 +29,97 @@ test_that("scores of one class of two are told to be bound", {
   expect_length(sparse(c(0, 1, 1), cbind(1 - fitted, fitted)), 3)
 })
 
+test_that("a factor with scores of one class of two is told what to bind", {
+  fitted <- c(0.2, 0.9, 0.6)
+  label <- factor(c("no", "yes", "yes"))
+  losses <- sparse(c(0, 1, 1), cbind(1 - fitted, fitted))
+  way_out <- function(label, y_pred, ...) {
+    message <- refusal(sparse(label, y_pred, ...))
+    expect_match(message, "^y_pred must have a row for each label and a column for each class, [123] x 2, got ")
+    eval(str2lang(sub(".*, pass ", "", message)))
+  }
+  frame <- data.frame(fitted)
+  for (y_pred in list(fitted, c(`1` = 0.2, `2` = 0.9, `3` = 0.6), matrix(fitted), cbind(yes = fitted), frame)) {
+    expect_identical(sparse(label, way_out(label, y_pred)), losses)
+    expect_identical(sparse(rev(label), way_out(label, y_pred)), sparse(c(1, 1, 0), cbind(1 - fitted, fitted)))
+  }
+  expect_identical(sparse(label[2], way_out(label[2], fitted[2])), losses[2])
+  expect_identical(sparse(label[1:2], way_out(label[1:2], c(0.25, 0.75))), sparse(0:1, cbind(c(0.75, 0.25), c(0.25, 0.75))))
+  spam <- factor(c("not spam", "spam", "spam"))
+  expect_identical(sparse(spam, way_out(spam, fitted)), losses)
+  x <- c(-2, 3, 1)
+  expect_identical(sparse(label, way_out(label, x), from_logits = TRUE), sparse(c(0, 1, 1), cbind(0, x), from_logits = TRUE))
+  expect_match(refusal(sparse(factor(c("a", "b", "c")), fitted)), "3 x 3, got 3, a score for each label$")
+  # One row of two classes, and one class.
+  expect_identical(sparse(label[2], c(no = 0.1, yes = 0.9)), sparse(1, c(0.1, 0.9)))
+  expect_identical(sparse(label[2], reticulate::r_to_py(c(0.1, 0.9))), sparse(1, c(0.1, 0.9)))
+  expect_identical(suppressWarnings(sparse(label[2:3], cbind(yes = fitted[2:3]))), c(0, 0))
+})
+
+test_that("a vector of scores is not taken for a row where there are more labels", {
+  fitted <- c(0.2, 0.9, 0.6)
+  expect_match(refusal(sparse(c(0, 1, 1), fitted)), "axis of classes, (3 x 2) for two, got (3), a score for each label of 0 or 1", fixed = TRUE)
+  expect_match(refusal(sparse(c(1, 2, 2), fitted)), "of class 2 of two, pass cbind\\(1 - y_pred, y_pred\\), and y_true - 1L$")
+  expect_match(refusal(sparse(c(0, 1, 2), fitted)), "pass a row of scores, one a class, for each label$")
+  expect_match(refusal(sparse(c(0, NA, 1), fitted)), "a score for each label of 0 or 1")
+  expect_match(refusal(sparse(c(0, 1), c(0.3, 0.7))), "if they are a label for each score, pass cbind(1 - y_pred, y_pred)", fixed = TRUE)
+  expect_match(refusal(sparse(c(0, 1, 0), p[1, ])), "look one-hot: use loss_categorical_crossentropy(), or which.max(y_true) - 1L", fixed = TRUE)
+})
+
+test_that("options of a loss that was made are refused where it is called", {
+  made <- sparse(from_logits = TRUE)
+  again <- "make the loss with it, loss_sparse_categorical_crossentropy(from_logits = TRUE, ignore_class = NA)"
+  expect_match(refusal(made(y, p, ignore_class = NA)), again, fixed = TRUE)
+  expect_match(refusal(made(y, p, NULL, ignore_class = NA)), again, fixed = TRUE)
+  expect_match(refusal(value_and_grad(made, y, p, ignore_class = NA)), again, fixed = TRUE)
+  expect_match(refusal(made$value_and_grad(y, p, ignore_class = NA)), again, fixed = TRUE)
+  ignored <- NA
+  expect_match(refusal(made(y, p, ignore_class = ignored)), "(from_logits = TRUE, ignore_class = ignored)", fixed = TRUE)
+  expect_match(refusal(made(y, p, label_smoothing = NULL)), "(from_logits = TRUE, label_smoothing = NULL)", fixed = TRUE)
+  long <- refusal(sparse()(y, p, class_weight = c(beech = 1.25, oak = 1.5, ash = 1.75, elm = 1.125, fir = 1.375)))
+  expect_match(long, "(class_weight = class_weight)", fixed = TRUE)
+  expect_match(
+    refusal(metric_sparse_categorical_accuracy()$update_state(y, p, axis = 1)),
+    "make the metric with it, metric_sparse_categorical_accuracy(axis = 1)",
+    fixed = TRUE
+  )
+  expect_identical(refusal(sparse()(y, p, weights = 1)), "a loss takes y_true, y_pred and sample_weight, got 'weights'")
+  expect_identical(refusal(soft()(y, p, class_weight = 1)), "a loss takes y_true, y_pred and sample_weight, got 'class_weight'")
+  expect_identical(refusal(sparse()(y, p, NULL, NA)), "a loss takes y_true, y_pred and sample_weight, got one more")
+})
+
+test_that("values are shown as R shows them", {
+  expect_match(refusal(sparse(y, p, from_logits = 1)), "must be TRUE or FALSE, got 1$")
+  expect_match(refusal(sparse(y, p, from_logits = c(TRUE, FALSE))), "must be TRUE or FALSE, got c\\(TRUE, FALSE\\)$")
+  expect_match(refusal(sparse(y, p, dtype = 64)), "'float64', got 64$")
+  expect_match(refusal(sparse(y, p, label_smoothing = 2)), "between 0 and 1, got 2$")
+  expect_match(refusal(sparse(y, p, label_smoothing = 1.05)), "between 0 and 1, got 1.05$")
+  expect_match(refusal(sparse(y, p, ignore_class = TRUE)), "must be a whole number, got TRUE$")
+  expect_match(refusal(sparse(y, p, ignore_class = list(1:2))), "must be a whole number, got c\\(1, 2\\)$")
+  expect_match(refusal(sparse(y, p, ignore_class = max)), "^ignore_class must be a class, .* got a function$")
+  expect_match(refusal(sparse(y, p, reduction = "sum")), "^reduction = 'sum' is for the object")
+  expect_match(refusal(sparse(reduction = list(a = 1, b = 2))), "got a list$")
+  expect_match(refusal(sparse(c(1, Inf), p)), "got Inf at [2]", fixed = TRUE)
+  expect_match(refusal(soft(replace(diag(3)[2:3, ], 1, NA), p)), "got NA at [1, 1]", fixed = TRUE)
+  expect_match(refusal(sparse(y, list(p[1, ], p[2, ]))), "send do.call(rbind, y_pred)", fixed = TRUE)
+  expect_match(refusal(sparse()(y, p, data.frame(w = 1:2))), "send its column, sample_weight[[1]]", fixed = TRUE)
+  expect_identical(refusal(config_set_epsilon(NA)), "value must not be NA")
+  expect_match(refusal(config_set_epsilon(NaN)), "value must not be NA")
+  expect_match(refusal(config_set_floatx(1:2)), "one of 'float16', .*'float64', got c\\(1, 2\\)$")
+  expect_match(refusal(soft(factor(c("a", "b")), p)), "a factor's labels are for the functions with \"sparse\" in their names", fixed = TRUE)
+})
+
 test_that("factors of other levels are refused", {
   expect_match(refusal(sparse(factor(c("x", "y")), p)), "one level for each of the 3 classes, got 2 levels (\"x\", \"y\")", fixed = TRUE)
   expect_match(refusal(sparse(factor(c("oak", "elm")), named)), "got \"elm\" at [2]: rename its levels", fixed = TRUE)
   twelve <- factor(as.character(0:11))
-  expect_match(refusal(sparse(twelve, matrix(1 / 12, 12, 12))), "send as.integer(as.character(y_true))", fixed = TRUE)
+  expect_match(refusal(sparse(twelve, matrix(1 / 12, 12, 12))), ": send as.integer\\(as.character\\(y_true\\)\\)$")
+  from_1 <- factor(as.character(1:12))
+  message <- refusal(sparse(from_1, diag(12)))
+  expect_match(message, ": send as.integer(as.character(y_true)) - 1L", fixed = TRUE)
+  expect_identical(sparse(as.integer(as.character(from_1)) - 1L, diag(12)), sparse(0:11, diag(12)))
+  other <- factor(as.character(2:13))
+  expect_match(refusal(sparse(other, diag(12))), "the levels in the columns' order, factor(y_true, levels = ...)", fixed = TRUE)
 })
 
 test_that("NA of each type is refused where it stands", {
