@@ -1,6 +1,6 @@
 """`python -m benchmarks`: measure, print, and keep what was measured.
 
-A whole run (nothing left out, nothing cut) replaces `benchmarks/results/`, the whole table in
+A whole run (nothing left out, nothing cut) replaces `benchmarks/results/`, the tables in
 benchmarks/README.md and the five lines in README; any other writes only where `--output` says.
 `--redraw` measures nothing: it makes pictures and tables anew from the CSV. What misses its goal is
 said and is no error: machines are shared, and slow at times.

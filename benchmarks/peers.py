@@ -437,8 +437,8 @@ def _numpy(
 def _scipy(
     workload: Workload, verb: str, y: np.ndarray, x: np.ndarray, threads: int
 ) -> Callable[[], object] | None:
-    if not workload.from_logits or verb == INTO:
-        return None  # it has no function for probabilities, and no out= for logits
+    if not workload.from_logits or verb == INTO or x.dtype.itemsize == 2:
+        return None  # it has no function for probabilities or of halves, and no out= for logits
     special = _load("scipy.special")
     return _plain(
         lambda x, axis: special.logsumexp(x, axis=axis),
