@@ -1,6 +1,6 @@
 """`python -m benchmarks`: measure, print, and keep what was measured.
 
-A whole run (nothing left out, nothing cut) replaces `benchmarks/results/`, the whole table in
+A whole run (nothing left out, nothing cut) replaces `benchmarks/results/`, the tables in
 benchmarks/README.md and the five lines in README; any other writes only where `--output` says.
 `--redraw` measures nothing: it makes pictures and tables anew from the CSV. What misses its goal is
 said and is no error: machines are shared, and slow at times.
@@ -12,8 +12,9 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,27 +22,38 @@ from pathlib import Path
 import numpy as np
 
 import sparse_xent as sx
-from benchmarks import answers, fresh, growth, keras_worker, limits, peers, report
-from benchmarks.clock import Candidate, Local, interleave
-from benchmarks.keras_worker import Worker
-from benchmarks.report import FIRST_USE, GROWTH, LEFT_OUT, MEMORY, SPEED, Measurement, Report
+from benchmarks import answers, fresh, growth, host, keras_worker, limits, peers, report
+from benchmarks.clock import (
+    AT_LEAST,
+    ENOUGH,
+    FEWEST,
+    Candidate,
+    Local,
+    Times,
+    interleave,
+)
+from benchmarks.report import DATA, FIRST_USE, GROWTH, LEFT_OUT, MEMORY, SPEED, Measurement, Report
+from benchmarks.worker import Worker
 from benchmarks.workloads import (
+    AFTER,
     FORWARD,
     GRADIENT,
     IN_PLACE,
     INTO,
+    KINDS,
     LIMIT,
     OURS,
     PER_LABEL,
+    USUAL,
     WORKLOADS,
     Workload,
 )
 
 RESULTS = Path(__file__).parent / "results"
-#: Page -> what stands between its markers.
-PAGES = {
-    Path(__file__).parent / "README.md": report.whole_table,
-    Path(__file__).parent.parent / "README.md": report.first_page,
+#: Page -> name of its markers -> what stands between them.
+PAGES: dict[Path, dict[str, Callable[[Report], str]]] = {
+    Path(__file__).parent / "README.md": {SPEED: report.whole_table, DATA: report.data_table},
+    Path(__file__).parent.parent / "README.md": {SPEED: report.first_page},
 }
 QUICK_SCORES = 12_000_000  # 48 MB and more: beyond most caches
 EVERY, SOME, NOBODY = "every one that is there", "those with a bar, torch and jax.jit", "none"
@@ -62,12 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     asked = _arguments(parser, arguments)
     folder = asked.output or (RESULTS if asked.redraw or _is_whole(asked) else None)
-    if folder is not None and (why := _why_not_kept(folder, asked)):  # before an hour is spent
+    if folder is not None and (why := _why_not_kept(folder, asked)):  # before it is measured
         parser.error(why)
     if asked.redraw:
         return _keep(report.load(folder / "speed.csv"), folder)
-    if hasattr(os, "sched_setaffinity"):  # before any library counts the cores
-        os.sched_setaffinity(0, _cores()[: asked.threads])
+    host.keep_to(asked.threads)
     peers.quieten()
     sx.config_set_threads(asked.threads)
     found = Report(about=_about(asked))
@@ -101,7 +112,7 @@ def _at_least(least: float, kind: type = int) -> Callable[[str], float]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    names, cores = ", ".join(_names()), len(_cores())
+    names, cores = ", ".join(_names()), len(host.cores())
     add("--quick", action="store_true", help="fewer scores and rounds: minutes, for a glance")
     add("--only", action="append", metavar="NAME", help=f"what has NAME in its name, of: {names}")
     add("--rounds", type=_at_least(1), help="rounds of each candidate, where it is quick enough")
@@ -121,8 +132,8 @@ def _arguments(
     asked.rounds = asked.rounds or (3 if asked.quick else ROUNDS)
     asked.seconds = asked.seconds or (0.5 if asked.quick else SECONDS)
     asked.scores = asked.scores or (QUICK_SCORES if asked.quick else sys.maxsize)
-    if asked.threads > len(_cores()):
-        parser.error(f"--threads {asked.threads}: there are {len(_cores())} cores")
+    if asked.threads > len(host.cores()):
+        parser.error(f"--threads {asked.threads}: there are {len(host.cores())} cores")
     if asked.only and not any(_is_wanted(asked.only, name) for name in _names()):
         there = ", ".join(_names())
         parser.error(
@@ -134,12 +145,6 @@ def _arguments(
 def _names() -> list[str]:
     """Whatever --only may ask for."""
     return [w.name for w in WORKLOADS] + list(PARTS)
-
-
-def _cores() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def _is_wanted(only: Iterable[str] | None, name: str) -> bool:
@@ -177,7 +182,7 @@ def _peers(asked: argparse.Namespace) -> str:
 def _about(asked: argparse.Namespace) -> dict[str, str]:
     return {
         "date": datetime.date.today().isoformat(),
-        "machine": _machine(),
+        "machine": host.name(),
         "cores": str(os.cpu_count()),
         "threads": str(asked.threads),
         "python": platform.python_version(),
@@ -186,21 +191,6 @@ def _about(asked: argparse.Namespace) -> dict[str, str]:
         "peers": _peers(asked),
         "cut to": "nothing" if asked.scores == sys.maxsize else f"{asked.scores} scores",
     }
-
-
-def _machine() -> str:
-    """The processor, and its generation as LLVM names it: virtual machines say little else."""
-    from llvmlite import binding
-
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(": ")[2].strip()
-                break
-    except OSError:
-        pass
-    return f"{name} ({binding.get_host_cpu_name()})"
 
 
 # --- speed ---------------------------------------------------------------------------------------
@@ -212,31 +202,44 @@ def _measure_speed(found: Report, workloads: Sequence[Workload], asked: argparse
         if workloads and _peers(asked) == EVERY and peers.is_there("keras"):
             for backend, library in keras_worker.BACKENDS.items():
                 if peers.is_there(library):
-                    team.append(team_leaves.enter_context(Worker(backend, asked.threads)))
+                    worker = keras_worker.worker(backend, asked.threads)
+                    team.append(team_leaves.enter_context(worker))
         for workload in workloads:
+            start = time.perf_counter()
             print(f"\n{workload.name}", flush=True)
             if workload.needs and not peers.is_there(workload.needs):
                 found.add(_left_out(workload.name, FORWARD, OURS, f"{workload.needs} is absent"))
                 continue
+            for worker in team:  # all at once, beside this process
+                with suppress(RuntimeError, OSError):  # who is gone is left out below
+                    worker.send("load", workload)
             y, x = workload.data()
             out = np.zeros_like(x) if INTO in workload.verbs else None
+            mean = answers.mean_loss(workload, y, x)
             for verbs in ((FORWARD, PER_LABEL), (GRADIENT,), (INTO, IN_PLACE)):
                 mine = [verb for verb in verbs if verb in workload.verbs]
                 if mine:
-                    found.add(*_measure(workload, mine, (y, x, out), team, asked))
+                    found.add(*_measure(workload, mine, (y, x, out), mean, team, asked))
+            if workload.has_kinds:
+                found.add(*_measure_kinds(workload, (y, x, out), asked))
+            print(f"  {time.perf_counter() - start:.0f} s for all of it", flush=True)
+
+
+Data = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 def _measure(
     workload: Workload,
     verbs: list[str],
-    data: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+    data: Data,
+    mean: float,
     team: list[Worker],
     asked: argparse.Namespace,
 ) -> Iterator[Measurement]:
     """Verbs of one workload that take turns together; the peers do the first of them."""
     y, x, out = data
-    right = {verb: answers.expected(workload, verb, y, x) for verb in verbs}
-    barred = {bar.against for bar in workload.bars} | {OURS, "torch", "jax.jit"}
+    right = {verb: answers.expected(workload, verb, y, x, mean) for verb in verbs}
+    barred = {bar.against for bar in workload.bars} | {"torch", "jax.jit"}
     makers: list[tuple[str, Callable[[], Candidate | None]]] = [
         (c.name, lambda c=c: c)  # type: ignore[misc]
         for c in peers.ours(workload, verbs, y, x, out)
@@ -245,9 +248,12 @@ def _measure(
         others = peers.others(workload, verbs[0], y, x, asked.threads)
         makers += [(n, make) for n, make in others if n in barred or _peers(asked) == EVERY]
         if verbs[0] != INTO:  # which Keras cannot
-            makers += [(w.name, partial(w.prepare, workload, verbs[0])) for w in team]
+            note = "class axis moved inside the call" if workload.axis != -1 else ""
+            makers += [(w.name, partial(w.prepare, workload, verbs[0], note)) for w in team]
     entered: list[Candidate] = []
+    set_up: dict[tuple[str, str], float] = {}
     for name, make in makers:
+        start = time.perf_counter()
         try:
             candidate = make()
             if candidate is None:
@@ -259,41 +265,79 @@ def _measure(
             yield _left_out(workload.name, verbs[0], name, error)
             continue
         candidate.note = ", ".join(filter(None, [said, candidate.note]))
-        candidate.in_full = name in barred
+        candidate.least = _turns(name, barred)
         entered.append(candidate)
+        set_up[name, candidate.verb] = time.perf_counter() - start
     entered += _limits(workload, verbs, x, out, asked.threads)
     times = interleave(entered, asked.rounds, asked.seconds, needed=OURS)
-    bounds: dict[str, Measurement] = {}
+    bounds: dict[str, tuple[Measurement, str]] = {}
     for candidate, taken in zip(entered, times, strict=True):
         if taken.failed:
             yield _left_out(workload.name, candidate.verb, candidate.name, taken.failed)
             continue
-        row = Measurement(
-            SPEED,
-            workload.name,
-            candidate.verb,
-            candidate.name,
-            taken.median,
-            "s",
-            *taken.quartiles,
-            rounds=len(taken.seconds),
-            scores=x.size,
-            note=candidate.note,
-        )
+        row = _row(SPEED, workload.name, candidate, taken, x.size)
+        spent = _spent(taken, set_up.get((candidate.name, candidate.verb), 0.0))
         if candidate.name != LIMIT:
-            _print(row)
+            _print(row, spent)
             yield row
-        elif candidate.verb not in bounds or row.value < bounds[candidate.verb].value:
-            bounds[candidate.verb] = row
-    for row in bounds.values():
-        _print(row)
+        elif candidate.verb not in bounds or row.value < bounds[candidate.verb][0].value:
+            bounds[candidate.verb] = row, spent
+    for row, spent in bounds.values():
+        _print(row, spent)
         yield row
+
+
+def _turns(name: str, barred: set[str]) -> int:
+    """The turns that a candidate takes at least."""
+    if name in (OURS, AFTER):
+        return ENOUGH
+    return AT_LEAST if name in barred or name in report.ALWAYS_SHOWN else FEWEST
+
+
+def _measure_kinds(
+    workload: Workload, data: Data, asked: argparse.Namespace
+) -> Iterator[Measurement]:
+    """This library alone, on logits of each kind, in turns with the usual ones."""
+    y, x, out = data
+    of = {USUAL: x, **{kind: workload.of_kind(kind, y, x) for kind in KINDS}}
+    means = {kind: answers.mean_loss(workload, y, scores) for kind, scores in of.items()}
+    for verb in (FORWARD, INTO):
+        entered = []
+        for kind, scores in of.items():
+            (candidate,) = peers.ours(workload, [verb], y, scores, out)
+            right = answers.expected(workload, verb, y, scores, means[kind])
+            candidate.note = answers.disagreement(workload, candidate.answer(), right)
+            candidate.name, candidate.least = report.on_kind(kind), ENOUGH
+            entered.append(candidate)
+        needed = report.on_kind(USUAL)
+        times = interleave(entered, asked.rounds, asked.seconds, needed)
+        for candidate, taken in zip(entered, times, strict=True):
+            if taken.failed:
+                raise taken.failed
+            row = _row(DATA, workload.name, candidate, taken, x.size)
+            _print(row, _spent(taken))
+            yield row
+
+
+def _row(part: str, subject: str, candidate: Candidate, taken: Times, scores: int) -> Measurement:
+    return Measurement(
+        part,
+        subject,
+        candidate.verb,
+        candidate.name,
+        taken.median,
+        "s",
+        *taken.quartiles,
+        rounds=len(taken.seconds),
+        scores=scores,
+        note=candidate.note,
+    )
 
 
 def _left_out(subject: str, verb: str, name: str, why: object) -> Measurement:
     """Who could not take part, printed and as a line of the CSV."""
     reason = f"{type(why).__name__}: {why}" if isinstance(why, Exception) else str(why)
-    reason = reason.splitlines()[0]
+    reason = " ".join(reason.split())[:200]  # what is wrong may stand in a later line
     print(f"  {name} is left out: {reason}", flush=True)
     return Measurement(LEFT_OUT, subject, verb, name, 0.0, "", note=reason)
 
@@ -315,15 +359,20 @@ def _limits(
         for variant in variants:
             run = partial(limits.move, variant, source, target, threads)
             run()
-            candidates.append(Local(LIMIT, verb, run, note=str(variant)))
+            candidates.append(Local(LIMIT, verb, run, note=str(variant), least=ENOUGH))
     return candidates
 
 
-def _print(row: Measurement) -> None:
+def _print(row: Measurement, spent: str) -> None:
     first, third = report.duration(row.first_quartile), report.duration(row.third_quartile)
     who, took = f"{row.verb:14}  {row.candidate:30}", f"{report.duration(row.value):>8}"
-    line = f"  {who}  {took}  ({first} .. {third})"
+    line = f"  {who}  {took}  {f'({first} .. {third})':22}  {spent:28}"
     print(f"{line}  {row.note}".rstrip(), flush=True)
+
+
+def _spent(taken: Times, set_up: float = 0.0) -> str:
+    """Where the time of a run goes: the rounds of a candidate, and its data, compiler and check."""
+    return f"{len(taken.seconds)} rounds {taken.spent:.1f} s, before {set_up:.1f} s"
 
 
 # --- memory, first use, growth -------------------------------------------------------------------
@@ -354,7 +403,7 @@ def _measure_memory(found: Report, asked: argparse.Namespace) -> None:
 
 def _measure_import(found: Report, asked: argparse.Namespace) -> None:
     print("\nimport", flush=True)
-    times = min(asked.rounds, 5)
+    times = min(asked.rounds, ENOUGH)
     for what, seconds in fresh.import_seconds(times).items():
         found.add(Measurement(FIRST_USE, "import", what, OURS, seconds, "s", rounds=times))
         print(f"  {what}  {seconds:.2f} s", flush=True)
@@ -362,7 +411,7 @@ def _measure_import(found: Report, asked: argparse.Namespace) -> None:
 
 def _measure_first_call(found: Report, asked: argparse.Namespace) -> None:
     print("\nfirst call", flush=True)
-    times = 1 if asked.rounds < 5 else 3
+    times = 1 if asked.rounds < AT_LEAST else min(asked.rounds, ENOUGH)
     for verb in (FORWARD, IN_PLACE):
         for cache, seconds in fresh.first_call_seconds(verb, times).items():
             subject = f"first call, {'empty' if cache == 'cold' else 'warm'} cache"
@@ -372,7 +421,7 @@ def _measure_first_call(found: Report, asked: argparse.Namespace) -> None:
 
 def _measure_growth(found: Report, asked: argparse.Namespace) -> None:
     print("\ngrowth: nanoseconds a score", flush=True)
-    seconds, rounds = 2 * asked.seconds, min(asked.rounds, 7)
+    seconds, rounds = 2 * asked.seconds, min(asked.rounds, ENOUGH)
     for point, times in growth.measure(asked.scores, asked.threads, rounds, seconds):
         value, first, third = (1e9 * s / point.scores for s in (times.median, *times.quartiles))
         row = Measurement(GROWTH, point.name, point.verb, OURS, value, "ns", first, third)
@@ -395,6 +444,8 @@ PARTS = {
 def _show(found: Report) -> None:
     if found.of(SPEED):
         print("", *report.speed_table(found), sep="\n")
+    if found.of(DATA):
+        print("", report.data_table(found), sep="\n")
     if found.of(MEMORY) or found.of(FIRST_USE):
         print("", *report.costs_table(found), sep="\n")
     judged = list(report.verdicts(found))
@@ -414,12 +465,14 @@ def _keep(found: Report, folder: Path) -> int:
     """Write CSV, tables and pictures; where that fails the CSV is printed, status 1."""
     try:
         (folder / "speed.csv").write_text(report.dump(found), "utf-8")
-        for page, table in PAGES.items() if folder == RESULTS else ():
+        for page, tables in PAGES.items() if folder == RESULTS else ():
             text = page.read_text("utf-8")
-            if report.marked(text) is None:
-                print(f"{page} has no {report.BEGIN} ... {report.END}: its table would be\n")
-                print(table(found), end="\n\n")
-            page.write_text(report.mark(text, table(found)), "utf-8")
+            for name, table in tables.items():
+                if report.marked(text, name) is None:
+                    print(f"{page} has no <!-- {name} --> ... <!-- /{name} -->: its table is\n")
+                    print(table(found), end="\n\n")
+                text = report.mark(text, table(found), name)
+            page.write_text(text, "utf-8")
         if peers.is_there("matplotlib"):
             from benchmarks import pictures
 

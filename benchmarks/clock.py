@@ -17,8 +17,10 @@ import numpy as np
 PAUSE = 0.01
 WARM_BELOW = 0.05  # seconds: a faster candidate is called once untimed, to find its own data warm
 LEAST = 0.002  # seconds: faster calls are timed several at once
-DEAR = 0.5  # seconds: beyond it once is enough, unless a bar is held against it
+FEWEST = 3  # turns of any candidate, where so many rounds are asked for
 AT_LEAST = 5  # turns of a candidate that a bar is held against
+ENOUGH = 9  # turns of those with whom all others are compared
+FAR = 10  # times as long as they take: a candidate so slow has no turn more than its least
 
 
 class Candidate(Protocol):
@@ -27,7 +29,7 @@ class Candidate(Protocol):
     name: str
     verb: str
     note: str  # what a reader of its figures should know
-    in_full: bool  # whether it takes several turns however slow it is
+    least: int  # turns that it takes at least, however slow it is
 
     def seconds(self) -> float: ...
     def answer(self) -> np.ndarray: ...
@@ -43,7 +45,7 @@ class Local:
     read: Callable[[object], np.ndarray] = lambda result: np.zeros(0)
     before: Callable[[], object] | None = None  # untimed, before every call
     note: str = ""
-    in_full: bool = True
+    least: int = AT_LEAST
     calls: int = 1
 
     def answer(self) -> np.ndarray:
@@ -70,6 +72,7 @@ class Times:
 
     seconds: tuple[float, ...]
     failed: Exception | None = None
+    spent: float = 0.0  # seconds that all its turns took, those too that do not count
 
     @property
     def median(self) -> float:
@@ -89,8 +92,9 @@ def interleave(
     Args:
         candidates: who takes part; each has been called before, so that it is compiled.
         rounds: how often each is called, where it is quick enough.
-        budget: seconds for all, about: slow candidates sit out some of the rounds, evenly spread;
-            those who take part `in_full` are called `AT_LEAST` times all the same.
+        budget: seconds for all, about: slow candidates sit out some of the rounds, evenly spread,
+            but have the `least` turns that they ask for, and no more where they take `FAR` times
+            as long as `needed`.
         needed: the name of whom the rest cannot do without: its error is raised.
 
     Returns:
@@ -98,9 +102,11 @@ def interleave(
     """
     taken: list[list[float]] = [[] for _ in candidates]
     failed: list[Exception | None] = [None for _ in candidates]
+    spent = [0.0 for _ in candidates]
     turns = []
 
     def turn(i: int) -> float:
+        start = time.perf_counter()
         try:
             return 0.0 if failed[i] else candidates[i].seconds()
         except Exception as error:
@@ -108,15 +114,20 @@ def interleave(
                 raise
             failed[i] = error
             return 0.0
+        finally:
+            spent[i] += time.perf_counter() - start
 
     gc.collect()
     gc.disable()
     try:
-        for i, c in enumerate(candidates):
-            first = turn(i)
+        firsts = [turn(i) for i in range(len(candidates))]
+        far = FAR * max(
+            (s for c, s in zip(candidates, firsts, strict=True) if c.name == needed),
+            default=float("inf"),
+        )
+        for i, (c, first) in enumerate(zip(candidates, firsts, strict=True)):
             affordable = int(budget / len(candidates) / max(first, 1e-9))
-            floor = AT_LEAST if c.in_full else 3 if first < DEAR else 1
-            turns.append(min(rounds, max(floor, affordable)))
+            turns.append(min(rounds, c.least if first > far else max(c.least, affordable)))
             if turns[-1] < rounds:  # where a call is dear, none is thrown away
                 taken[i].append(first)
                 turns[-1] -= 1
@@ -132,4 +143,4 @@ def interleave(
                 taken[i].append(turn(i))
     finally:
         gc.enable()
-    return [Times(tuple(s), error) for s, error in zip(taken, failed, strict=True)]
+    return [Times(tuple(s), *rest) for s, *rest in zip(taken, failed, spent, strict=True)]

@@ -130,34 +130,105 @@ def _torch(
     torch = _load("torch")
     torch.set_num_threads(threads)
     scores, labels = _tensor(x), torch.from_numpy(y)
-    ignore = -100 if workload.ignore_class is None else workload.ignore_class
     if verb == INTO:
-        return _fastest(_torch_into(workload, labels, scores, ignore))
+        return _fastest(_torch_into(workload, labels, scores))
+    return _torch_call(_torch_loss(workload), verb, labels, scores)
 
-    def loss(scores: Any) -> Any:
+
+def _torch_compile(
+    workload: Workload, verb: str, y: np.ndarray, x: np.ndarray, threads: int
+) -> Callable[[], object]:
+    torch = _load("torch")
+    torch.set_num_threads(threads)
+    torch.compiler.reset()  # it compiles one function for so many shapes only
+    compiled = partial(torch.compile, fullgraph=True, dynamic=False)
+    scores, labels = _tensor(x), torch.from_numpy(y)
+    by_autograd = _torch_call(compiled(_torch_loss(workload)), verb, labels, scores)
+    if verb == FORWARD:
+        return by_autograd
+    formula = _torch_formula(workload)
+    if verb == GRADIENT:
+        return _fastest([by_autograd, _torch_call(compiled(formula), FORWARD, labels, scores)])
+
+    def fill(scores: Any, labels: Any, out: Any) -> Any:
+        value, gradient = formula(scores, labels)
+        out.copy_(gradient)
+        return value
+
+    filled, out = compiled(fill), torch.zeros_like(scores)
+
+    def into() -> object:
+        """The gradient's formula, copied into out."""
+        with torch.no_grad():
+            return filled(scores, labels, out), out
+
+    return into
+
+
+def _torch_call(
+    call: Callable[[Any, Any], Any], verb: str, labels: Any, scores: Any
+) -> Callable[[], object]:
+    """The call alone, or with the gradient that autograd makes."""
+    torch = _load("torch")
+
+    def forward() -> object:
+        with torch.no_grad():
+            return call(scores, labels)
+
+    def value_and_grad() -> object:
+        leaf = scores.detach().requires_grad_()
+        value = call(leaf, labels)
+        value.backward()
+        return value, leaf.grad
+
+    return forward if verb == FORWARD else value_and_grad
+
+
+def _torch_loss(workload: Workload) -> Callable[[Any, Any], Any]:
+    torch, ignored = _load("torch"), _torch_ignored(workload)
+
+    def loss(scores: Any, labels: Any) -> Any:
         if workload.from_logits:
             if workload.axis == -1 and scores.ndim > 2:  # its classes are the second axis
                 scores = scores.movedim(-1, 1)
-            return torch.nn.functional.cross_entropy(scores, labels, ignore_index=ignore)
+            return torch.nn.functional.cross_entropy(scores, labels, ignore_index=ignored)
         q = scores.gather(-1, labels[:, None])[:, 0] if workload.normalize == "never" else scores
         q = q.clamp(EPSILON, 1 - EPSILON)
         if workload.normalize == "never":
             return -q.log().mean()
         return (q.sum(-1).log() - q.gather(-1, labels[:, None])[:, 0].log()).mean()
 
-    if verb == FORWARD:
+    return loss
 
-        def forward() -> object:
-            with torch.no_grad():
-                return loss(scores)
 
-        return forward
+def _torch_ignored(workload: Workload) -> int:
+    return -100 if workload.ignore_class is None else workload.ignore_class
 
-    def value_and_grad() -> object:
-        leaf = scores.detach().requires_grad_()
-        value = loss(leaf)
-        value.backward()
-        return value, leaf.grad
+
+def _torch_formula(workload: Workload) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """The value and its gradient in one function, for a compiler to fuse."""
+    torch, ignored = _load("torch"), _torch_ignored(workload)
+    axis, wide = workload.axis, workload.dtype in ("float32", "float64")
+    along = [1] * len(workload.shape)
+    along[axis] = workload.classes
+
+    def value_and_grad(scores: Any, labels: Any) -> tuple[Any, Any]:
+        x = scores if wide else scores.float()
+        kept = labels != ignored
+        at = torch.where(kept, labels, 0).unsqueeze(axis)
+        share = (kept / kept.sum()).to(x.dtype).unsqueeze(axis)
+        is_target = torch.arange(workload.classes).view(along) == at
+        if workload.from_logits:
+            total = torch.logsumexp(x, axis, keepdim=True)
+            losses = total - x.gather(axis, at)
+            gradient = (torch.exp(x - total) - is_target.to(x.dtype)) * share
+        else:
+            q = x.clamp(EPSILON, 1 - EPSILON)
+            sums, target = q.sum(axis, keepdim=True), q.gather(axis, at)
+            losses = sums.log() - target.log()
+            slope = 1 / sums - torch.where(is_target, 1 / target, 0)
+            gradient = torch.where(q == x, slope * share, 0)
+        return (losses * share).sum(), gradient.to(scores.dtype)
 
     return value_and_grad
 
@@ -182,12 +253,10 @@ def _fastest(calls: list[Callable[[], object]]) -> Callable[[], object]:
     return min(calls, key=seconds) if len(calls) > 1 else calls[0]
 
 
-def _torch_into(
-    workload: Workload, labels: Any, scores: Any, ignore: int
-) -> list[Callable[[], object]]:
+def _torch_into(workload: Workload, labels: Any, scores: Any) -> list[Callable[[], object]]:
     """Value and gradient in tensors that are kept: autograd has no out=, its kernels have."""
     torch = _load("torch")
-    out, axis = torch.zeros_like(scores), workload.axis
+    out, axis, ignore = torch.zeros_like(scores), workload.axis, _torch_ignored(workload)
     kept = labels != ignore
     at, count = torch.where(kept, labels, 0).unsqueeze(axis), max(1, int(kept.sum()))
     every = count == labels.numel()
@@ -368,8 +437,8 @@ def _numpy(
 def _scipy(
     workload: Workload, verb: str, y: np.ndarray, x: np.ndarray, threads: int
 ) -> Callable[[], object] | None:
-    if not workload.from_logits or verb == INTO:
-        return None  # it has no function for probabilities, and no out= for logits
+    if not workload.from_logits or verb == INTO or x.dtype.itemsize == 2:
+        return None  # it has no function for probabilities or of halves, and no out= for logits
     special = _load("scipy.special")
     return _plain(
         lambda x, axis: special.logsumexp(x, axis=axis),
@@ -419,6 +488,7 @@ def _half_multinomial(
 
 _MAKERS: list[tuple[str, str, Maker]] = [
     ("torch", "torch", _torch),
+    ("torch.compile", "torch", _torch_compile),
     ("jax.jit", "jax", _jax),
     ("numpy", "numpy", _numpy),
     ("scipy", "scipy", _scipy),
@@ -432,3 +502,4 @@ def quieten() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no processes beside the timed

@@ -15,12 +15,8 @@ from benchmarks import report as measured
 from benchmarks.report import GROWTH, SPEED, Report
 from benchmarks.workloads import FORWARD, GRADIENT, INTO, LIMIT, OURS, WORKLOADS
 
-OURS_COLOUR, PEER_COLOURS, LIMIT_COLOUR = (
-    "#1f6f8b",
-    {"torch": "#d9822b", "jax.jit": "#8a9a5b"},
-    "#222",
-)
-KERAS_COLOUR = "#7b6ba8"
+OURS_COLOUR, KERAS_COLOUR, LIMIT_COLOUR = "#1f6f8b", "#7b6ba8", "#222"
+PEER_COLOURS = {"torch": "#d9822b", "torch.compile": "#eec07b", "jax.jit": "#8a9a5b"}
 COLOURS = {FORWARD: "#1f6f8b", INTO: "#d9822b"}
 _STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -76,26 +72,29 @@ def peers_figure(report: Report) -> plt.Figure:
 
 
 def bandwidth(report: Report, path: Path) -> None:
-    """Bars of GB/s a workload, forward and gradient; a tick is the machine's limit."""
+    """Bars of GB/s a workload, forward and gradient; a tick is the machine's limit.
+
+    What is counted is scores, labels and gradient, each byte once; the limit moves no labels.
+    """
     shown = [w for w in WORKLOADS if report.find(w.name, FORWARD, LIMIT)]
     scores = {row.subject: row.scores for row in report.of(SPEED)}
     with mpl.rc_context(_STYLE):
         figure, panels = plt.subplots(1, 2, figsize=(9, 0.4 * len(shown) + 1.2), sharey=True)
         for axes, verb, moved in zip(panels, (FORWARD, INTO), (1, 2), strict=True):
             for k, w in enumerate(shown):
-                size = moved * w.numpy_dtype.itemsize * scores[w.name] / 1e9
+                of_limit = moved * w.numpy_dtype.itemsize * scores[w.name] / 1e9
+                size = of_limit * w.bytes_over_limit(verb)
                 for j, (name, colour) in enumerate([(OURS, OURS_COLOUR), *PEER_COLOURS.items()]):
                     seconds = report.find(w.name, verb, name)
                     if seconds:
                         label = name if k == 0 else None
-                        axes.barh(
-                            k + 0.25 * (j - 1), size / seconds, 0.24, color=colour, label=label
-                        )
+                        at = k + 0.2 * (j - 1.5)
+                        axes.barh(at, size / seconds, 0.19, color=colour, label=label)
                 limit = report.find(w.name, verb, LIMIT)
                 if limit:
                     label = "the machine's limit" if k == 0 else None
                     ends = (k - 0.42, k + 0.42)
-                    axes.plot([size / limit] * 2, ends, color=LIMIT_COLOUR, lw=1.5, label=label)
+                    axes.plot([of_limit / limit] * 2, ends, color=LIMIT_COLOUR, lw=1.5, label=label)
             axes.set(
                 title=("read" if moved == 1 else "read and written") + f", {verb}", xlabel="GB/s"
             )
@@ -103,7 +102,7 @@ def bandwidth(report: Report, path: Path) -> None:
         panels[0].set_yticks(range(len(shown)), [w.name for w in shown])
         panels[0].invert_yaxis()
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False)
+        figure.legend(handles, labels, loc="lower center", ncols=5, frameon=False)
         figure.tight_layout(rect=(0, 0.4 / figure.get_figheight(), 1, 1))
         _save(figure, path)
 

@@ -18,16 +18,18 @@ from benchmarks.workloads import (
     GRADIENT,
     IN_PLACE,
     INTO,
+    KINDS,
     LIMIT,
     OURS,
+    USUAL,
     WORKLOADS,
     Bar,
     Workload,
 )
 
 SPEED, MEMORY, FIRST_USE, GROWTH = "speed", "memory", "first use", "growth"
+DATA = "data"  # this library on logits of each kind
 LEFT_OUT = "left out"  # who could not take part, and why
-BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
 
 #: (subject, verb) -> the most that it may be, in the measurement's unit.
 COSTS = {
@@ -44,7 +46,7 @@ HOW_TO_READ_IT = (
     "`out=`: every candidate fills one that is kept; torch by the faster of softmax(out=) and",
     "cross_entropy's kernels with out=, JAX by a donated buffer; SciPy and Keras cannot.",
 )
-ALWAYS_SHOWN = ("torch", "jax.jit")  # of those who are slower or faster
+ALWAYS_SHOWN = ("torch", "torch.compile", "jax.jit")  # of those who are slower or faster
 
 #: What README shows: workload -> its name there.
 FIRST_PAGE = {
@@ -54,14 +56,18 @@ FIRST_PAGE = {
     "NCHW 8 x 21 x 512 x 512": "8 maps of 512 x 512 pixels, 21 classes, channels first",
     "R probabilities 50,000 x 1000": "50,000 labels, 1000 classes, probabilities in an R matrix",
 }
-PEERS = ("torch", "jax.jit", "Keras")  # beside whom: Keras by the quickest of its backends
+PEERS = ("torch", "jax.jit", "Keras")  # beside whom, each by the quickest of its ways
+_PEER_OF = {
+    "torch.compile": "torch",
+    **{f"keras ({b})": "Keras" for b in ("tensorflow", "torch", "jax")},
+}
 
 
 @dataclass(frozen=True)
 class Measurement:
     """One line of the CSV: a median, and the quartiles of its rounds."""
 
-    part: str  # SPEED, MEMORY, FIRST_USE or GROWTH
+    part: str  # SPEED, DATA, MEMORY, FIRST_USE, GROWTH or LEFT_OUT
     subject: str  # the workload's name, or a point of a curve
     verb: str
     candidate: str
@@ -152,24 +158,32 @@ class Verdict:
         return f"{where}: {number(self.reached)} times {bar.against}, bar {bar.bar:g}"
 
 
-def reached(report: Report, subject: str, bar: Bar) -> float | None:
+def reached(report: Report, workload: Workload, bar: Bar) -> float | None:
     """What a workload reached of a bar; None where one side was not measured."""
-    mine = report.find(subject, bar.verb)
+    mine = report.find(workload.name, bar.verb)
     if mine is None:
         return None
     if bar.against == "microseconds":
         return 1e6 * mine
-    other = report.find(subject, bar.verb, bar.against)
-    if other is None:
+    if bar.against == LIMIT:
+        return percent_of_limit(report, workload, bar.verb)
+    other = report.find(workload.name, bar.verb, bar.against)
+    return None if other is None else other / mine
+
+
+def percent_of_limit(report: Report, workload: Workload, verb: str) -> float | None:
+    """Bytes a second, in percent of those of the machine's own loop; None where not measured."""
+    mine, limit = (report.find(workload.name, verb, name) for name in (OURS, LIMIT))
+    if mine is None or limit is None:
         return None
-    return 100 * other / mine if bar.against == LIMIT else other / mine
+    return 100 * workload.bytes_over_limit(verb) * limit / mine
 
 
 def verdicts(report: Report) -> Iterator[Verdict]:
     """Every bar that could be judged."""
     for workload in WORKLOADS:
         for bar in workload.bars:
-            found = reached(report, workload.name, bar)
+            found = reached(report, workload, bar)
             if found is not None:
                 yield Verdict(workload.name, bar, found)
     for row in report.rows:
@@ -237,10 +251,35 @@ def _cells(report: Report, workload: Workload, verb: str) -> tuple[str, str, str
     mine = report.find(workload.name, verb)
     if mine is None:
         return "", "", ""
-    limit = report.find(workload.name, verb, LIMIT)
-    percent = "" if limit is None else f"{100 * limit / mine:.0f} %"
+    percent = percent_of_limit(report, workload, verb)
+    shown = "" if percent is None else f"{percent:.0f} %"
     rivals = _rivals(report, workload, verb, mine)
-    return duration(mine), percent, ", ".join(f"{name} {number(ratio)}" for name, ratio in rivals)
+    return duration(mine), shown, ", ".join(f"{name} {number(ratio)}" for name, ratio in rivals)
+
+
+def on_kind(kind: str) -> str:
+    """This library on logits of a kind, as a candidate."""
+    return f"{OURS}, {kind}"
+
+
+def data_table(report: Report) -> str:
+    """What stands in benchmarks/README.md of other kinds of logits: ratios to the usual ones."""
+    if not report.of(DATA):
+        return "Not measured yet."
+    verbs = {FORWARD: "forward", INTO: "value and gradient, `out=`"}
+    head = ["times as long as usual logits take"]
+    head += [f"{said}, {kind}" for said in verbs.values() for kind in KINDS]
+    rows = []
+    for w in WORKLOADS:
+        cells = []
+        for verb in verbs:
+            usual = report.find(w.name, verb, on_kind(USUAL), DATA)
+            for kind in KINDS:
+                seconds = report.find(w.name, verb, on_kind(kind), DATA)
+                cells.append(f"{seconds / usual:.2f}" if seconds and usual else "")
+        if any(cells):
+            rows.append([w.name, *cells])
+    return "\n".join(markdown(head, rows))
 
 
 def _rivals(report: Report, workload: Workload, verb: str, mine: float) -> list[tuple[str, float]]:
@@ -280,7 +319,7 @@ def ratios(report: Report, subject: str, verb: str) -> dict[str, float]:
     for row in report.of(SPEED):
         if mine is None or (row.subject, row.verb) != (subject, verb):
             continue
-        name = "Keras" if row.candidate.startswith("keras (") else row.candidate
+        name = _PEER_OF.get(row.candidate, row.candidate)
         if name in PEERS and not row.note.startswith("other"):
             found[name] = min(row.value / mine, found.get(name, float("inf")))
     return found
@@ -299,10 +338,13 @@ def first_page(report: Report) -> str:
         if any(cells):
             rows.append([name, *cells])
     machine, threads = (report.about.get(key, "?") for key in ("machine", "threads"))
+    compiled = any(row.candidate == "torch.compile" for row in report.of(SPEED))
     said = (
         f"{_measured(report)} {machine}, {threads} threads. Scores are float32 logits, but float64 "
         "from R. The gradient is a new array. 2.0 x: it took twice as long as sparse_xent. Keras "
-        "is the quickest of its backends torch, JAX and TensorFlow. An empty cell was not measured."
+        "is the quickest of its backends torch, JAX and TensorFlow"
+        + (", torch the quicker of eager and torch.compile" if compiled else "")
+        + ". An empty cell was not measured."
     )
     return "\n".join([*markdown(head, rows), "", said])
 
@@ -344,14 +386,15 @@ def _costs(report: Report) -> Iterator[str]:
         yield f"Seconds: {', '.join(f'{name} {number(s)}' for name, s in first.items())}."
 
 
-def marked(text: str) -> str | None:
-    """What a text has between the markers; None without them."""
-    found = re.search(f"{BEGIN}\n(.*?)\n?{END}", text, re.DOTALL)
+def marked(text: str, name: str = SPEED) -> str | None:
+    """What a text has between the markers of that name; None without them."""
+    found = re.search(f"<!-- {name} -->\n(.*?)\n?<!-- /{name} -->", text, re.DOTALL)
     return found and found[1]
 
 
-def mark(text: str, table: str) -> str:
-    """The text with the table between its markers; as it was, if it has none."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    return f"{before}{begin}\n{table}\n{end}{after}" if begin and end else text
+def mark(text: str, table: str, name: str = SPEED) -> str:
+    """The text with the table between the markers of that name; as it was, if it has none."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, has_begin, rest = text.partition(begin)
+    _, has_end, after = rest.partition(end)
+    return f"{before}{begin}\n{table}\n{end}{after}" if has_begin and has_end else text

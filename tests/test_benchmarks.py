@@ -5,6 +5,7 @@ No time is asserted here: machines are shared, and `make bench` prints what miss
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,17 +16,23 @@ from conftest import require_peer
 
 from benchmarks import answers, limits, peers, report, tensors
 from benchmarks.__main__ import PAGES, main
-from benchmarks.clock import AT_LEAST, Local, interleave
-from benchmarks.report import FIRST_USE, GROWTH, LEFT_OUT, MEMORY, SPEED, Measurement, Report
+from benchmarks.clock import AT_LEAST, ENOUGH, FEWEST, Local, interleave
+from benchmarks.report import DATA, FIRST_USE, GROWTH, LEFT_OUT, MEMORY, SPEED, Measurement, Report
 from benchmarks.workloads import (
     AFTER,
+    CONFIDENT,
+    FAR_OFFSET,
     FORWARD,
     GRADIENT,
     GRADIENTS,
     IN_PLACE,
     INTO,
+    KINDS,
     LIMIT,
+    OFFSET,
     OURS,
+    SPREAD,
+    USUAL,
     WORKLOADS,
     Workload,
 )
@@ -36,12 +43,12 @@ CSV = ROOT / "benchmarks" / "results" / "speed.csv"
 by_workload = pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.name)
 
 
-def bench(*arguments):
-    """Run `python -m benchmarks`; returns what became of it."""
+def bench(*arguments, of="benchmarks", **environment):
+    """Run `python -m benchmarks`, or another module; returns what became of it."""
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
+        [sys.executable, "-m", of, *arguments],
         cwd=ROOT,
-        env={**os.environ, "NUMBA_NUM_THREADS": "2"},
+        env={**os.environ, "NUMBA_NUM_THREADS": "2", **environment},
         capture_output=True,
         text=True,
     )
@@ -50,11 +57,16 @@ def bench(*arguments):
 # --- the pages that show it ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_a_speed_table_is_that_of_the_committed_measurements(page):
-    shown = report.marked(page.read_text("utf-8"))
+TABLES = [(page, name) for page, tables in PAGES.items() for name in tables]
+
+
+@pytest.mark.parametrize(
+    ("page", "name"), TABLES, ids=[f"{page.relative_to(ROOT)}-{name}" for page, name in TABLES]
+)
+def test_a_table_is_that_of_the_committed_measurements(page, name):
+    shown = report.marked(page.read_text("utf-8"), name)
     if CSV.exists():
-        assert shown == PAGES[page](report.load(CSV))
+        assert shown == PAGES[page][name](report.load(CSV))
     else:
         assert shown is None, f"{page} shows figures without the CSV that they come from"
 
@@ -104,12 +116,18 @@ def test_committed_measurements_are_a_whole_run():
         assert kept.about["cut to"] == "nothing"
         assert {row.subject for row in kept.of(SPEED)} == {w.name for w in WORKLOADS}
         assert {row.part for row in kept.rows} >= {SPEED, MEMORY, FIRST_USE, GROWTH}
+        timed = [row for row in kept.rows if row.part in (SPEED, DATA, GROWTH)]
+        if kept.of(DATA):  # measured since nothing rests on one round
+            assert min(row.rounds for row in timed) >= FEWEST
+            assert min(row.rounds for row in timed if row.candidate.startswith(OURS)) >= ENOUGH
 
 
 def test_a_table_is_put_between_the_markers_and_nowhere_else():
-    text = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
-    assert report.marked(text) == "old"
-    assert report.mark(text, "| new |") == text.replace("old", "| new |")
+    speed = "<!-- speed -->\nold\n<!-- /speed -->"
+    text = f"before\n{speed}\nafter\n{speed.replace('speed', 'data')}\n"
+    assert report.marked(text) == report.marked(text, DATA) == "old"
+    assert report.mark(text, "| new |") == text.replace("old", "| new |", 1)
+    assert report.mark(text, "| new |", DATA) == "| new |".join(text.rsplit("old", 1))
     assert report.marked("no markers") is None
     assert report.mark("no markers", "| new |") == "no markers"
 
@@ -178,6 +196,42 @@ def test_the_table_tells_the_processor_and_a_new_gradient_from_one_that_is_kept(
     assert "result, at most: forward 0.25 MiB. Seconds: import 0.5." in text
 
 
+def test_percentages_of_the_limit_count_labels(found):
+    # 100 rows of 10 float32: 4000 bytes of scores and 800 of labels, and 4000 of gradient.
+    for verb, percent in ((FORWARD, 60), (INTO, 55), (IN_PLACE, 55)):
+        found.add(measured(0.2, subject="1,000,000 x 10", verb=verb))
+        found.add(measured(0.1, subject="1,000,000 x 10", verb=verb, candidate=LIMIT))
+        (workload,) = (w for w in WORKLOADS if w.name == "1,000,000 x 10")
+        assert report.percent_of_limit(found, workload, verb) == pytest.approx(percent)
+    assert "| 1,000,000 x 10 | 200 ms | 60 % |  |  |  | 200 ms | 55 % |  |" in report.whole_table(
+        found
+    )
+
+
+def test_the_table_of_other_logits_has_ratios_to_the_usual_ones(found):
+    assert report.data_table(found) == "Not measured yet."
+    for kind, seconds in {USUAL: 0.1, **dict.fromkeys(KINDS, 0.12), CONFIDENT: 0.105}.items():
+        row = measured(seconds, candidate=report.on_kind(kind))
+        found.add(Measurement(**{**vars(row), "part": DATA}))
+    head, _, *rows = report.data_table(found).splitlines()
+    cells = " | ".join("1.05" if kind == CONFIDENT else "1.20" for kind in KINDS)
+    assert rows == ["| 4096 x 32000 | " + cells + " |  |  |  |  |"]
+    assert all(f"forward, {kind} |" in head for kind in KINDS)
+
+
+def test_the_first_page_has_torch_by_the_quicker_of_its_ways(found):
+    assert "torch.compile" not in report.first_page(found)
+    found.add(measured(0.5, candidate="torch.compile"))
+    found.add(measured(5.0, candidate="torch.compile", verb=GRADIENT))
+    text = report.first_page(found)
+    row = "| 4096 labels, 32,000 classes | 100 ms | 5.0 x |  |  | 300 ms | 3.0 x |  |  |"
+    assert row in text.splitlines()
+    assert "TensorFlow, torch the quicker of eager and torch.compile. An empty" in text
+    assert "| 4096 x 32000 | 100 ms | 50 % | torch 20, torch.compile 5.0 |" in report.whole_table(
+        found
+    )
+
+
 def test_the_first_page_has_the_quickest_keras_and_nobody_who_answers_otherwise(found):
     found.add(measured(0.4, candidate="keras (torch)"), measured(0.3, candidate="keras (jax)"))
     found.add(Measurement(**{**vars(measured(0.1, candidate="jax.jit")), "note": "other value"}))
@@ -239,13 +293,27 @@ def test_candidates_take_turns():
     assert len({rounds[k] for k in range(0, 12, 3)}) == 3  # nobody is always first
 
 
-def test_slow_candidates_take_fewer_turns_but_those_with_a_bar_take_enough():
-    slow = Local("slow", FORWARD, lambda: None, in_full=False)
-    barred = Local("barred", FORWARD, lambda: None)
-    slow.seconds = barred.seconds = lambda: 100.0
-    a, b = interleave([slow, barred], rounds=20, budget=1.0)
-    assert (len(a.seconds), len(b.seconds)) == (1, AT_LEAST)
-    assert b.median == 100.0
+def turns_of(budget, rounds, **seconds):
+    """How many turns each candidate took, by name."""
+    least = {OURS: ENOUGH, "barred": AT_LEAST, "slow": FEWEST}
+    players = [Local(name, FORWARD, lambda: None, least=least[name]) for name in seconds]
+    for player in players:
+        player.seconds = lambda took=seconds[player.name]: took
+    times = interleave(players, rounds, budget, needed=OURS)
+    assert [t.median for t in times] == list(seconds.values())
+    return {p.name: len(t.seconds) for p, t in zip(players, times, strict=True)}
+
+
+def test_slow_candidates_take_fewer_turns_but_nobody_too_few():
+    few = turns_of(1.0, 20, **{OURS: 100.0, "barred": 100.0, "slow": 100.0})
+    assert few == {OURS: ENOUGH, "barred": AT_LEAST, "slow": FEWEST}
+    assert set(turns_of(1e9, 20, **{OURS: 100.0, "barred": 999.0, "slow": 999.0}).values()) == {20}
+    assert turns_of(1.0, 2, **{OURS: 100.0, "slow": 100.0}) == {OURS: 2, "slow": 2}
+
+
+def test_who_takes_ten_times_as_long_as_we_do_takes_no_turn_more_than_its_least():
+    far = turns_of(1e9, 20, **{OURS: 1.0, "barred": 11.0, "slow": 11.0})
+    assert far == {OURS: 20, "barred": AT_LEAST, "slow": FEWEST}
 
 
 def test_who_fails_on_the_way_is_left_out_and_the_others_go_on():
@@ -336,6 +404,53 @@ def test_we_compute_what_is_measured(workload):
         assert answers.disagreement(cut, candidate.answer(), right) == ""
 
 
+with_kinds = pytest.mark.parametrize(
+    "workload", [w for w in WORKLOADS if w.has_kinds], ids=lambda w: w.name
+)
+
+
+@with_kinds
+def test_other_kinds_of_logits_are_what_their_names_say(workload):
+    cut = workload.cut(200_000)
+    y, x = cut.data()
+    usual = np.moveaxis(x, cut.axis, -1).astype(np.float64)
+    kept = y != cut.ignore_class
+    spread = 0.2 if x.dtype.itemsize == 2 else 1e-4  # halves are coarse
+    for kind in KINDS:
+        other = cut.of_kind(kind, y, x)
+        assert (other.shape, other.dtype, other.strides) == (x.shape, x.dtype, x.strides)
+        of = np.moveaxis(other, cut.axis, -1).astype(np.float64)
+        if kind in (OFFSET, FAR_OFFSET):
+            due = {OFFSET: 100, FAR_OFFSET: 1000}[kind]
+            assert np.mean(of - usual) == pytest.approx(due, abs=spread)
+            assert np.abs(of - usual - due).max() <= 8 * 2.0**-8 * due / 2
+        elif kind == SPREAD:
+            assert np.std(of) == pytest.approx(30, rel=0.05)
+        else:
+            assert kind == CONFIDENT
+            raised = of - usual
+            at_label = np.take_along_axis(raised, np.where(kept, y, 0)[..., None], -1)
+            np.testing.assert_allclose(at_label, 20, atol=spread)
+            assert np.count_nonzero(raised) == kept.size
+            losses = answers.mean_loss(cut, y, other)
+            assert 0 < losses < 1e-2
+    assert {OFFSET, FAR_OFFSET, CONFIDENT, SPREAD} == set(KINDS)
+
+
+@with_kinds
+def test_we_compute_what_is_measured_on_every_kind_of_logits(workload):
+    cut = workload.cut(100_000)
+    y, x = cut.data()
+    out = np.zeros_like(x)
+    for kind in KINDS:
+        scores = cut.of_kind(kind, y, x)
+        for candidate in peers.ours(cut, [FORWARD, INTO], y, scores, out):
+            right = answers.expected(cut, candidate.verb, y, scores)
+            assert answers.disagreement(cut, candidate.answer(), right) == ""
+            raised = [(n + 1) * 1.1 for n in right]
+            assert answers.disagreement(cut, np.array(raised), right) != ""
+
+
 def address(gradient):
     if hasattr(gradient, "unsafe_buffer_pointer"):  # JAX
         return gradient.unsafe_buffer_pointer()
@@ -352,7 +467,11 @@ def addresses(candidate):
 INTO_OF = ["1,000,000 x 10", "NCHW 8 x 21 x 512 x 512", "float16 4096 x 32000"]
 INTO_OF += ["bfloat16 4096 x 32000", "R logits 50,000 x 1000", "probabilities 200,000 x 100"]
 
+#: torch's compiler imports parts of torch that torch warns of.
+compiles = pytest.mark.filterwarnings("ignore:.torch[.]jit:DeprecationWarning")
 
+
+@compiles
 @pytest.mark.slow  # imports torch and JAX
 @pytest.mark.parametrize("name", INTO_OF)
 def test_peers_fill_an_array_that_is_kept_where_we_do_and_make_one_where_we_do(name):
@@ -381,6 +500,39 @@ def test_every_way_into_a_tensor_that_is_kept_is_right(name, monkeypatch):
     assert len(ways) == (2 if cut.from_logits else 1)
     for way in ways:
         assert answers.disagreement(cut, answers.answer(cut, INTO, way()), right) == "", way.__doc__
+
+
+@compiles
+@pytest.mark.slow  # imports torch
+def test_every_way_to_a_compiled_gradient_is_right(monkeypatch):
+    # Reaches inside, as above.
+    require_peer("torch")
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    ways = []
+    monkeypatch.setattr(peers, "_fastest", lambda calls: ways.extend(calls) or calls[0])
+    for name in INTO_OF:
+        (cut,) = (w.cut(100_000) for w in WORKLOADS if w.name == name)
+        y, x = cut.data()
+        right = answers.expected(cut, GRADIENT, y, x)
+        ways.clear()
+        assert dict(peers.others(cut, GRADIENT, y, x, 1))["torch.compile"]() is not None
+        assert len(ways) == 2
+        for way in ways:
+            found = answers.answer(cut, GRADIENT, way())
+            assert answers.disagreement(cut, found, right) == "", name
+
+
+@pytest.mark.slow  # imports torch
+def test_without_a_compiler_torch_compile_is_left_out_and_it_is_said(tmp_path):
+    require_peer("torch")
+    asked = [*TINY, "--only", "one call", "--output", str(tmp_path)]
+    caches = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "torch"), "CXX": "/no/such/compiler"}
+    ran = bench(*asked, **caches)
+    assert ran.returncode == 0, ran.stderr
+    rows = report.load(tmp_path / "speed.csv").of(LEFT_OUT)
+    assert {row.candidate for row in rows} == {"torch.compile"}
+    assert all("/no/such/compiler" in row.note for row in rows)
 
 
 @pytest.mark.slow
@@ -464,6 +616,68 @@ def test_peak_memory_is_that_of_a_moment_and_without_the_result():
     assert 0 <= into < 2**20
 
 
+# --- beside another checkout ---------------------------------------------------------------------
+
+OTHER = """
+def config_set_threads(threads): pass
+class SparseCategoricalCrossentropy:
+    def __init__(self, **options): pass
+    def __call__(self, y_true, y_pred): return 1.0
+    def value_and_grad(self, y_true, y_pred, out): raise KeyError("no such thing")
+"""
+
+
+def against(folder, *arguments):
+    """Of one workload, cut."""
+    few = ["--scores", "20000", "--rounds", "2", "--seconds", "0.05"]
+    return bench(str(folder), "--only", "NHWC", *few, *arguments, of="benchmarks.against")
+
+
+@pytest.mark.parametrize("kind", [USUAL, SPREAD])
+def test_two_checkouts_are_measured_beside_each_other(kind):
+    ran = against(ROOT, "--kind", kind)
+    assert ran.returncode == 0, ran.stderr
+    head, _, row, _, said = ran.stdout.splitlines()
+    assert head.count("| times as fast |") == 2
+    name, *cells = row.strip("| ").split(" | ")
+    assert name == "NHWC 8 x 512 x 512 x 21"
+    assert len(cells) == 6
+    assert all(cell.endswith("s") for k, cell in enumerate(cells) if k % 3 < 2)
+    assert all(0.01 < float(cells[k]) < 100 for k in (2, 5))
+    assert said.startswith(f"Medians of interleaved rounds on {kind} data, ")
+
+
+def checkout(folder, source):
+    (folder / "sparse_xent").mkdir()
+    (folder / "sparse_xent" / "__init__.py").write_text(source)
+    return folder
+
+
+def test_a_checkout_that_answers_otherwise_or_cannot_is_said_to(tmp_path):
+    ran = against(checkout(tmp_path, OTHER))
+    assert ran.returncode == 0, ran.stderr
+    row = ran.stdout.splitlines()[2]
+    assert re.fullmatch(r"\| NHWC [^|]+\| [^|]+s \| [^|]+s \| other answers \|  \|  \|  \|", row)
+    assert "NHWC 8 x 512 x 512 x 21, forward, before: other value: 1, not" in ran.stderr
+    assert "NHWC 8 x 512 x 512 x 21, gradient, out=: KeyError: 'no such thing'" in ran.stderr
+    assert f"before: {tmp_path.name}, after: " in ran.stdout
+
+
+def test_a_checkout_that_cannot_be_imported_is_told_in_one_sentence(tmp_path):
+    ran = against(checkout(tmp_path, "import a_library_that_is_not_here"))
+    assert (ran.returncode, ran.stdout) == (1, "")
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith(f"before: ImportError: sparse_xent of {tmp_path} cannot be imported (")
+    assert "'a_library_that_is_not_here'" in line
+    assert line.endswith("needs a library, or a version of one, that this Python does not have")
+
+
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path):
+    ran = against(tmp_path)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert f"{tmp_path} has no folder sparse_xent: `git worktree add FOLDER COMMIT`" in ran.stderr
+
+
 # --- end to end ----------------------------------------------------------------------------------
 
 TINY = ["--scores", "20000", "--rounds", "2", "--seconds", "0.05"]
@@ -500,7 +714,7 @@ def test_a_cut_run_measures_what_is_asked_and_keeps_it_where_it_is_told(names, t
             assert kept.find(workload.name, verb) > 0
             if workload.has_limit and verb in (FORWARD, INTO, IN_PLACE):
                 assert kept.find(workload.name, verb, LIMIT) > 0
-    parts = {SPEED, FIRST_USE}
+    parts = {SPEED, DATA, FIRST_USE}
     parts |= set() if names == ONE else {GROWTH} if names else {GROWTH, MEMORY}
     assert {row.part for row in kept.rows} == parts
     assert otherwise(kept) == []
@@ -516,10 +730,14 @@ def test_every_peer_that_is_there_takes_part_and_agrees(tmp_path):
     ran = bench(*TINY, *only(A_PEER_EACH), "--output", str(tmp_path))
     assert ran.returncode == 0, ran.stderr
     kept = report.load(tmp_path / "speed.csv")
-    assert kept.of(LEFT_OUT) == []
+    # Without a C++ compiler it says so.
+    can_compile = shutil.which(os.environ.get("CXX", "g++")) is not None
+    assert {row.candidate for row in kept.of(LEFT_OUT)} <= {"torch.compile"}
+    assert not (kept.of(LEFT_OUT) and can_compile)
     assert otherwise(kept) == []
     there = {row.candidate for row in kept.rows}
-    assert {name for name, library, _ in peers._MAKERS if peers.is_there(library)} <= there
+    due = {name for name, library, _ in peers._MAKERS if peers.is_there(library)}
+    assert due - there <= (set() if can_compile else {"torch.compile"})
     if peers.is_there("keras"):
         backends = [name for name in ("tensorflow", "torch", "jax") if peers.is_there(name)]
         assert {f"keras ({backend})" for backend in backends} <= there
