@@ -193,18 +193,6 @@ def _join_sizes(w: Value, largest: Value, least: Value) -> tuple[Value, Value]:
 
 
 @inlined
-def _sizes(w, n):  # type: ignore[no-untyped-def]
-    """The largest |w|, and the least that is not 0; up to 7 behind the last become 0."""
-    largest, least = ops.splat(FLOAT64, 0.0), ops.splat(FLOAT64, math.inf)
-    end = -(-n // 8) * 8
-    for i in range(n, end):
-        vec.keep(w + 8 * i, 0.0)
-    for i in range(0, end, 8):
-        largest, least = _join_sizes(vec.fetch(FLOAT64, w + 8 * i), largest, least)
-    return ops.highest(largest), ops.lowest(least)
-
-
-@inlined
 def _weigh(l, w, n):  # type: ignore[no-untyped-def]
     """l *= w, exactly 0 where w is, even where l is inf or NaN."""
     for i in range(n):
@@ -235,18 +223,38 @@ def _joined(sums: Value) -> Value:
 
 
 @inlined
-def _sum(fmt, l, w, n):  # type: ignore[no-untyped-def]
+def _sum(wide, l, w, n):  # type: ignore[no-untyped-def]
     """The sum of l * w, of l where w is 0: eight sums side by side, in an order set by n alone."""
-    sums, one, i = ops.splat(FLOAT64, 0.0), ops.lane_size(fmt), 0
+    sums, one, i = ops.splat(FLOAT64, 0.0), 8 if wide else 4, 0
     while i + 8 <= n:
-        v = vec.fetch_losses(fmt, l + one * i)
+        at = l + one * i
+        v = vec.fetch_losses(FLOAT64, at) if wide else vec.fetch_losses(FLOAT32, at)
         sums += _weighted(v, vec.fetch(FLOAT64, w + 8 * i)) if w else v
         i += 8
     while i < n:
-        x = float(vec.fetch_one(fmt, l + one * i))
+        at = l + one * i
+        x = vec.fetch_factor(at) if wide else float(vec.fetch_one(FLOAT32, at))
         sums = _add_to_first(sums, _weighted(x, vec.fetch_factor(w + 8 * i)) if w else x)
         i += 1
     return _joined(sums)
+
+
+@inlined
+def _sum_and_sizes(w, n):  # type: ignore[no-untyped-def]
+    """The sum of w as `_sum` has it, the largest |w| and the least that is not 0."""
+    sums, i = ops.splat(FLOAT64, 0.0), 0
+    largest, least = sums, ops.splat(FLOAT64, math.inf)
+    while i + 8 <= n:
+        v = vec.fetch(FLOAT64, w + 8 * i)
+        sums += v
+        largest, least = _join_sizes(v, largest, least)
+        i += 8
+    while i < n:
+        one = vec.fetch_factor(w + 8 * i)
+        sums = _add_to_first(sums, one)
+        largest, least = _join_sizes(ops.splat(FLOAT64, one), largest, least)
+        i += 1
+    return _joined(sums), ops.highest(largest), ops.lowest(least)
 
 
 # The chunks ------------------------------------------------------------------------------------
@@ -305,13 +313,12 @@ def run_chunks(call, first, last, own):  # type: ignore[no-untyped-def]
         row = _at(types.float64, sums + 8 * SUMS * (p // size))
         here = (y_from + p * y_step, y_step, n, classes, ignored, many, y_at)
         kept = _call_decoder(decoder, here)
-        row[BAD], row[MISSING] = max(0, -kept), 0.0
+        row[BAD], row[MISSING] = 0 - ops.minimum(kept, 0), 0.0
         row[KEPT], row[WEIGHT], row[TOTAL], row[ODD_ROWS] = kept, kept, 0.0, 0.0
         largest, least = 1.0, 1.0
         if weights:
             row[MISSING] = _weights(w_from + p * w_step if w_from else 0, w_step, by_class, y, n, w)
-            row[WEIGHT] = _sum(FLOAT64, weights, 0, n)
-            largest, least = _sizes(weights, n)
+            row[WEIGHT], largest, least = _sum_and_sizes(weights, n)
         row[LARGEST_WEIGHT], row[LEAST_WEIGHT] = largest, least
         if row[BAD] or row[MISSING]:
             return
@@ -346,10 +353,8 @@ def run_chunks(call, first, last, own):  # type: ignore[no-untyped-def]
                 _weigh(_at(types.float64, l_at), w, n)
             elif weights:
                 _weigh(_at(types.float32, l_at), w, n)
-        elif wide:
-            row[TOTAL] = _sum(FLOAT64, l_at, weights, n)
         else:
-            row[TOTAL] = _sum(FLOAT32, l_at, weights, n)
+            row[TOTAL] = _sum(wide, l_at, weights, n)
         if vec.fetch_factor(notes) > 0.0:
             for i in range(FOUND):
                 row[ODD_ROWS + i] = vec.fetch_factor(notes + 8 * i)
