@@ -62,7 +62,7 @@ _ndarray, _empty, _empty_like, _find = np.ndarray, np.empty, np.empty_like, plan
 _LOSSES, _RANKS = Task.LOSSES, Task.RANKS
 _VALUE, _VALUE_AND_GRADIENT = Task.VALUE, Task.VALUE_AND_GRADIENT
 _LOSSES_AND_RANKS = Task.LOSSES_AND_RANKS
-_KEPT = Divisor.KEPT
+_KEPT, _BY_LABEL = Divisor.KEPT, Reduction.NONE
 _modules = sys.modules
 
 
@@ -83,7 +83,7 @@ def losses(y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> An
 
 def value(y_true: Any, y_pred: Any, sample_weight: Any, options: Options) -> Any:
     """The reduced value, a NumPy scalar; with reduction None every loss times its weight."""
-    if options.reduction is Reduction.NONE:
+    if options.reduction is _BY_LABEL:
         return losses(y_true, y_pred, sample_weight, options)
     plan = _find(_VALUE, options, y_true, y_pred, sample_weight)
     if plan is None:
@@ -101,7 +101,7 @@ def value_and_grad(
     y_true: Any, y_pred: Any, sample_weight: Any, out: Any, options: Options
 ) -> tuple[Any, Any]:
     """The value, and its derivative with respect to y_pred: `out` where it was given."""
-    by_label = options.reduction is Reduction.NONE
+    by_label = options.reduction is _BY_LABEL
     task = Task.LOSSES_AND_GRADIENT if by_label else _VALUE_AND_GRADIENT
     plan = None if by_label else _find(task, options, y_true, y_pred, sample_weight, out)
     if plan is None or not (out is None or _may_take(out, y_true, y_pred, sample_weight)):

@@ -235,6 +235,24 @@ def test_the_loss_has_the_same_bits_with_and_without_a_gradient(shape):
     np.testing.assert_array_equal(bits(losses(x, y, ScoreKind.LOGITS)), bits(value))
 
 
+@SCORES
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("reduction", [None, "mean"])
+@pytest.mark.parametrize("shape", EVERY.values(), ids=EVERY)
+def test_weights_of_1_change_no_bits(shape, reduction, dtype, scores):
+    """Without weights, chunks write what kernels give: 0 for what is ignored, NaN in it or not."""
+    x, y, _ = scores_of(shape, dtype, scores)
+    if reduction:  # a value that is a number
+        x = np.where(np.isfinite(x), x, 0.25).astype(dtype)
+    loss = sx.SparseCategoricalCrossentropy(reduction=reduction, **options(x, scores, 0.0))
+    plain, weighted = loss.value_and_grad(y, x), loss.value_and_grad(y, x, np.ones(y.shape))
+    for made, right in zip(plain, weighted, strict=True):
+        np.testing.assert_array_equal(bits(made), bits(right))
+    assert loss(y, x).tobytes() == plain[0].tobytes()
+    zero = np.broadcast_to((y < 0)[:, None], x.shape)
+    assert not plain[1][zero].any()
+
+
 def laid_out(shape, dtype, how):
     """An array of the shape: "steps" leaves room between numbers, else an order of its axes."""
     if how == "steps":

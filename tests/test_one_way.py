@@ -92,6 +92,12 @@ def losses_of_two_rows():
     return lambda: sx.loss_sparse_categorical_crossentropy(y, x)
 
 
+def value_of_two_rows():
+    y, x = np.array([1, 2]), np.array([[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]])
+    loss = sx.SparseCategoricalCrossentropy()
+    return lambda: loss(y, x)
+
+
 def gradient_under_weights():
     y, x = image("float64")
     w = np.random.default_rng(1).random(y.shape)
@@ -130,8 +136,6 @@ def gradient_of_one_hot_targets():
     [
         gradient_of_an_image,
         losses_of_an_image,
-        gradient_of_two_rows,
-        losses_of_two_rows,
         gradient_under_weights,
         value_under_weights_of_samples,
         ranks,
@@ -140,6 +144,15 @@ def gradient_of_one_hot_targets():
 )
 def test_a_call_is_short(prepared):
     check(prepared())
+
+
+@pytest.mark.parametrize(
+    ("prepared", "most_calls"),
+    [(losses_of_two_rows, 5), (value_of_two_rows, 9), (gradient_of_two_rows, 8)],
+    ids=lambda given: given.__name__.replace("_", " ") if callable(given) else "",
+)
+def test_a_small_call_is_hardly_more_than_its_c_function(prepared, most_calls):
+    check(prepared(), most_calls, most_files=5)
 
 
 def test_of_one_hot_targets_most_calls_are_array_operations():

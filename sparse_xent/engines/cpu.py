@@ -221,7 +221,7 @@ class RankProgram:
                 decoded[...] = geometry.labels(y, start, start + decoded.size)
             else:
                 said = labels + start * step, step, decoded.size, classes
-                if self._decode(*said, lines["ignored"], lines["many"], _address(decoded)):
+                if self._decode(*said, lines["ignored"], lines["many"], _address(decoded)) < 0:
                     bad.append(start)
                     return
             here = _address(decoded), to + 8 * start

@@ -11,7 +11,7 @@ when they are loaded and rounded to nearest even when they are stored.
     arithmetic   + - * /  fma mad addend maximum minimum floor
     comparison   < <= > >= == !=  & |  select anywhere everywhere
     bits         bits from_bits whole_power as_float << >>
-    across       total highest widen
+    across       total highest lowest widen
 """
 
 import operator
@@ -306,6 +306,12 @@ def total(vector: Value) -> Value:
 def highest(vector: Value) -> Value:
     """The greatest lane; a NaN may or may not be seen."""
     return _fold(vector, maximum)
+
+
+@primitive
+def lowest(vector: Value) -> Value:
+    """The least lane; a NaN may or may not be seen."""
+    return _fold(vector, minimum)
 
 
 @primitive

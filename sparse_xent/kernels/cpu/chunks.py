@@ -17,7 +17,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from sparse_xent.kernels.arithmetic import minimum
+from sparse_xent.kernels import arithmetic as ops
+from sparse_xent.kernels.arithmetic import FLOAT32, FLOAT64
+from sparse_xent.kernels.cpu import vectors as vec
 from sparse_xent.kernels.cpu.abi import (
     BAD,
     BEYOND,
@@ -42,14 +44,7 @@ from sparse_xent.kernels.cpu.abi import (
 from sparse_xent.kernels.cpu.array_objects import SHAPE
 from sparse_xent.kernels.cpu.compiler import inlined
 from sparse_xent.kernels.cpu.implausible import no_notes
-from sparse_xent.kernels.cpu.vectors import (
-    StackBytes,
-    fetch_factor,
-    fetch_long,
-    keep,
-    stack_alloc,
-)
-from sparse_xent.kernels.staging import Value, primitive
+from sparse_xent.kernels.staging import Value, constant, primitive, stage
 
 _long, _double = types.int64, types.float64
 
@@ -107,32 +102,63 @@ def _at(_typing, typ, address):  # type: ignore[no-untyped-def]
 # Labels ----------------------------------------------------------------------------------------
 
 
+@primitive
+def _class_of(label: Value, classes: Value) -> Value:
+    """Labels as int32; NO_CLASS where they are none, as NaN and 1.7 are."""
+    inside = (label >= 0) & (label < classes)
+    if not label.floating:
+        return ops.select(
+            inside, label.cast("trunc", types.int32) if label.wide else label, NO_CLASS
+        )
+    k = ops.select(inside, label.cast("fptosi", types.int32), NO_CLASS)
+    return ops.select(k.cast("sitofp", types.float64) == label, k, NO_CLASS)
+
+
+@primitive
+def _unless_ignored(k: Value, label: Value, ignored: Value) -> Value:
+    """k, but IGNORED where the label is this class, which may be no number of its dtype."""
+    same = label == ignored
+    if label.element == types.int32:
+        same = same & (ignored.to(types.int32).to(types.int64) == ignored)
+    return ops.select(same, IGNORED, k)
+
+
+@primitive
+def _count(k: Value, kept: Value, bad: Value) -> tuple[Value, Value]:
+    """Classes, and what is neither class nor ignored, onto their numbers, by lanes."""
+    one = constant(k.typ, 1)
+    return kept + ops.select(k >= 0, one, 0), bad + ops.select(k == NO_CLASS, one, 0)
+
+
 @inlined
-def _decode(values, step, n, classes, ignored, many, y):  # type: ignore[no-untyped-def]
-    """Every `step`-th of `values` into y; comparisons only, so that NaN and 1.7 are no class."""
-    for i in range(n):
-        v = values[i * step]
-        k = np.int32(v) if (v >= 0) & (v < classes) else NO_CLASS
-        y[i] = k if k == v else NO_CLASS
+def _decoded(label, classes, ignored, many):  # type: ignore[no-untyped-def]
+    """One label, or a vector of them."""
+    k = _class_of(label, classes)
     for c in range(many):
-        for i in range(n):
-            y[i] = IGNORED if values[i * step] == ignored[c] else y[i]
+        k = _unless_ignored(k, label, vec.fetch_long(ignored + 8 * c))
+    return k
 
 
-def decode_labels(typ: types.Type) -> Callable[..., Any]:
-    """The function that decodes labels of a Numba type, to be compiled as a C function."""
-    size = typ.bitwidth // 8
+@inlined
+def decode_labels(fmt, labels, step, n, classes, ignored, many, to):  # type: ignore[no-untyped-def]
+    """n labels at an address into int32 at another; comparisons only, so that nothing is rounded.
 
-    def decode(labels, step, n, classes, ignored, many, to):  # type: ignore[no-untyped-def]
-        """n labels at an address into int32 at another; returns how many are no class."""
-        y, ignored = _at(types.int32, to), _at(types.int64, ignored)
-        _decode(_at(typ, labels), step // size, n, classes, ignored, many, y)
-        bad = 0
-        for i in range(n):
-            bad += y[i] == NO_CLASS
-        return bad
-
-    return decode
+    Returns how many are classes; of labels that are neither classes nor ignored, if there are some,
+    minus their number.
+    """
+    w, size = vec.label_lanes(fmt), vec.label_size(fmt)
+    together = n // w * w if step == size else 0
+    kept, bad = vec.no_labels(fmt), vec.no_labels(fmt)
+    for i in range(0, together, w):
+        k = _decoded(vec.load_labels(fmt, labels + i * size), classes, ignored, many)
+        vec.keep(to + 4 * i, k)
+        kept, bad = _count(k, kept, bad)
+    most, wrong = ops.total(kept), ops.total(bad)
+    for i in range(together, n):
+        one = _decoded(vec.load_label(fmt, labels + i * step), classes, ignored, many)
+        vec.keep(to + 4 * i, one)
+        most, wrong = _count(one, most, wrong)
+    return -wrong if wrong else most
 
 
 # Weights and sums ------------------------------------------------------------------------------
@@ -159,35 +185,76 @@ def _weights(weights, step, by_class, y, n, w):  # type: ignore[no-untyped-def]
     return missing
 
 
+@primitive
+def _join_sizes(w: Value, largest: Value, least: Value) -> tuple[Value, Value]:
+    """A vector of weights onto the largest |w| and the least that is not 0, by lanes."""
+    size = ops.maximum(w, 0.0 - w)
+    return ops.maximum(size, largest), ops.minimum(ops.select(size != 0, size, math.inf), least)
+
+
 @inlined
-def _weighted(l, w, n, v, to, copied):  # type: ignore[no-untyped-def]
-    """v = l * w, exactly 0 where w is, even where l is inf or NaN; and its copy, if wanted."""
+def _weigh(l, w, n):  # type: ignore[no-untyped-def]
+    """l *= w, exactly 0 where w is, even where l is inf or NaN."""
     for i in range(n):
-        v[i] = l[i] * w[i] if w[i] != 0 else 0.0
-    if copied:
-        for i in range(n):
-            to[i] = v[i]
+        l[i] = l[i] * w[i] if w[i] != 0 else 0.0
+
+
+@primitive
+def _weighted(l: Value, w: Value) -> Value:
+    """The same of one number, or a vector."""
+    return ops.select(w != 0, l * w, 0.0)
+
+
+@primitive
+def _add_to_first(sums: Value, number: Value) -> Value:
+    """A number onto the first of the sums."""
+    b, lane = stage.builder, ir.Constant(ir.IntType(32), 0)
+    first = b.fadd(b.extract_element(sums.value, lane), number.value)
+    return Value(sums.typ, b.insert_element(sums.value, first, lane))
+
+
+@primitive
+def _joined(sums: Value) -> Value:
+    """The sum of the sums, neighbours first."""
+    while (count := sums.typ.lanes) > 2:
+        even, odd = (ops.shuffled(sums, sums, range(i, count, 2)) for i in (0, 1))
+        sums = even + odd
+    return ops.total(sums)
 
 
 @inlined
-def _sum(v, n):  # type: ignore[no-untyped-def]
-    """Eight sums side by side, in an order set by n alone."""
-    a = b = c = d = e = f = g = h = 0.0  # float64, whatever v is
-    i = 0
+def _sum(wide, l, w, n):  # type: ignore[no-untyped-def]
+    """The sum of l * w, of l where w is 0: eight sums side by side, in an order set by n alone."""
+    sums, one, i = ops.splat(FLOAT64, 0.0), 8 if wide else 4, 0
     while i + 8 <= n:
-        a += v[i]
-        b += v[i + 1]
-        c += v[i + 2]
-        d += v[i + 3]
-        e += v[i + 4]
-        f += v[i + 5]
-        g += v[i + 6]
-        h += v[i + 7]
+        at = l + one * i
+        v = vec.fetch_losses(FLOAT64, at) if wide else vec.fetch_losses(FLOAT32, at)
+        sums += _weighted(v, vec.fetch(FLOAT64, w + 8 * i)) if w else v
         i += 8
     while i < n:
-        a += v[i]
+        at = l + one * i
+        x = vec.fetch_factor(at) if wide else float(vec.fetch_one(FLOAT32, at))
+        sums = _add_to_first(sums, _weighted(x, vec.fetch_factor(w + 8 * i)) if w else x)
         i += 1
-    return ((a + b) + (c + d)) + ((e + f) + (g + h))
+    return _joined(sums)
+
+
+@inlined
+def _sum_and_sizes(w, n):  # type: ignore[no-untyped-def]
+    """The sum of w as `_sum` has it, the largest |w| and the least that is not 0."""
+    sums, i = ops.splat(FLOAT64, 0.0), 0
+    largest, least = sums, ops.splat(FLOAT64, math.inf)
+    while i + 8 <= n:
+        v = vec.fetch(FLOAT64, w + 8 * i)
+        sums += v
+        largest, least = _join_sizes(v, largest, least)
+        i += 8
+    while i < n:
+        one = vec.fetch_factor(w + 8 * i)
+        sums = _add_to_first(sums, one)
+        largest, least = _join_sizes(ops.splat(FLOAT64, one), largest, least)
+        i += 1
+    return _joined(sums), ops.highest(largest), ops.lowest(least)
 
 
 # The chunks ------------------------------------------------------------------------------------
@@ -196,24 +263,13 @@ def _sum(v, n):  # type: ignore[no-untyped-def]
 @primitive
 def _numbers(address: Value) -> tuple[Value, ...]:
     """A `ChunkParams` as it lies in memory."""
-    return tuple(fetch_long(address + 8 * i) for i in range(len(ChunkParams._fields)))
+    return tuple(vec.fetch_long(address + 8 * i) for i in range(len(ChunkParams._fields)))
 
 
 @primitive
 def _doubles(address: Value) -> tuple[Value, ...]:
     """A `ScalarParams` as it lies in memory."""
-    return tuple(fetch_factor(address + 8 * i) for i in range(len(ScalarParams._fields)))
-
-
-@inlined
-def _sizes(w, n):  # type: ignore[no-untyped-def]
-    """The largest |w|, and the least that is not 0."""
-    largest, least = 0.0, math.inf
-    for i in range(n):
-        size = abs(w[i])
-        largest = max(largest, size)
-        least = min(least, size if size != 0 else math.inf)
-    return largest, least
+    return tuple(vec.fetch_factor(address + 8 * i) for i in range(len(ScalarParams._fields)))
 
 
 @inlined
@@ -247,24 +303,22 @@ def run_chunks(call, first, last, own):  # type: ignore[no-untyped-def]
         exact,
     ) = _numbers(call)  # fmt: skip
     smoothing, low, high, divisor = _doubles(formula)
-    scratch = fetch_long(own)
-    l_at, g_at, w_at = scratch, scratch + 8 * POSITIONS, scratch + 16 * POSITIONS
-    v_at, y_at, spare = scratch + 24 * POSITIONS, scratch + 32 * POSITIONS, scratch + POSITION_BYTES
-    y = _at(types.int32, y_at)
-    w, v, g = _at(types.float64, w_at), _at(types.float64, v_at), _at(types.float64, g_at)
+    scratch = vec.fetch_long(own)
+    g_at, w_at, v_at = scratch + 8 * POSITIONS, scratch + 16 * POSITIONS, scratch + 24 * POSITIONS
+    y_at, spare = scratch + 32 * POSITIONS, scratch + POSITION_BYTES
+    y, w, g = _at(types.int32, y_at), _at(types.float64, w_at), _at(types.float64, g_at)
+    weights, one = w_at if w_from or by_class else 0, 8 if wide else 4
     for p in range(first, last, size):
-        n = minimum(size, last - p)
+        n = ops.minimum(size, last - p)
         row = _at(types.float64, sums + 8 * SUMS * (p // size))
         here = (y_from + p * y_step, y_step, n, classes, ignored, many, y_at)
-        row[BAD] = _call_decoder(decoder, here)
-        row[MISSING] = _weights(w_from + p * w_step if w_from else 0, w_step, by_class, y, n, w)
-        kept = 0
-        for i in range(n):
-            kept += y[i] >= 0
-        row[KEPT], row[WEIGHT], row[TOTAL], row[ODD_ROWS] = kept, _sum(w, n), 0.0, 0.0
+        kept = _call_decoder(decoder, here)
+        row[BAD], row[MISSING] = 0 - ops.minimum(kept, 0), 0.0
+        row[KEPT], row[WEIGHT], row[TOTAL], row[ODD_ROWS] = kept, kept, 0.0, 0.0
         largest, least = 1.0, 1.0
-        if w_from or by_class:
-            largest, least = _sizes(w, n)
+        if weights:
+            row[MISSING] = _weights(w_from + p * w_step if w_from else 0, w_step, by_class, y, n, w)
+            row[WEIGHT], largest, least = _sum_and_sizes(weights, n)
         row[LARGEST_WEIGHT], row[LEAST_WEIGHT] = largest, least
         if row[BAD] or row[MISSING]:
             return
@@ -278,9 +332,13 @@ def run_chunks(call, first, last, own):  # type: ignore[no-untyped-def]
             if divided_by and _is_beyond(largest, least, divisor, wide):
                 row[ODD_ROWS] = BEYOND
                 return
-            for i in range(n):
-                g[i] = w[i] / divisor if divisor != 0 else 0.0
-        notes = no_notes(order)
+            if weights:
+                for i in range(n):
+                    g[i] = w[i] / divisor if divisor != 0 else 0.0
+            elif p == first:  # for all chunks: none has more positions
+                for i in range(n):
+                    g[i] = 1.0 / divisor if divisor != 0 else 0.0
+        notes, l_at = no_notes(order), losses + one * p if losses else scratch
         rows = x, xo, xc, xi, y_at, l_at, dx, do, dc, di, g_at, notes
         _call_kernel(
             kernel, (classes, inner, p, p + n, *rows, smoothing, low, high, nontemporal, spare)
@@ -289,23 +347,21 @@ def run_chunks(call, first, last, own):  # type: ignore[no-untyped-def]
             ranks_at = g_at if exact else ranks + 8 * p
             _call_rank(rank, (classes, inner, p, p + n, x, xo, xc, xi, y_at, ranks_at))
         if exact:
-            weights = w_at if w_from or by_class else 0
             _call_exact_sums(exact, (n, l_at, weights, y_at, g_at, v_at, own))
-        elif wide:
-            doubles = _at(types.float64, l_at), _at(types.float64, losses + 8 * p)
-            _weighted(doubles[0], w, n, v, doubles[1], losses != 0)
-            row[TOTAL] = _sum(v, n)
+        elif losses:  # nobody wants their sum
+            if weights and wide:
+                _weigh(_at(types.float64, l_at), w, n)
+            elif weights:
+                _weigh(_at(types.float32, l_at), w, n)
         else:
-            floats = _at(types.float32, l_at), _at(types.float32, losses + 4 * p)
-            _weighted(floats[0], w, n, v, floats[1], losses != 0)
-            row[TOTAL] = _sum(v, n)
-        if fetch_factor(notes) > 0.0:
+            row[TOTAL] = _sum(wide, l_at, weights, n)
+        if vec.fetch_factor(notes) > 0.0:
             for i in range(FOUND):
-                row[ODD_ROWS + i] = fetch_factor(notes + 8 * i)
+                row[ODD_ROWS + i] = vec.fetch_factor(notes + 8 * i)
 
 
 FIELDS = len(ChunkParams._fields)
-_CALL, _SPARE = StackBytes(8 * FIELDS), StackBytes(8 * SUMS)
+_CALL, _SPARE = vec.StackBytes(8 * FIELDS), vec.StackBytes(8 * SUMS)
 _NARROW, _WIDE = FACTORS[4], FACTORS[8]
 Y, X, LOSSES, DX, SUMS_AT, W, RUN_CHUNKS, ROW, COUNT = (
     8 * ChunkParams._fields.index(f)
@@ -317,7 +373,7 @@ X_ODD, Y_ODD = (8 * ChunkParams._fields.index(f) for f in ("x_odd", "y_odd"))
 @primitive
 def _item(arrays: Value, i: Value, items: Value, data: Value) -> Value:
     """The address of the data of array i of a tuple."""
-    return fetch_long(fetch_long(arrays + (items + 8 * i)) + data)
+    return vec.fetch_long(vec.fetch_long(arrays + (items + 8 * i)) + data)
 
 
 @inlined
@@ -338,36 +394,36 @@ def run_one_chunk(plan, arrays, items, data):  # type: ignore[no-untyped-def]
         be probabilities, factors of the gradient that no kernel takes; -1 where the
         address of scores, labels or weights is no multiple of their size, and nothing was done.
     """
-    call, to = stack_alloc(_CALL), stack_alloc(_SPARE)
+    call, to = vec.stack_alloc(_CALL), vec.stack_alloc(_SPARE)
     for i in range(FIELDS):
-        keep(call + 8 * i, fetch_long(plan + 8 * i))
-    if fetch_long(plan + DX) or not fetch_long(plan + LOSSES):
+        vec.keep(call + 8 * i, vec.fetch_long(plan + 8 * i))
+    if vec.fetch_long(plan + DX) or not vec.fetch_long(plan + LOSSES):
         to = _item(arrays, 4, items, data)
     else:  # losses alone: nobody wants their sums
-        keep(to + 8 * BAD, 0.0)
-        keep(to + 8 * MISSING, 0.0)
-        keep(to + 8 * ODD_ROWS, 0.0)
+        vec.keep(to + 8 * BAD, 0.0)
+        vec.keep(to + 8 * MISSING, 0.0)
+        vec.keep(to + 8 * ODD_ROWS, 0.0)
     y, x = _item(arrays, 0, items, data), _item(arrays, 1, items, data)
-    wrong = (x & fetch_long(plan + X_ODD)) | (y & fetch_long(plan + Y_ODD))
-    keep(call + Y, y)
-    keep(call + X, x)
-    keep(call + SUMS_AT, to)
-    if fetch_long(plan + LOSSES):
-        keep(call + LOSSES, _item(arrays, 2, items, data))
-    if fetch_long(plan + DX):
-        keep(call + DX, _item(arrays, 3, items, data))
-    if fetch_long(plan + W):
+    wrong = (x & vec.fetch_long(plan + X_ODD)) | (y & vec.fetch_long(plan + Y_ODD))
+    vec.keep(call + Y, y)
+    vec.keep(call + X, x)
+    vec.keep(call + SUMS_AT, to)
+    if vec.fetch_long(plan + LOSSES):
+        vec.keep(call + LOSSES, _item(arrays, 2, items, data))
+    if vec.fetch_long(plan + DX):
+        vec.keep(call + DX, _item(arrays, 3, items, data))
+    if vec.fetch_long(plan + W):
         w = _item(arrays, 6, items, data)
         wrong |= w & 7
-        keep(call + W, w)
-    positions = fetch_long(plan + COUNT)
-    if fetch_long(plan + ROW):
-        rows = fetch_long(fetch_long(fetch_long(arrays + (items + 8)) + (data + SHAPE)))
-        positions = rows * fetch_long(plan + ROW)
+        vec.keep(call + W, w)
+    positions = vec.fetch_long(plan + COUNT)
+    if vec.fetch_long(plan + ROW):
+        rows = vec.fetch_long(vec.fetch_long(vec.fetch_long(arrays + (items + 8)) + (data + SHAPE)))
+        positions = rows * vec.fetch_long(plan + ROW)
     if wrong and positions:
         return -1
     _call_run_chunks(
-        fetch_long(plan + RUN_CHUNKS), (call, 0, positions, _item(arrays, 5, items, data))
+        vec.fetch_long(plan + RUN_CHUNKS), (call, 0, positions, _item(arrays, 5, items, data))
     )
     row = _at(types.float64, to)
     return int(row[BAD] + row[MISSING] + abs(row[ODD_ROWS]))

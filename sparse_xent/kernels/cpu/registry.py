@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from numba.core import types
+import numpy as np
 
 from sparse_xent.kernels import ScoreKind, arithmetic
 from sparse_xent.kernels.cpu import chunks, compiler
@@ -15,6 +15,7 @@ from sparse_xent.kernels.cpu.row_batches import row_batches
 from sparse_xent.kernels.cpu.rows import rows
 from sparse_xent.kernels.cpu.strided import strided
 from sparse_xent.kernels.cpu.tiles import plain_tile, tile
+from sparse_xent.kernels.cpu.vectors import LabelFormat
 from sparse_xent.kernels.formulas import KernelSpec
 
 _FORMATS = {
@@ -80,6 +81,15 @@ def _exact_sums(format: str) -> Callable[..., None]:
     return sums
 
 
+def _decode_labels(name: str) -> Callable[..., int]:
+    fmt = LabelFormat(name, np.dtype(name).itemsize)
+
+    def decode(labels, step, n, classes, ignored, many, to):
+        return chunks.decode_labels(fmt, labels, step, n, classes, ignored, many, to)
+
+    return decode
+
+
 def _run_one_chunk(items: int, data: int) -> Callable[..., int]:
     def run_one_chunk(plan, arrays):
         return chunks.run_one_chunk(plan, arrays, items, data)
@@ -90,7 +100,7 @@ def _run_one_chunk(items: int, data: int) -> Callable[..., int]:
 _OTHERS: dict[str, Callable[..., Callable[..., Any]]] = {
     "rank": _rank,
     "exact_sums": _exact_sums,
-    "decode_labels": lambda dtype: chunks.decode_labels(getattr(types, dtype)),
+    "decode_labels": _decode_labels,
     "run_chunks": lambda: chunks.run_chunks,
     "run_one_chunk": _run_one_chunk,
 }

@@ -75,8 +75,11 @@ def panel_classes(spec: KernelSpec) -> int:
 def copy_rows(spec, dx, p, step, labels, factors, count, row, rows, row_labels, row_factors):
     """Copy `count` rows with labels and factors to where there is space for as many as lanes.
 
-    The others count as ignored; what their scores are does not matter.
+    The others count as ignored, and their scores are 0: what is left there of other calls may be
+    subnormal, which costs a processor hundreds of cycles at each step (2 x 3 logits: 0.7 us).
     """
+    for at in range(0, ops.lanes(spec) * row, LINE):
+        vec.keep(rows + at, ops.splat(spec, 0.0))
     for r in range(ops.lanes(spec)):
         if r < count:
             copy_bytes(rows + r * row, p + r * step, row)

@@ -7,6 +7,7 @@ compiles a kernel anew. `load` and `store` convert from and to the scores' forma
 `keep` take the arithmetic's own numbers as they are.
 
     scores       load store load_one store_one load_some store_some
+    labels       load_labels load_label label_lanes label_size no_labels
     numbers      fetch fetch_one keep fetch_integers fetch_label fetch_labels fetch_long keep_label
                  fetch_factor fetch_factors fetch_losses
     bytes        stack_alloc copy_line stream_line copy_byte prefetch fence
@@ -268,6 +269,59 @@ def fetch_label(address: Value) -> Value:
 def keep_label(address: Value, t: Value) -> None:
     """Write an integer as an int32."""
     _write(address, t.to(types.int32).value, 4)
+
+
+@static
+@dataclass(frozen=True)
+class LabelFormat:
+    """How labels lie in memory; they are taken as int32, int64 or float64."""
+
+    name: str
+    size: int  # bytes
+
+    @property
+    def lanes(self) -> int:
+        """How many are taken at once."""
+        return 8 if self.size == 8 else 16
+
+    def load(self, address: Value, lanes: int) -> Value:
+        """A vector of labels; `lanes` is 0 for one alone."""
+        memory = ir.DoubleType() if self.name == "float64" else ir.IntType(8 * self.size)
+        raw = _read(address, ir.VectorType(memory, lanes) if lanes else memory, self.size)
+        wide = {"int64": types.int64, "float64": types.float64}
+        element = wide.get(self.name, types.int32)
+        typ = Vector(element, lanes) if lanes else element
+        return Value(typ, stage.builder.zext(raw, llvm_type(typ)) if self.size == 1 else raw)
+
+
+@primitive
+def load_labels(fmt: LabelFormat, address: Value) -> Value:
+    """The labels from `address` on."""
+    return fmt.load(address, fmt.lanes)
+
+
+@primitive
+def load_label(fmt: LabelFormat, address: Value) -> Value:
+    """The one label at `address`."""
+    return fmt.load(address, 0)
+
+
+@primitive
+def label_lanes(fmt: LabelFormat) -> int:
+    """How many labels a vector holds."""
+    return fmt.lanes
+
+
+@primitive
+def label_size(fmt: LabelFormat) -> int:
+    """Bytes of a label in memory."""
+    return fmt.size
+
+
+@primitive
+def no_labels(fmt: LabelFormat) -> Value:
+    """An int32 for each lane, 0."""
+    return constant(Vector(types.int32, fmt.lanes), 0)
 
 
 @primitive
