@@ -4,6 +4,9 @@ A row's terms are a chain of additions, and four rows are four chains: a process
 them while memory is on its way. They are summed as `plain_logits` says, and a batch of rows ends
 as one vector, a row a lane. A batch has as many rows as there are lanes; only four where a
 gradient is made of long rows, so that their terms stay in the first-level cache.
+
+Rows whose first score is far from 0 have a reference of their own at once: most of them would be
+summed twice.
 """
 
 from typing import Any
@@ -33,6 +36,7 @@ from sparse_xent.kernels.formulas import KernelSpec, power_or_inf
 from sparse_xent.kernels.staging import Value, primitive
 
 QUAD = 4  # rows
+NEAR = 40.0  # at most, in size: the first score of a row that is summed under 0 first
 CHUNK = 512  # columns: 32 float32 additions a lane before another sum takes over
 
 # What is known of a batch's rows, row r in lane r: a vector each on the stack, two of factors.
@@ -62,7 +66,7 @@ def _rows_at_once(spec, dx, C):
 
 @inlined
 def _read_batch(spec, dx, rows, p, step, y, g, batch):
-    """Labels, factors and the targets' scores; where there is no row, an ignored label."""
+    """Labels, factors, the targets' and first scores; where there is no row, an ignored label."""
     for r in range(ops.lanes(spec)):
         label, q = -1, p + ops.minimum(r, rows - 1) * step
         if r < rows:
@@ -72,6 +76,7 @@ def _read_batch(spec, dx, rows, p, step, y, g, batch):
         score = vec.load_one(spec, q + ops.maximum(label, 0) * ops.itemsize(spec))
         vec.keep_label(batch + LABELS + 4 * r, label)
         vec.keep(batch + SCORES + ops.lane_size(spec) * r, score)
+        vec.keep(batch + REFERENCES + ops.lane_size(spec) * r, vec.load_one(spec, q))
 
 
 # Sums ------------------------------------------------------------------------------------------
@@ -213,6 +218,12 @@ def _finish(
     return finish(spec, (others, zero, x_t), vec.fetch_labels(spec, batch + LABELS), m)
 
 
+@primitive
+def _fits(spec: KernelSpec, m: Value) -> Value:
+    """A mask of rows whose greatest term is finite under 0: the others would be summed again."""
+    return m < (1024.0 if spec.format.wide else 128.0)
+
+
 @outlined
 def _sums_again(spec, C, p, step, count, batch, square, terms, right):
     """`finish` of rows that are not right, under references of their own; of the others as before.
@@ -220,7 +231,7 @@ def _sums_again(spec, C, p, step, count, batch, square, terms, right):
     A row has its terms and sums under one reference; under 0 they keep their bits.
     """
     m = first_reference(spec, _greatest(spec, C, p, step, count, square))
-    m = ops.select(right, ops.splat(spec, 0.0), m)
+    m = ops.select(right & _fits(spec, m), ops.splat(spec, 0.0), m)
     vec.keep(batch + REFERENCES, m)
     others = _sums(spec, C, p, step, count, None, batch, batch + REFERENCES, square, terms)
     return _finish(spec, others, batch, m)
@@ -238,18 +249,31 @@ def _place(spec: KernelSpec) -> int:
 # The kernel ------------------------------------------------------------------------------------
 
 
+@primitive
+def _begins_near(spec: KernelSpec, first: Value, t: Value) -> Value:
+    """A mask of the rows that are summed under 0 first."""
+    return ((first >= -NEAR) & (first <= NEAR)) | (t < 0)
+
+
 @inlined
 def _losses(spec, C, p, step, count, ahead, batch, square, terms):
     """A batch's losses, whether one is not accurate, and what gradients are made of."""
     t = vec.fetch_labels(spec, batch + LABELS)
-    others = _sums(spec, C, p, step, count, ahead, batch, None, square, terms)
-    others, target_term, value, right = _finish(spec, others, batch, 0.0)
-    usable, inaccurate = right, False
+    near = _begins_near(spec, vec.fetch(spec, batch + REFERENCES), t)
+    if ops.everywhere(near):
+        others = _sums(spec, C, p, step, count, ahead, batch, None, square, terms)
+        others, target_term, value, right = _finish(spec, others, batch, 0.0)
+    else:
+        others, target_term, value, right = _sums_again(
+            spec, C, p, step, count, batch, square, terms, near
+        )
+    inaccurate = False
+    usable = right
     if terms is not None:
         usable = right & gradient_is_right(spec, others + target_term, t)
     if not ops.everywhere(usable):
         others, target_term, again, _ = _sums_again(
-            spec, C, p, step, count, batch, square, terms, usable
+            spec, C, p, step, count, batch, square, terms, usable & near
         )
         value, inaccurate = without_ignored(spec, t, ops.select(right, value, again))
     vec.keep(batch + LOSSES, value)
