@@ -11,7 +11,7 @@ import pytest
 import sparse_xent as sx
 from sparse_xent.engines import numpy_formulas
 from sparse_xent.kernels import ScoreKind
-from sparse_xent.kernels.cpu import functions
+from sparse_xent.kernels.cpu import abi, functions
 
 #: Some rows hold what cannot be probabilities, on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:y_pred must hold probabilities:UserWarning")
@@ -22,6 +22,7 @@ TOGETHER = {
     "tile": (70, 10, 1),
     "row_batches": (41, 100, 1),
     "rows": (37, 600, 1),
+    "last of batches": (21, 511, 1),
     "long": (19, 2100, 1),
 }
 #: Classes apart: few and many of them, positions that fill vectors and that do not.
@@ -213,7 +214,7 @@ FAR = {
 @pytest.mark.parametrize("far", FAR.values(), ids=FAR)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("classes", [2, 3, 7, 10, 21])
+@pytest.mark.parametrize("classes", [2, 3, 7, 10, 21, 25, 100, 600, 1000])
 def test_rows_far_from_others_do_not_change_their_bits(classes, order, dtype, far):
     r = np.random.default_rng(classes)
     x = np.array(r.normal(0, 3, (70, classes, 1)), dtype, order=order)
@@ -271,6 +272,24 @@ def test_the_gradient_goes_into_any_layout(shape, how):
     assert into[1] is out
     np.testing.assert_array_equal(bits(into[0]), bits(value))
     np.testing.assert_array_equal(out, dx)
+
+
+@pytest.mark.parametrize("classes", [10, 100, 1000, 1100])
+def test_a_large_gradient_that_goes_past_the_caches_is_as_in_place(classes):
+    """Its rows begin anywhere in a line; the last batch is not whole."""
+    rows = 4_500_000 // classes + 3
+    r = np.random.default_rng(classes)
+    x = r.normal(0, 3, (rows, classes)).astype(np.float32)
+    x[5], x[70, 1] = x[5] + 200, np.nan
+    y = r.integers(-1, classes, rows)
+    loss = sx.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1, reduction="sum")
+    held = np.empty(x.size + 1, np.float32)
+    out = held[1:].reshape(x.shape)
+    assert out.nbytes >= abi.NONTEMPORAL
+    value, _ = loss.value_and_grad(y, x, out=out)
+    again, dx = loss.value_and_grad(y, x, out=x)
+    np.testing.assert_array_equal(bits(value), bits(again))
+    np.testing.assert_array_equal(bits(out), bits(dx))
 
 
 @SCORES

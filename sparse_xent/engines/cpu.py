@@ -456,7 +456,8 @@ class LossProgram:
             dx = x if at.dx is at.x else _address(at.dx)
             params[:, _DX] += dx
             cleared = at.dx_is_new and at.dx.nbytes > CLEARED_BYTES
-            params[:, _NONTEMPORAL] = self._geometry.choice.nontemporal and dx != x and not cleared
+            past = at.dx.nbytes >= self._geometry.choice.nontemporal
+            params[:, _NONTEMPORAL] = past and dx != x and not cleared
         if self._labels:
             y = _address(at.y)
             odd |= y & (at.y.itemsize - 1)

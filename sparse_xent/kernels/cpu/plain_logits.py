@@ -28,21 +28,31 @@ def no_classes(spec: KernelSpec) -> State:
     return zero, zero, zero
 
 
+def add_where(mask: Value, sum_: Value, e: Value) -> Value:
+    """sum_ + e where the mask is true, else sum_.
+
+    A masked addition is one instruction of AVX-512, and two elsewhere, as an addition of zeros is.
+    """
+    if stage.has_feature("avx512f"):
+        return ops.select(mask, sum_ + e, sum_)
+    return sum_ + ops.select(mask, e, 0.0)
+
+
 def _add(xs: tuple[Value, ...], t: Value, m: Any, state: State, terms: Value | None) -> State:
     """Neighbouring classes onto the state, and their terms to `terms`.
 
-    `t` are the labels less the first of the classes. A masked addition or move is one instruction
-    of AVX-512, and two elsewhere, as an addition of zeros and an or are.
+    `t` are the labels less the first of the classes. A masked move is one instruction of AVX-512,
+    and two elsewhere, as an or is.
     """
     *sums, x_t = state
     for i, x in enumerate(xs):
-        e, other, sum_ = power_or_inf(x, m), t != i, sums[i % 2]
+        e, other = power_or_inf(x, m), t != i
         if terms is not None:
             vec.keep(terms + LINE * i, e)
+        sums[i % 2] = add_where(other, sums[i % 2], e)
         if stage.has_feature("avx512f"):
-            sums[i % 2], x_t = ops.select(other, sum_ + e, sum_), ops.select(other, x_t, x)
+            x_t = ops.select(other, x_t, x)
         else:
-            sums[i % 2] = sum_ + ops.select(other, e, 0.0)
             x_t = ops.from_bits(ops.bits(x_t) | ops.bits(ops.select(other, 0.0, x)))
     return sums[0], sums[1], x_t
 

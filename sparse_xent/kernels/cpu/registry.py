@@ -12,6 +12,7 @@ from sparse_xent.kernels.cpu.few_classes import few
 from sparse_xent.kernels.cpu.gather import gather
 from sparse_xent.kernels.cpu.rank import rank
 from sparse_xent.kernels.cpu.row_batches import row_batches
+from sparse_xent.kernels.cpu.row_quads import plain_rows
 from sparse_xent.kernels.cpu.rows import rows
 from sparse_xent.kernels.cpu.strided import strided
 from sparse_xent.kernels.cpu.tiles import plain_tile, tile
@@ -23,7 +24,7 @@ _FORMATS = {
     for f in (arithmetic.FLOAT16, arithmetic.BFLOAT16, arithmetic.FLOAT32, arithmetic.FLOAT64)
 }
 _KERNELS = {kernel.__name__: kernel for kernel in (gather, tile, row_batches, rows, few, strided)}
-_PLAIN = {"tile": plain_tile}
+_PLAIN = {"tile": plain_tile, "row_batches": plain_rows}
 """Those of logits without smoothing that have a kernel of their own."""
 
 
