@@ -9,9 +9,10 @@ from sparse_xent.kernels.cpu.compiler import inlined
 from sparse_xent.kernels.cpu.vectors import copy_byte, copy_line, load_one, store_one, stream_line
 from sparse_xent.kernels.staging import Value, primitive
 
-AHEAD = (
-    4096  # bytes to prefetch by; nearer hides less of the memory's latency, farther gains nothing
-)
+# Bytes to prefetch by. A line asked for earlier holds one of the few buffers of the first-level
+# cache for longer: on an AVX-512 Xeon 32,000 classes took 5.8 ns a vector at 4096, 3.8 at 2048,
+# and tiles of 20 classes a tenth longer at 4096 and at 1024 than at 2048.
+AHEAD = 2048
 
 
 @primitive

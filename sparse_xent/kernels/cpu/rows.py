@@ -24,7 +24,7 @@ from sparse_xent.kernels.cpu.epilogue import (
 )
 from sparse_xent.kernels.cpu.exact_row import exact_gradient, exact_row_sums, exact_target
 from sparse_xent.kernels.cpu.implausible import note
-from sparse_xent.kernels.cpu.memory import clear, only_with, scatter, shifted, stream_store
+from sparse_xent.kernels.cpu.memory import AHEAD, clear, only_with, scatter, shifted, stream_store
 from sparse_xent.kernels.cpu.references import (
     FAR,
     first_reference,
@@ -49,10 +49,6 @@ from sparse_xent.kernels.staging import Value, primitive
 
 CHUNK = 1024  # columns: 32 float32 additions a lane before float64 takes over
 _BUFFER = vec.StackBytes(8 * (CHUNK + 128))
-
-# Bytes to prefetch by. A line asked for earlier holds one of the few buffers of the first-level
-# cache for longer: 32,000 classes took 5.8 ns a vector at 4096, 3.8 at 2048 (Xeon with AVX-512).
-AHEAD = 2048
 
 # Terms of a row that are kept, so that its gradient takes no second exponential: 128 KiB, a quarter
 # of a second-level cache (of 512 KiB: AMD's; most have more).
