@@ -35,7 +35,7 @@ CHUNK_LIMIT = 32 << 20
 
 # Bytes from which a gradient is written past the caches, which do not hold it and the scores then:
 # its lines are not read first. 50,000 x 1000 float32 takes 0.75 of the time, 200,000 x 100 half;
-# but tiles, whose rows are short, 1.2 to 1.4 times as long (1,000,000 x 10), so that they never are.
+# but tiles, whose rows are short, 1.2 to 1.4 times as long (1,000,000 x 10): they never are.
 NONTEMPORAL = 16 << 20
 NEVER = 1 << 62
 
