@@ -174,7 +174,7 @@ def _greater(spec: KernelSpec, p: Value, top: Value) -> Value:
 
 
 @inlined
-def _greatest(spec, C, p, step, rows, square):
+def greatest_scores(spec, C, p, step, rows, square):
     """Each row's greatest score."""
     w, size = ops.lanes(spec), ops.itemsize(spec)
     for r in range(rows):
@@ -193,7 +193,7 @@ def _raised_sums(spec, C, p, step, rows, batch, masks, sums, row_exponents, term
     Returns NaN in the lanes where a term overflows even so, else 0.
     """
     one = ops.lane_size(spec)
-    vec.keep(batch + LOSSES, first_reference(spec, _greatest(spec, C, p, step, rows, sums)))
+    vec.keep(batch + LOSSES, first_reference(spec, greatest_scores(spec, C, p, step, rows, sums)))
     for r in range(rows):
         if overflowed(spec, vec.fetch_integers(spec, row_exponents + LINE * r)):
             vec.keep(batch + REFERENCES + one * r, vec.fetch_one(spec, batch + LOSSES + one * r))

@@ -30,6 +30,7 @@ from sparse_xent.kernels.cpu.memory import (
 )
 from sparse_xent.kernels.cpu.plain_logits import add_where, finish, gradient_is_right
 from sparse_xent.kernels.cpu.references import first_reference
+from sparse_xent.kernels.cpu.row_batches import greatest_scores
 from sparse_xent.kernels.cpu.rows import class_gradients_of_terms
 from sparse_xent.kernels.formulas import KernelSpec, power_or_inf
 from sparse_xent.kernels.staging import Value, primitive
@@ -182,24 +183,6 @@ def _sums(spec, C, p, step, count, ahead, batch, references, square, terms):
 
 
 @primitive
-def _greater(spec: KernelSpec, p: Value, top: Value) -> Value:
-    return ops.maximum(vec.load(spec, p), top)
-
-
-@inlined
-def _greatest(spec, C, p, step, count, square):
-    """Each row's greatest score."""
-    w, size = ops.lanes(spec), ops.itemsize(spec)
-    for r in range(count):
-        q = p + r * step
-        top = vec.load(spec, q + (C - w) * size)
-        for column in range(0, C - w, w):
-            top = _greater(spec, q + column * size, top)
-        vec.keep(square + LINE * r, top)
-    return vec.row_maxima(spec, square)
-
-
-@primitive
 def _finish(
     spec: KernelSpec, others: Value, batch: Value, m: Any
 ) -> tuple[Value, Value, Value, Value]:
@@ -219,7 +202,7 @@ def _sums_again(spec, C, p, step, count, batch, square, terms, right):
 
     A row has its terms and sums under one reference; under 0 they keep their bits.
     """
-    m = first_reference(spec, _greatest(spec, C, p, step, count, square))
+    m = first_reference(spec, greatest_scores(spec, C, p, step, count, square))
     m = ops.select(right & _fits(spec, m), ops.splat(spec, 0.0), m)
     vec.keep(batch + REFERENCES, m)
     others = _sums(spec, C, p, step, count, None, batch, batch + REFERENCES, square, terms)
