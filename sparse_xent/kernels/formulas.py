@@ -26,7 +26,7 @@ Names of a row's numbers, here and in all kernels:
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -153,13 +153,30 @@ def log2e(fmt: Any) -> float:
 def power(x: Value, m: Any) -> Value:
     """2^(x log2(e) - m), m whole: exactly 0 below 2^-126 (2^-1022), -inf too; NaN and inf: NaN.
 
-    Above 2^127 (2^1023) the result means nothing; the bits of `power_and_bits` tell where.
+    Above 2^127 (2^1023) the result means nothing; the bits of `factored_power` tell where.
     """
-    return power_and_bits(x, m)[0]
+    return factored_power(x, m).value
 
 
-def power_and_bits(x: Value, m: Any) -> tuple[Value, Value]:
-    """2^y, and the bits that hold y's whole part."""
+class Power(NamedTuple):
+    """2^y as two factors, so that a sum takes their product unrounded, in one instruction."""
+
+    fraction: Value  # 2^(y - n), n the whole number next to y
+    whole: Value  # 2^n
+    bits: Value  # that hold n
+
+    @property
+    def value(self) -> Value:
+        """2^y."""
+        return self.fraction * self.whole
+
+    def onto(self, sum_: Value) -> Value:
+        """sum_ + 2^y."""
+        return ops.mad(self.fraction, self.whole, sum_)
+
+
+def factored_power(x: Value, m: Any) -> Power:
+    """`power` before its last multiplication, and the bits that hold y's whole part."""
     scale, magic, lowest, shift, coefficients = (
         (LOG2E, MAGIC_64, LOWEST_64, 52, _POWER_64)
         if x.wide
@@ -169,13 +186,14 @@ def power_and_bits(x: Value, m: Any) -> tuple[Value, Value]:
     x = ops.maximum((ops.like(x, m) + lowest) * (1 / scale), x)
     t = ops.fma(x, scale, bias)
     fraction = ops.fma(x, scale, bias - t)
-    return _polynomial(fraction, coefficients) * ops.from_bits(ops.bits(t) << shift), ops.bits(t)
+    bits = ops.bits(t)
+    return Power(_polynomial(fraction, coefficients), ops.from_bits(bits << shift), bits)
 
 
-def power_or_inf(x: Value, m: Any) -> Value:
+def power_or_inf(x: Value, m: Any) -> Power:
     """`power`, but inf from 2^127.5 (2^1023.5) on and for an infinite x."""
     top, scale = (1024.0, LOG2E) if x.wide else (128.0, LOG2E_32)
-    return power(ops.minimum((ops.like(x, m) + top) * (1 / scale), x), m)
+    return factored_power(ops.minimum((ops.like(x, m) + top) * (1 / scale), x), m)
 
 
 @primitive

@@ -119,12 +119,19 @@ class _Stage(threading.local):
     builder: ir.IRBuilder
     context: Any  # Numba's target; None in a trial run, whose instructions are thrown away
 
+    def is_x86(self) -> bool:
+        """Whether the processor compiled for is an x86; not so in a trial run."""
+        if self.context is None:
+            return False
+        triple, *_ = self.context.codegen().magic_tuple()
+        return triple.startswith(("x86", "i686", "amd64"))
+
     def has_feature(self, name: str) -> bool:
         """Whether the processor compiled for has an x86 feature; true on any other processor."""
-        if self.context is None:
+        if not self.is_x86():
             return True
-        triple, _, features = self.context.codegen().magic_tuple()
-        return not triple.startswith(("x86", "i686", "amd64")) or f"+{name}" in features.split(",")
+        *_, features = self.context.codegen().magic_tuple()
+        return f"+{name}" in features.split(",")
 
 
 stage = _Stage()

@@ -29,14 +29,17 @@ from sparse_xent.kernels.cpu.compiler import inlined
 from sparse_xent.kernels.cpu.exact_row import exact_gradient, exact_row_sums, exact_target
 from sparse_xent.kernels.cpu.references import cancels, may_cancel
 from sparse_xent.kernels.cpu.vectors import (
+    FLUSH,
     StackBytes,
     fetch,
     fetch_factor,
     fetch_factors,
     fetch_label,
     fetch_one,
+    float_mode,
     keep,
     keep_label,
+    set_float_mode,
     stack_alloc,
 )
 from sparse_xent.kernels.formulas import (
@@ -142,7 +145,8 @@ def exact_rows(
     Returns:
         Whether some label has become WRITTEN.
     """
-    marked = False
+    marked, mode = False, float_mode()
+    set_float_mode(mode & ~FLUSH)
     for r in range(count):
         t, value = fetch_label(labels + 4 * r), fetch_one(spec, values + r * lane_size(spec))
         if t >= 0 and not is_accurate(spec, float(value)):
@@ -161,6 +165,7 @@ def exact_rows(
                 if marks is not None and factor != 0.0:
                     keep_label(marks + 4 * r, WRITTEN)
                     marked = True
+    set_float_mode(mode)
     return marked
 
 

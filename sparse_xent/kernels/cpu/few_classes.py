@@ -72,9 +72,13 @@ def _class_gradient(
 
 @inlined
 def _gradient(spec, C, terms, t, a, target_gradient, to, dc, step, count, some_written):
-    """Write the gradients of a vector of positions, but of those that are WRITTEN."""
+    """Write the gradients of a vector of positions, but of those that are WRITTEN.
+
+    Without the prefetch 21 classes and 10 take 1.16 times as long.
+    """
     for c in range(C):
         e, place = vec.fetch(spec, terms + LINE * c), to + c * dc
+        vec.prefetch(place + AHEAD)
         d = _class_gradient(spec, e, t, c, a, target_gradient)
         if some_written:
             d = ops.select(t == WRITTEN, vec.load_some(spec, place, step, count), d)

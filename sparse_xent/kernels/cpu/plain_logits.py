@@ -15,7 +15,7 @@ from sparse_xent.kernels import arithmetic as ops
 from sparse_xent.kernels.cpu import vectors as vec
 from sparse_xent.kernels.cpu.abi import LINE
 from sparse_xent.kernels.cpu.epilogue import is_accurate
-from sparse_xent.kernels.formulas import KernelSpec, loss_of_logits, power_or_inf
+from sparse_xent.kernels.formulas import KernelSpec, Power, loss_of_logits, power_or_inf
 from sparse_xent.kernels.staging import Value, primitive, stage, static
 
 State = tuple[Value, Value, Value]
@@ -28,14 +28,12 @@ def no_classes(spec: KernelSpec) -> State:
     return zero, zero, zero
 
 
-def add_where(mask: Value, sum_: Value, e: Value) -> Value:
+def add_where(mask: Value, sum_: Value, e: Power) -> Value:
     """sum_ + e where the mask is true, else sum_.
 
-    A masked addition is one instruction of AVX-512, and two elsewhere, as an addition of zeros is.
+    A masked addition is one instruction of AVX-512, and two elsewhere.
     """
-    if stage.has_feature("avx512f"):
-        return ops.select(mask, sum_ + e, sum_)
-    return sum_ + ops.select(mask, e, 0.0)
+    return ops.select(mask, e.onto(sum_), sum_)
 
 
 def _add(xs: tuple[Value, ...], t: Value, m: Any, state: State, terms: Value | None) -> State:
@@ -48,7 +46,7 @@ def _add(xs: tuple[Value, ...], t: Value, m: Any, state: State, terms: Value | N
     for i, x in enumerate(xs):
         e, other = power_or_inf(x, m), t != i
         if terms is not None:
-            vec.keep(terms + LINE * i, e)
+            vec.keep(terms + LINE * i, e.value)
         sums[i % 2] = add_where(other, sums[i % 2], e)
         if stage.has_feature("avx512f"):
             x_t = ops.select(other, x_t, x)
@@ -111,7 +109,7 @@ def finish(spec: KernelSpec, state: State, t: Value, m: Any) -> tuple[Value, Val
     An ignored row's loss is 0, and right.
     """
     others, x_t = state[0] + state[1], state[2]
-    target_term = power_or_inf(x_t, m)
+    target_term = power_or_inf(x_t, m).value
     value = loss_of_logits(others, target_term, x_t, m)
     least = 2.0**-960 if spec.format.wide else 2.0**-90
     right = ((others >= least) & is_accurate(spec, value)) | (t < 0)

@@ -24,7 +24,7 @@ from sparse_xent.kernels.arithmetic import (
 )
 from sparse_xent.kernels.cpu.abi import MOST
 from sparse_xent.kernels.cpu.vectors import greater_halves
-from sparse_xent.kernels.formulas import ClipRange, KernelSpec, log2e, power_and_bits, term
+from sparse_xent.kernels.formulas import ClipRange, KernelSpec, factored_power, log2e, term
 from sparse_xent.kernels.staging import Value, primitive, static_bool
 
 FAR = 64.0  # powers of two by which terms may be scaled at once: all digits are left
@@ -57,8 +57,20 @@ def term_and_exponent(
     Of probabilities they are the score's own bits, for `suspicious`.
     """
     if spec.scores == ScoreKind.LOGITS:
-        return power_and_bits(x, m)
+        power = factored_power(x, m)
+        return power.value, power.bits
     return term(spec, x, m, clip_range), bits(x)
+
+
+def add_term(
+    spec: KernelSpec, x: Value, m: Any, clip_range: ClipRange, sum_: Value, exponents: Value
+) -> tuple[Value, Value, Value]:
+    """The term onto a sum, unrounded; its exponent joined to others; and the term."""
+    if spec.scores == ScoreKind.LOGITS:
+        power = factored_power(x, m)
+        return power.onto(sum_), exponents | power.bits, power.value
+    e = term(spec, x, m, clip_range)
+    return sum_ + e, join_exponents(spec, exponents, bits(x)), e
 
 
 @primitive

@@ -7,6 +7,7 @@ import numpy as np
 
 from sparse_xent.kernels import ScoreKind, arithmetic
 from sparse_xent.kernels.cpu import chunks, compiler
+from sparse_xent.kernels.cpu import vectors as vec
 from sparse_xent.kernels.cpu.exact_sums import exact_sums
 from sparse_xent.kernels.cpu.few_classes import few
 from sparse_xent.kernels.cpu.gather import gather
@@ -16,8 +17,7 @@ from sparse_xent.kernels.cpu.row_quads import plain_rows
 from sparse_xent.kernels.cpu.rows import rows
 from sparse_xent.kernels.cpu.strided import strided
 from sparse_xent.kernels.cpu.tiles import plain_tile, tile
-from sparse_xent.kernels.cpu.vectors import LabelFormat
-from sparse_xent.kernels.formulas import KernelSpec
+from sparse_xent.kernels.formulas import KernelSpec, is_logits
 
 _FORMATS = {
     f.name: f
@@ -56,10 +56,14 @@ def _kernel(
         C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes, smoothing, lo, hi,
         nontemporal, scratch,
     ):  # fmt: skip
+        mode = vec.float_mode()
+        if is_logits(spec):
+            vec.set_float_mode(mode | vec.FLUSH)
         kernel(
             spec, C, inner, first, last, x, xo, xc, xi, y, out,
             dx, do, dc, di, g, notes, smoothing, (lo, hi), nontemporal != 0, scratch,
         )  # fmt: skip
+        vec.set_float_mode(mode)
 
     return both if gradient else forward
 
@@ -83,7 +87,7 @@ def _exact_sums(format: str) -> Callable[..., None]:
 
 
 def _decode_labels(name: str) -> Callable[..., int]:
-    fmt = LabelFormat(name, np.dtype(name).itemsize)
+    fmt = vec.LabelFormat(name, np.dtype(name).itemsize)
 
     def decode(labels, step, n, classes, ignored, many, to):
         return chunks.decode_labels(fmt, labels, step, n, classes, ignored, many, to)

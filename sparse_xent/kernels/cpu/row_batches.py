@@ -21,7 +21,7 @@ from sparse_xent.kernels.cpu.epilogue import (
     without_ignored,
 )
 from sparse_xent.kernels.cpu.implausible import note
-from sparse_xent.kernels.cpu.memory import clear, run_of_positions, write_rows
+from sparse_xent.kernels.cpu.memory import clear, run_of_positions, shifted, write_rows
 from sparse_xent.kernels.cpu.references import (
     first_reference,
     join_exponents,
@@ -32,12 +32,8 @@ from sparse_xent.kernels.cpu.references import (
     suspicious,
     term_and_exponent,
 )
-from sparse_xent.kernels.cpu.rows import (
-    add_smoothing_terms,
-    class_gradients,
-    class_gradients_of_terms,
-)
-from sparse_xent.kernels.formulas import ClipRange, KernelSpec, is_smooth, term
+from sparse_xent.kernels.cpu.rows import add_smoothing_terms
+from sparse_xent.kernels.formulas import ClipRange, KernelSpec, class_gradient, is_smooth, term
 from sparse_xent.kernels.staging import Value, primitive
 
 # What is known of a batch's rows, row r in lane r: a vector each on the stack, two of factors.
@@ -221,6 +217,44 @@ def _smoothing_sums(spec, C, p, step, rows, batch, sums, counts, clip_range):
     return vec.row_totals(spec, sums), vec.row_totals(spec, counts)
 
 
+# Gradients -------------------------------------------------------------------------------------
+
+
+@primitive
+def _vector_gradient(
+    spec: KernelSpec,
+    p: Value,
+    terms: Value | None,
+    m: Value,
+    a: Value,
+    b: Value,
+    s: Value,
+    clip_range: ClipRange,
+) -> Value:
+    """The gradients of a vector, from its terms, if there are any."""
+    x = vec.load(spec, p)
+    e = term(spec, x, m, clip_range) if terms is None else vec.fetch(spec, terms)
+    return class_gradient(spec, x, e, a, b, s, clip_range).to(spec.format.vector)
+
+
+@inlined
+def class_gradients(spec, p, terms, to, n, m, a, b, s, clip_range):
+    """Write the gradients of the n classes from p on, none of them the target; `to` may be p.
+
+    Their terms lie at `terms`, unless that is None.
+    """
+    w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
+    m, a, b, s = ops.splat(spec, m), ops.splat(spec, a), ops.splat(spec, b), ops.splat(spec, s)
+    # The last vector, which may begin early, is made first: in place, its scores vanish.
+    end = n - w
+    last = _vector_gradient(spec, p + end * size, shifted(terms, end * one), m, a, b, s, clip_range)
+    for column in range(0, end, w):
+        here = shifted(terms, column * one)
+        d = _vector_gradient(spec, p + column * size, here, m, a, b, s, clip_range)
+        vec.store(spec, to + column * size, d)
+    vec.store(spec, to + end * size, last)
+
+
 # The kernel ------------------------------------------------------------------------------------
 
 
@@ -290,12 +324,12 @@ def _gradient(spec, C, p, step, rows, batch, terms, clip_range, to, to_step):
             _lane(spec, batch + B, r),
             _lane(spec, batch + TOTALS, r),
         )
+        m = _lane(spec, batch + REFERENCES, r)
         if terms:
-            class_gradients_of_terms(spec, q, terms + r * C * one, row, C, a, b, s, clip_range)
+            here = terms + r * C * one
+            class_gradients(spec, q, here, row, C, m, a, b, s, clip_range)
         else:
-            class_gradients(
-                spec, q, row, C, _lane(spec, batch + REFERENCES, r), a, b, s, clip_range
-            )
+            class_gradients(spec, q, None, row, C, m, a, b, s, clip_range)
         vec.store_one(spec, row + t * size, vec.fetch_one(spec, batch + TARGET_GRADIENTS + r * one))
 
 

@@ -30,8 +30,7 @@ from sparse_xent.kernels.cpu.memory import (
 )
 from sparse_xent.kernels.cpu.plain_logits import add_where, finish, gradient_is_right
 from sparse_xent.kernels.cpu.references import first_reference
-from sparse_xent.kernels.cpu.row_batches import greatest_scores
-from sparse_xent.kernels.cpu.rows import class_gradients_of_terms
+from sparse_xent.kernels.cpu.row_batches import class_gradients, greatest_scores
 from sparse_xent.kernels.formulas import KernelSpec, power_or_inf
 from sparse_xent.kernels.staging import Value, primitive
 
@@ -126,7 +125,7 @@ def _add_vectors(
             vec.prefetch(at + ahead)
         e, other = power_or_inf(vec.load(spec, at), m[i]), columns != t[i]
         if terms is not None:
-            vec.keep(terms + apart * i, e)
+            vec.keep(terms + apart * i, e.value)
         made.append(add_where(other if begin is None else other & (columns >= begin), sum_, e))
     return tuple(made)  # type: ignore[return-value]
 
@@ -264,7 +263,7 @@ def _gradient(spec, C, count, batch, terms, to, step, clip_range):
             clear(spec, row, size, C)
             continue
         a, here = vec.fetch_one(spec, batch + A + r * one), terms + r * C * one
-        class_gradients_of_terms(spec, here, here, row, C, a, a, a, clip_range)
+        class_gradients(spec, here, here, row, C, a, a, a, a, clip_range)
         vec.store_one(spec, row + t * size, vec.fetch_one(spec, batch + TARGET_GRADIENTS + r * one))
 
 

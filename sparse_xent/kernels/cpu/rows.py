@@ -27,13 +27,12 @@ from sparse_xent.kernels.cpu.implausible import note
 from sparse_xent.kernels.cpu.memory import AHEAD, clear, only_with, scatter, shifted, stream_store
 from sparse_xent.kernels.cpu.references import (
     FAR,
+    add_term,
     first_reference,
-    join_exponents,
     overflowed,
     rescaled,
     scaled_down,
     suspicious,
-    term_and_exponent,
 )
 from sparse_xent.kernels.formulas import (
     ClipRange,
@@ -48,26 +47,45 @@ from sparse_xent.kernels.formulas import (
 from sparse_xent.kernels.staging import Value, primitive
 
 CHUNK = 1024  # columns: 32 float32 additions a lane before float64 takes over
-_BUFFER = vec.StackBytes(8 * (CHUNK + 128))
+_BUFFER = vec.StackBytes(LINE + 8 * (CHUNK + 64))
 
 # Terms of a row that are kept, so that its gradient takes no second exponential: 128 KiB, a quarter
 # of a second-level cache (of 512 KiB: AMD's; most have more).
 CACHED = 1 << 17  # bytes
 
 
-# One vector, one group of two ------------------------------------------------------------------
+# Pairs of vectors ------------------------------------------------------------------------------
+#
+# A row is read in pairs of vectors, two sums side by side. Where its columns are no whole pairs,
+# one more pair ends with it and begins early. Pair i's terms are cached at 2 * LINE * i.
 
 Sums = tuple[Value, Value]
 
 
 @primitive
-def _zero_sums(spec: KernelSpec) -> tuple[Sums, Value, Value]:
+def _zero_sums(spec: KernelSpec) -> tuple[Sums, Value]:
     zero = ops.splat(spec, 0.0)
-    return (zero, zero), zero, ops.integers(spec, 0)
+    return (zero, zero), ops.integers(spec, 0)
+
+
+def _add(
+    spec: KernelSpec,
+    x: Value,
+    m: Value,
+    clip_range: ClipRange,
+    sum_: Value,
+    exponents: Value,
+    cached_terms: Value | None,
+) -> tuple[Value, Value]:
+    """A vector's terms onto a sum, and to where terms are cached, if they are."""
+    sum_, exponents, e = add_term(spec, x, m, clip_range, sum_, exponents)
+    if cached_terms is not None and spec.scores == ScoreKind.LOGITS:
+        vec.keep(cached_terms, e)
+    return sum_, exponents
 
 
 @primitive
-def _add_group(
+def _add_pair(
     spec: KernelSpec,
     p: Value,
     m: Value,
@@ -76,90 +94,69 @@ def _add_group(
     exponents: Value,
     cached_terms: Value | None,
 ) -> tuple[Sums, Value]:
-    """Two vectors' terms onto two sums, and to where terms are cached, if they are."""
-    step = spec.format.lanes * spec.format.itemsize
-    for line in range(0, 2 * step, LINE):
+    """A pair's terms onto the sums."""
+    for line in range(0, 2 * spec.format.lanes * spec.format.itemsize, LINE):
         vec.prefetch(p + (AHEAD + line))
     made = []
-    for i, s in enumerate(sums):
-        e, exponent = term_and_exponent(spec, vec.load(spec, p + i * step), m, clip_range)
-        exponents = join_exponents(spec, exponents, exponent)
-        made.append(s + e)
-        if cached_terms is not None and spec.scores == ScoreKind.LOGITS:
-            vec.keep(cached_terms + LINE * i, e)
-    return tuple(made), exponents
+    for i, (x, s) in enumerate(zip(vec.load_pair(spec, p), sums, strict=True)):
+        to = shifted(cached_terms, LINE * i)
+        added, exponents = _add(spec, x, m, clip_range, s, exponents, to)
+        made.append(added)
+    return tuple(made), exponents  # type: ignore[return-value]
 
 
 @primitive
-def _add_vector(
+def _add_marked_pair(
     spec: KernelSpec,
     p: Value,
     t: Value,
     begin: Value,
     m: Value,
     clip_range: ClipRange,
-    others: Value,
-    target_term: Value,
+    sums: Sums,
     exponents: Value,
     cached_terms: Value | None,
-) -> tuple[Value, Value, Value]:
-    """One vector's terms from lane `begin` on, the target's (lane t) to `target_term`."""
-    e, exponent = term_and_exponent(spec, vec.load(spec, p), m, clip_range)
-    if cached_terms is not None and spec.scores == ScoreKind.LOGITS:
-        vec.keep(cached_terms, e)
-    e = ops.select(vec.indices(spec) >= begin, e, 0.0)
-    here = vec.indices(spec) == t
-    return (
-        others + ops.select(here, 0.0, e),
-        target_term + ops.select(here, e, 0.0),
-        join_exponents(spec, exponents, exponent),
-    )
+) -> tuple[Sums, Value]:
+    """The same from column `begin` on, and without column t."""
+    made = []
+    pairs = zip(vec.load_pair(spec, p), vec.pair_columns(spec), sums, strict=True)
+    for i, (x, column, s) in enumerate(pairs):
+        to = shifted(cached_terms, LINE * i)
+        added, exponents = _add(spec, x, m, clip_range, s, exponents, to)
+        made.append(ops.select((column >= begin) & (column != t), added, s))
+    return tuple(made), exponents  # type: ignore[return-value]
 
 
 @inlined
 def _chunk_sums(spec, p, n, t, m, clip_range, cached_terms):
-    """Sums of the n terms from p on, without and at the target, and their exponents.
+    """The sum of the n terms from p on but the target's, which is column t or none of them.
 
-    The target is column t of them, or none of them. Its group of vectors is taken one by one, as
-    the last few are, so that leaving it out costs the other groups nothing.
+    And their exponents. The pair with the target, or the last where there is none, is added after
+    the others: no branch depends on the label.
     """
-    w, size = ops.lanes(spec), ops.itemsize(spec)
+    wide, size = 2 * ops.lanes(spec), ops.itemsize(spec)
     m = ops.splat(spec, m)
-    sums, target_term, exponents = _zero_sums(spec)
-    groups = n // (2 * w)
-    i, stop = 0, groups
-    if t >= 0:
-        stop = ops.minimum(t // (2 * w), groups)
-    while True:
-        while i < stop:
-            here = p + i * 2 * w * size
-            to = shifted(cached_terms, i * 2 * LINE)
-            sums, exponents = _add_group(spec, here, m, clip_range, sums, exponents, to)
-            i += 1
-        column, end = i * 2 * w, n
-        if i < groups:
-            end = column + 2 * w
-        a, b = sums
-        while column < end:
-            at = ops.minimum(column, n - w)  # the last begins early
-            to = shifted(cached_terms, at * ops.lane_size(spec))
-            a, target_term, exponents = _add_vector(
-                spec,
-                p + at * size,
-                t - at,
-                column - at,
-                m,
-                clip_range,
-                a,
-                target_term,
-                exponents,
-                to,
-            )
-            column = at + w
-        sums = a, b
-        if end == n:
-            return a + b, target_term, exponents
-        i, stop = i + 1, groups
+    sums, exponents = _zero_sums(spec)
+    pairs = n // wide
+    marked = pairs - 1
+    if 0 <= t < pairs * wide:
+        marked = t // wide
+    for i in range(pairs - 1):
+        k = ops.select(i < marked, i, i + 1)
+        to = shifted(cached_terms, k * 2 * LINE)
+        sums, exponents = _add_pair(spec, p + k * wide * size, m, clip_range, sums, exponents, to)
+    column = marked * wide
+    to = shifted(cached_terms, marked * 2 * LINE)
+    sums, exponents = _add_marked_pair(
+        spec, p + column * size, t - column, 0, m, clip_range, sums, exponents, to
+    )
+    if pairs * wide < n:
+        column, to = n - wide, shifted(cached_terms, pairs * 2 * LINE)
+        sums, exponents = _add_marked_pair(
+            spec, p + column * size, t - column, pairs * wide - column, m, clip_range, sums,
+            exponents, to,
+        )  # fmt: skip
+    return sums[0] + sums[1], exponents
 
 
 @inlined
@@ -189,33 +186,30 @@ def _reference(spec: KernelSpec, top: Value) -> Value:
 
 @inlined
 def _row_sums(spec, p, C, t, clip_range, cached_terms):
-    """others, target_term and the reference m of the row at p.
+    """The sum of the other terms and the reference m of the row at p.
 
     And whether all terms are cached under m, and whether a score is suspicious.
     """
     m = _reference(spec, vec.load(spec, p))
     others = ops.widen(ops.splat(spec, 0.0))
-    target_term = others
     column, whole, odd = 0, C * ops.lane_size(spec) <= CACHED, False
     while column < C:
         n = _chunk_columns(C - column)
         at = p + column * ops.itemsize(spec)
         to = shifted(cached_terms, column * ops.lane_size(spec) if whole else 0)
-        more, here, exponents = _chunk_sums(spec, at, n, t - column, m, clip_range, to)
+        more, exponents = _chunk_sums(spec, at, n, t - column, m, clip_range, to)
         if overflowed(spec, exponents):
             raised = _reference(spec, _greatest(spec, at, n))
             if not raised > m:
-                return math.nan, math.nan, m, False, False  # beyond `reach`
+                return math.nan, m, False, False  # beyond `reach`
             whole = whole and column == 0
             others = scaled_down(others, m - raised)
-            target_term = scaled_down(target_term, m - raised)
             m = raised
             continue
         odd = odd or suspicious(spec, exponents)
         others += ops.widen(more)
-        target_term += ops.widen(here)
         column += n
-    return ops.total(others), ops.total(target_term), m, whole, odd
+    return ops.total(others), m, whole, odd
 
 
 @primitive
@@ -254,106 +248,89 @@ def _smoothing_sums(spec, p, C, m, s, clip_range):
 
 
 @primitive
-def _vector_gradient(
-    spec: KernelSpec, p: Value, m: Value, a: Value, b: Value, s: Value, clip_range: ClipRange
-) -> Value:
-    x = vec.load(spec, p)
-    e = term(spec, x, m, clip_range)
-    return class_gradient(spec, x, e, a, b, s, clip_range).to(spec.format.vector)
-
-
-@primitive
-def _gradient_of_terms(
-    spec: KernelSpec, p: Value, terms: Value, a: Value, b: Value, s: Value, clip_range: ClipRange
-) -> Value:
-    """The same from cached terms; a score is looked at only where labels are smoothed."""
-    x, e = vec.load(spec, p), vec.fetch(spec, terms)
-    return class_gradient(spec, x, e, a, b, s, clip_range).to(spec.format.vector)
-
-
-@primitive
-def _write_four_vectors(
+def _pair_gradient(
     spec: KernelSpec,
     p: Value,
-    to: Value,
+    terms: Value | None,
     m: Value,
     a: Value,
     b: Value,
     s: Value,
     clip_range: ClipRange,
-) -> None:
-    step = spec.format.lanes * spec.format.itemsize
-    for line in range(0, 4 * step, LINE):
+) -> tuple[Value, Value]:
+    """The gradients of a pair, from its cached terms, if there are any."""
+    made = []
+    for i, x in enumerate(vec.load_pair(spec, p)):
+        if terms is not None:
+            e = vec.fetch(spec, terms + LINE * i)
+        else:
+            e = term(spec, x, m, clip_range)
+        d = class_gradient(spec, x, e, a, b, s, clip_range)
+        made.append(d.to(spec.format.vector))
+    return tuple(made)  # type: ignore[return-value]
+
+
+@primitive
+def _prefetch_pair(spec: KernelSpec, p: Value) -> None:
+    for line in range(0, 2 * spec.format.lanes * spec.format.itemsize, LINE):
         vec.prefetch(p + (AHEAD + line))
-    made = [_vector_gradient(spec, p + i * step, m, a, b, s, clip_range) for i in range(4)]
-    for i, v in enumerate(made):
-        vec.store(spec, to + i * step, v)
 
 
 @inlined
-def class_gradients(spec, p, to, n, m, a, b, s, clip_range):
-    """Write the gradients of the n classes from p on, none of them the target; `to` may be p."""
-    w, size = ops.lanes(spec), ops.itemsize(spec)
+def _class_gradients(spec, p, terms, to, n, m, a, b, s, clip_range):
+    """Write the gradients of the n classes from p on, none of them the target; `to` may be p.
+
+    Their terms are cached at `terms`, unless that is None.
+    """
+    wide, size = 2 * ops.lanes(spec), ops.itemsize(spec)
     m, a, b, s = ops.splat(spec, m), ops.splat(spec, a), ops.splat(spec, b), ops.splat(spec, s)
-    # The last vector, which may begin early, is made first: in place, its scores vanish.
-    last = _vector_gradient(spec, p + (n - w) * size, m, a, b, s, clip_range)
-    column = 0
-    while column + 4 * w <= n:
-        _write_four_vectors(spec, p + column * size, to + column * size, m, a, b, s, clip_range)
-        column += 4 * w
-    while column + w < n:
-        d = _vector_gradient(spec, p + column * size, m, a, b, s, clip_range)
-        vec.store(spec, to + column * size, d)
-        column += w
-    vec.store(spec, to + (n - w) * size, last)
-
-
-@inlined
-def class_gradients_of_terms(spec, p, terms, to, n, a, b, s, clip_range):
-    """The same from the cached terms of these classes."""
-    w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
-    a, b, s = ops.splat(spec, a), ops.splat(spec, b), ops.splat(spec, s)
-    end = n - w
-    last = _gradient_of_terms(spec, p + end * size, terms + end * one, a, b, s, clip_range)
-    for column in range(0, end, w):
-        here = terms + column * one
-        d = _gradient_of_terms(spec, p + column * size, here, a, b, s, clip_range)
-        vec.store(spec, to + column * size, d)
-    vec.store(spec, to + end * size, last)
+    # The last pair, which may begin early, is made first: in place, its scores vanish.
+    pairs, end = (n - 1) // wide, n - wide
+    last = _pair_gradient(
+        spec, p + end * size, shifted(terms, pairs * 2 * LINE), m, a, b, s, clip_range
+    )
+    for i in range(pairs):
+        at = i * wide * size
+        if terms is None:
+            _prefetch_pair(spec, p + at)
+        d = _pair_gradient(spec, p + at, shifted(terms, i * 2 * LINE), m, a, b, s, clip_range)
+        vec.store_pair(spec, to + at, d[0], d[1])
+    vec.store_pair(spec, to + end * size, last[0], last[1])
 
 
 @inlined
 def _row_gradient(
     spec, p, dx, dc, C, t, m, a, b, target_gradient, s, clip_range, nontemporal, cached_terms
 ):
-    """Write a row's gradient to dx; `cached_terms` has its terms, or is 0."""
+    """Write a row's gradient to dx; `cached_terms` has its terms, or is 0.
+
+    Past the caches it goes in whole lines: what a chunk leaves of its last line, the next writes.
+    """
     size = ops.itemsize(spec)
-    if not nontemporal and dc == size:
-        if cached_terms:
-            class_gradients_of_terms(spec, p, cached_terms, dx, C, a, b, s, clip_range)
-        else:
-            class_gradients(spec, p, dx, C, m, a, b, s, clip_range)
-        vec.store_one(spec, dx + t * size, target_gradient)
-        return
-    buffer = vec.stack_alloc(_BUFFER)
-    column = 0
+    direct = not nontemporal and dc == size
+    buffer = vec.stack_alloc(_BUFFER) + LINE
+    column, held = 0, 0
     while column < C:
-        n = C - column
-        if n >= CHUNK + 64:  # end at a line's end, so that no line is written by two chunks
-            n = CHUNK - ((dx + column * dc) & 63) // size
-        here = p + column * size
+        n = _chunk_columns(C - column)
+        here, place, to = p + column * size, dx + column * dc, buffer
+        if direct:
+            to = place
         if cached_terms:
             terms = cached_terms + column * ops.lane_size(spec)
-            class_gradients_of_terms(spec, here, terms, buffer, n, a, b, s, clip_range)
+            _class_gradients(spec, here, terms, to, n, m, a, b, s, clip_range)
         else:
-            class_gradients(spec, here, buffer, n, m, a, b, s, clip_range)
+            _class_gradients(spec, here, None, to, n, m, a, b, s, clip_range)
         if 0 <= t - column < n:
-            vec.store_one(spec, buffer + (t - column) * size, target_gradient)
-        if dc == size:
-            stream_store(dx + column * size, buffer, n * size)
-        else:
-            scatter(spec, dx + column * dc, dc, buffer, n)
+            vec.store_one(spec, to + (t - column) * size, target_gradient)
         column += n
+        if dc != size:
+            scatter(spec, place, dc, to, n)
+        elif not direct:
+            end = n * size
+            left = ops.select(column < C, (place + end) & (LINE - 1), 0)
+            stream_store(place - held, buffer - held, held + end - left)
+            vec.copy_line(buffer - LINE, buffer + (end - LINE))
+            held = left
 
 
 @inlined
@@ -361,25 +338,25 @@ def rows(
     spec, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes,
     smoothing, clip_range, nontemporal, scratch,
 ):  # fmt: skip
-    """C >= MEDIUM, and any C that has a whole vector."""
-    cached_terms = only_with(dx, scratch)
+    """C >= MEDIUM."""
+    cached_terms, mode = only_with(dx, scratch), vec.float_mode()
     o, i = first // inner, first % inner
     for k in range(last - first):
         t = vec.fetch_label(y + 4 * k)
         p = x + o * xo + i * xi
-        value, factor = 0.0, 1.0
+        value, factor, accurate = 0.0, 1.0, True
         if dx is not None:
             factor = vec.fetch_factor(g + 8 * k)
         if t >= 0:
-            others, target_term, before, whole = 0.0, 0.0, 0.0, False
+            others, before, whole = 0.0, 0.0, False
             if reads_rows(spec):
-                others, target_term, before, whole, odd = _row_sums(
-                    spec, p, C, t, clip_range, cached_terms
-                )
+                others, before, whole, odd = _row_sums(spec, p, C, t, clip_range, cached_terms)
                 if odd:
                     note(spec, p, xc, C, t, -1, first + k, notes)
+            x_t = vec.load_one(spec, p + t * ops.itemsize(spec))
+            target_term = float(term(spec, x_t, ops.rounded(spec, before), clip_range))
             others, target_term, m, target_score, s = finish_sums(
-                spec, others, target_term, before, vec.load_one(spec, p + t * ops.itemsize(spec))
+                spec, others, target_term, before, x_t
             )
             sum_, count = 0.0, 0.0
             if is_smooth(spec):
@@ -389,6 +366,7 @@ def rows(
             )
             accurate = not is_logits(spec) or is_accurate(spec, value)
             if not accurate:
+                vec.set_float_mode(mode & ~vec.FLUSH)
                 value, m, others, target_term, count = exact_row_sums(
                     spec, p, xc, C, t, smoothing, factor
                 )
@@ -407,25 +385,15 @@ def rows(
                 if caches_terms(spec) and whole and m - before <= FAR:
                     terms, a = cached_terms, rescaled(spec, a, before, m)
                 _row_gradient(
-                    spec,
-                    p,
-                    to,
-                    dc,
-                    C,
-                    t,
-                    m,
-                    a,
-                    b,
-                    target_gradient,
-                    s,
-                    clip_range,
-                    nontemporal,
+                    spec, p, to, dc, C, t, m, a, b, target_gradient, s, clip_range, nontemporal,
                     terms,
-                )
+                )  # fmt: skip
             else:
                 exact_gradient(
                     spec, p, xc, to, dc, C, t, m, others, target_term, count, smoothing, factor
                 )
+        if not accurate:
+            vec.set_float_mode(mode)
         i += 1
         if i == inner:
             i = 0

@@ -333,6 +333,8 @@ def _kernel(losses_of: Callable[..., Any]) -> Callable[..., None]:
             t = vec.fetch_labels(spec, labels)
             for line in range(0, w * row, LINE):
                 vec.prefetch(p + (AHEAD + line))
+                if dx is not None:
+                    vec.prefetch(to + (AHEAD + line))
             value, inaccurate, others, target_term, target_score, alive, before, m, s = losses_of(
                 spec, C, p, step, within, count, t, labels, columns, only_with(dx, terms),
                 smoothing, clip_range, first + done, notes,

@@ -7,10 +7,12 @@ compiles a kernel anew. `load` and `store` convert from and to the scores' forma
 `keep` take the arithmetic's own numbers as they are.
 
     scores       load store load_one store_one load_some store_some
+    pairs        load_pair store_pair pair_columns
     labels       load_labels load_label label_lanes label_size no_labels
     numbers      fetch fetch_one keep fetch_integers fetch_label fetch_labels fetch_long keep_label
                  fetch_factor fetch_factors fetch_losses
     bytes        stack_alloc copy_line stream_line copy_byte prefetch fence
+    mode         float_mode set_float_mode FLUSH
     lanes        indices mask_of integer_size greater_halves
     rows         row_totals row_maxima load_panel gather_panel scatter_panel
 """
@@ -47,6 +49,7 @@ from sparse_xent.kernels.staging import (
     static,
 )
 
+FLUSH = 0x8000  # of `float_mode`: results that would be subnormal are 0
 QUARTERS = 4  # a vector is four quarters of 128 bits; shuffles within a quarter are cheap
 
 _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
@@ -90,6 +93,11 @@ def _from_memory(fmt: Format, raw: Any, lanes: int) -> Value:
     return from_bits(body | sign)
 
 
+def _rounded_to_bfloat16(raw: Value) -> Value:
+    """The bits of float32 that is no NaN, of which the upper half is the nearest bfloat16."""
+    return raw + 0x7FFF + ((raw >> 16) & 1)
+
+
 def _to_memory(fmt: Format, value: Value) -> Any:
     """Numbers of the arithmetic as they lie in memory, rounded to nearest even."""
     b = stage.builder
@@ -102,8 +110,7 @@ def _to_memory(fmt: Format, value: Value) -> Any:
         return b.bitcast(b.fptrunc(value.value, half), short)
     raw = bits(value)
     if fmt == BFLOAT16:
-        rounded = raw + 0x7FFF + ((raw >> 16) & 1)
-        raw = select(value != value, raw | 0x400000, rounded)
+        raw = select(value != value, raw | 0x400000, _rounded_to_bfloat16(raw))
         return b.trunc((raw >> 16).value, short)
     size = raw & 0x7FFFFFFF
     normal = (size + (0xFFF - (112 << 23)) + ((size >> 13) & 1)) >> 13
@@ -124,6 +131,41 @@ def load(fmt: Any, address: Value) -> Value:
 def store(fmt: Any, address: Value, value: Value) -> None:
     """Write a vector as scores."""
     _write(address, _to_memory(fmt.format, value), fmt.format.itemsize)
+
+
+@primitive
+def load_pair(fmt: Any, address: Value) -> tuple[Value, Value]:
+    """The scores from `address` on that fill two vectors: those of `pair_columns`.
+
+    Of bfloat16 they are the even and the odd columns: one operation a vector, where neighbours take
+    two.
+    """
+    f = fmt.format
+    if f == BFLOAT16:
+        both = Value(f.integers, _read(address, llvm_type(f.integers), f.itemsize))
+        return from_bits(both << 16), from_bits(both & -0x10000)
+    return load(fmt, address), load(fmt, address + f.lanes * f.itemsize)
+
+
+@primitive
+def pair_columns(fmt: Any) -> tuple[Value, Value]:
+    """The columns of a pair's vectors."""
+    f = fmt.format
+    one = indices(fmt)
+    return (one << 1, (one << 1) + 1) if f == BFLOAT16 else (one, one + f.lanes)
+
+
+@primitive
+def store_pair(fmt: Any, address: Value, first: Value, second: Value) -> None:
+    """Write a pair, which holds no NaN, as scores."""
+    f = fmt.format
+    if f == BFLOAT16:
+        low, high = (_rounded_to_bfloat16(bits(v)) for v in (first, second))
+        even = Value(low.typ, stage.builder.lshr(low.value, constant(low.typ, 16).value))
+        _write(address, (even | (high & -0x10000)).value, f.itemsize)
+    else:
+        store(fmt, address, first)
+        store(fmt, address + f.lanes * f.itemsize, second)
 
 
 @primitive
@@ -425,6 +467,33 @@ def prefetch(address: Value) -> None:
 def fence() -> None:
     """Streamed lines become visible before anything that is written after the fence."""
     stage.builder.fence("seq_cst")
+
+
+def _control(name: str, place: Any) -> None:
+    function = ir.FunctionType(ir.VoidType(), [place.type])
+    called = cgutils.get_or_insert_function(stage.builder.module, function, f"llvm.x86.sse.{name}")
+    stage.builder.call(called, [place])
+
+
+@primitive
+def float_mode() -> Value:
+    """How this thread's floats are computed: x86's MXCSR; 0 on other processors."""
+    if not stage.is_x86():
+        return constant(types.int64, 0)
+    with stage.builder.goto_entry_block():
+        place = stage.builder.alloca(_I32)
+    _control("stmxcsr", place)
+    return Value(types.int32, stage.builder.load(place, typ=_I32)).to(types.int64)
+
+
+@primitive
+def set_float_mode(mode: Value) -> None:
+    """Let this thread compute as `float_mode` said."""
+    if stage.is_x86():
+        with stage.builder.goto_entry_block():
+            place = stage.builder.alloca(_I32)
+        stage.builder.store(mode.to(types.int32).value, place)
+        _control("ldmxcsr", place)
 
 
 # Lanes -----------------------------------------------------------------------------------------
