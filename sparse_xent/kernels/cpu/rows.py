@@ -24,7 +24,14 @@ from sparse_xent.kernels.cpu.epilogue import (
 )
 from sparse_xent.kernels.cpu.exact_row import exact_gradient, exact_row_sums, exact_target
 from sparse_xent.kernels.cpu.implausible import note
-from sparse_xent.kernels.cpu.memory import AHEAD, clear, only_with, scatter, shifted, stream_store
+from sparse_xent.kernels.cpu.memory import (
+    clear,
+    only_with,
+    prefetch_ahead,
+    scatter,
+    shifted,
+    stream_store,
+)
 from sparse_xent.kernels.cpu.references import (
     FAR,
     add_term,
@@ -95,8 +102,7 @@ def _add_pair(
     cached_terms: Value | None,
 ) -> tuple[Sums, Value]:
     """A pair's terms onto the sums."""
-    for line in range(0, 2 * spec.format.lanes * spec.format.itemsize, LINE):
-        vec.prefetch(p + (AHEAD + line))
+    prefetch_ahead(p, 2 * spec.format.lanes * spec.format.itemsize)
     made = []
     for i, (x, s) in enumerate(zip(vec.load_pair(spec, p), sums, strict=True)):
         to = shifted(cached_terms, LINE * i)
@@ -272,8 +278,7 @@ def _pair_gradient(
 
 @primitive
 def _prefetch_pair(spec: KernelSpec, p: Value) -> None:
-    for line in range(0, 2 * spec.format.lanes * spec.format.itemsize, LINE):
-        vec.prefetch(p + (AHEAD + line))
+    prefetch_ahead(p, 2 * spec.format.lanes * spec.format.itemsize)
 
 
 @inlined
