@@ -34,7 +34,7 @@ def kernels(halves: bool = False, everything: bool = False) -> Iterator[tuple[An
         everything: every dtype, every kind of probabilities, and label smoothing too.
     """
     formats = _WIDE + _HALVES if halves or everything else _WIDE
-    yield "run_one_chunk", array_objects.ITEMS, array_objects.DATA
+    yield "run_small_call", array_objects.ITEMS, array_objects.DATA
     yield ("run_chunks",)
     yield from (("decode_labels", name) for name in sorted(set(abi.LABELS.values())))
     yield from ((name, format) for name in ("rank", "exact_sums") for format in formats)
@@ -52,9 +52,9 @@ def kernels(halves: bool = False, everything: bool = False) -> Iterator[tuple[An
 
 def of_wheels() -> Iterator[tuple[Any, ...]]:
     """Names of the kernels that a wheel for Linux brings: every one of float32 and float64."""
-    yield from (("run_one_chunk", *layout) for layout in array_objects.LAYOUTS)
+    yield from (("run_small_call", *layout) for layout in array_objects.LAYOUTS)
     for name in kernels(everything=True):
-        if name[0] != "run_one_chunk" and not {*_HALVES} & {*name}:
+        if name[0] != "run_small_call" and not {*_HALVES} & {*name}:
             yield name
 
 

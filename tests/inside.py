@@ -114,10 +114,16 @@ def _options(axis: int, ignore_class: int | None) -> Any:
 
 
 def cut_small(
-    put: Callable[..., None] = setattr, chunk: int = 1 << 10, task: int = 1 << 11
+    put: Callable[..., None] = setattr,
+    chunk: int = 1 << 10,
+    task: int = 1 << 11,
+    serial: int = 0,
 ) -> None:
-    """Cut calls so small that arrays which an oracle can follow have many chunks and threads."""
-    put(cpu, "SERIAL_BYTES", 0)
+    """Cut calls so small that arrays which an oracle can follow have many chunks and threads.
+
+    Calls of fewer than `serial` bytes are cut into chunks alone: their caller does all of them.
+    """
+    put(cpu, "SERIAL_BYTES", serial)
     put(cpu, "CHUNK_BYTES", chunk)
     put(cpu, "TASK_BYTES", task)
     forget_plans(put)
@@ -134,6 +140,15 @@ def workspace(classes: int) -> int:
     return int(numpy_formulas.workspace(classes))
 
 
+def refuse_tasks(put: Callable[..., None] = setattr) -> None:
+    """Let no call be cut into tasks: the test is of the way that has none."""
+
+    def run(*_: object) -> None:
+        raise AssertionError("the call was cut into tasks")
+
+    put(threads, "run", run)
+
+
 # Threads ------------------------------------------------------------------------------------------
 
 
@@ -147,7 +162,7 @@ def run_tasks(task: Callable[[int], object], count: int, most: int) -> None:
 # Which of them a call takes, and what happens where they cannot be had, no result shows.
 
 #: The kernels whose stack frames are largest, of which one call takes one, and what calls them.
-CALLERS = [("run_one_chunk", array_objects.ITEMS, array_objects.DATA), ("run_chunks",)]
+CALLERS = [("run_small_call", array_objects.ITEMS, array_objects.DATA), ("run_chunks",)]
 DEEPEST = [
     ("gather", "float32", ScoreKind.CLIP.name, False, True),
     *[

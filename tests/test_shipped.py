@@ -152,7 +152,7 @@ def test_every_kernel_of_float32_and_float64_is_among_them():
     halves = {name for name in every if {"float16", "bfloat16"} & {*name}}
     assert len(names) == len(set(names))
     assert every - halves <= set(names)
-    assert {name[0] for name in set(names) - every} == {"run_one_chunk"}  # of other Pythons
+    assert {name[0] for name in set(names) - every} == {"run_small_call"}  # of other Pythons
     assert set(warm.kernels()) <= set(names)
 
 

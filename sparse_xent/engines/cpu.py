@@ -2,8 +2,8 @@
 
 It serves arrays that kernels take as they lie: native floats of at most 64 bits, whose arithmetic
 is their own. Positions are cut into chunks by shape and layout alone, and each chunk leaves its own
-sums, so that neither the number of threads nor their pace can be seen in a result. A call that is
-one chunk takes the shortest way: one C function that is given the array objects themselves.
+sums, so that neither the number of threads nor their pace can be seen in a result. A small call
+takes the shortest way: one C function that is given the array objects themselves.
 """
 
 import itertools
@@ -38,7 +38,8 @@ from sparse_xent.kernels import loader
 from sparse_xent.kernels.cpu import abi, array_objects, functions
 
 # A call of fewer bytes of scores is done by its caller alone: waking another thread costs some
-# 50 us, in which one thread reads about this much.
+# 50 us, in which one thread reads about this much. It is one C function then, where tasks of Python
+# cost 40 us more: the value of 128 x 1000 float32 takes 32 us so, and 72 us as tasks.
 SERIAL_BYTES = 1 << 20
 # A task is what a thread takes at once: long beside the 10 us that taking it costs, short enough
 # that threads end together and Ctrl-C is heard.
@@ -263,14 +264,14 @@ class LossProgram:
         if problem.layout != problem.layout_with_dx and problem.task == Task.VALUE_AND_GRADIENT:
             self._forward = LossProgram(problem.without_gradient(), open_rows)
         self._wants_sums = problem.task != Task.LOSSES
-        self._params, self._one_chunk = self._template[0].copy(), functions.run_one_chunk()
-        self._takes_one = self._ready_for_one_chunk()
-        self._rows = self._rows_at_once()
+        self._params, self._small_call = self._template[0].copy(), functions.run_small_call()
+        self._takes_small = self._ready_for_small_calls()
+        self._rows, self._chunk_rows = self._rows_at_once()
 
-    # ---- one chunk ------------------------------------------------------------------------------
+    # ---- small calls ----------------------------------------------------------------------------
 
-    def _ready_for_one_chunk(self) -> bool:
-        """Whether the one C function serves calls of one chunk; its parameters are filled in."""
+    def _ready_for_small_calls(self) -> bool:
+        """Whether the one C function serves small calls; its parameters are filled in."""
         for place, number in (
             (_SCALARS, _address(self._scalars)),
             (_DX, self._differentiates),
@@ -283,9 +284,9 @@ class LossProgram:
         ):
             self._params[place] = number
         self._params_at = _address(self._params)
-        one = self._geometry.slabs == 1 and self._forward is None
-        one = one and self._problem.task != Task.LOSSES_AND_RANKS
-        return one and array_objects.are_as_expected()
+        small = self._geometry.slabs == 1 and self._forward is None
+        small = small and self._problem.task != Task.LOSSES_AND_RANKS
+        return small and array_objects.are_as_expected()
 
     def run(
         self,
@@ -309,16 +310,21 @@ class LossProgram:
             if not self._as_they_lie:
                 at = geometry.readable(at)
             positions = len(x) * geometry.per_row if geometry.per_row else geometry.slab
-            if not self._takes_one or positions > self._chunk:
+            if not self._takes_small or positions > self._chunk:
                 return self._in_chunks(at, positions)
             return self._converted(at, positions)
-        sums = np.zeros(abi.SUMS) if self._wants_sums else None
+        if len(x) > self._chunk_rows:
+            sums = np.zeros((-(-self._geometry.positions(x) // self._chunk), abi.SUMS))
+        else:
+            sums = np.zeros(abi.SUMS) if self._wants_sums else None
         arrays = y, x, losses, dx, sums, _scratch.own, w
-        unusual = self._one_chunk(self._params_at, id(arrays))
+        unusual = self._small_call(self._params_at, id(arrays))
         if unusual:
             return self._unusual(Operands(y, x, w, losses, dx), sums, unusual)
-        if sums is None:
+        if not self._wants_sums:
             return DONE
+        if sums.ndim > 1:
+            return _summed(sums)
         total, kept, weight = sums[:3].tolist()
         return Sums(total, kept, weight, NOTHING)
 
@@ -335,14 +341,16 @@ class LossProgram:
             at = self._geometry.readable(at)
         return self._in_chunks(at, self._geometry.positions(x), divisor)
 
-    def _rows_at_once(self) -> int:
-        """Up to which length of the first axis a call goes straight to the one C function."""
+    def _rows_at_once(self) -> tuple[int, int]:
+        """Up to which length of the first axis a call is small, and up to which it is one chunk."""
         geometry = self._geometry
-        if not self._takes_one or not self._as_they_lie or self._casts or self._exact:
-            return -1
+        if not self._takes_small or not self._as_they_lie or self._casts or self._exact:
+            return -1, -1
+        score = self._problem.x.dtype.itemsize
+        most = max(self._chunk, (SERIAL_BYTES - 1) // (geometry.classes * score))
         if geometry.per_row:
-            return self._chunk // geometry.per_row
-        return sys.maxsize if geometry.slab <= self._chunk else -1
+            return most // geometry.per_row, self._chunk // geometry.per_row
+        return tuple(sys.maxsize if geometry.slab <= n else -1 for n in (most, self._chunk))
 
     def _converted(self, at: Operands, positions: int) -> Sums:
         """One chunk whose labels or weights are decoded first, whose losses are cast, or summed."""
@@ -351,7 +359,7 @@ class LossProgram:
         sums = np.zeros(abi.SUMS) if self._wants_sums else None
         own = _scratch.own if at.exact is None else _own_sums(at.exact)
         arrays = y, at.x, made, at.dx, sums, own, at.w
-        unusual = self._one_chunk(self._params_at, id(arrays))
+        unusual = self._small_call(self._params_at, id(arrays))
         if self._casts:
             with np.errstate(all="ignore"):
                 at.losses.reshape(-1)[...] = made
@@ -364,13 +372,14 @@ class LossProgram:
         return done
 
     def _unusual(self, at: Operands, sums: Array | None, what: int) -> Sums:
-        """Handle an answer of `run_one_chunk` that is not 0."""
+        """Handle an answer of `run_small_call` that is not 0."""
         if what < 0:
             raise Misaligned
         if sums is None:
             return self._in_chunks(at, self._geometry.positions(at.x))
-        counted = _summed(sums[None])
-        if sums[abi.ODD_ROWS] == abi.BEYOND:
+        rows = sums.reshape(-1, abi.SUMS)
+        counted = _summed(rows)
+        if rows[0, abi.ODD_ROWS] == abi.BEYOND:
             return self._by_numpy(at, self._problem.divisor.of(counted.kept, counted.weight))
         return counted
 

@@ -2,9 +2,9 @@
 
 A kernel is a C function in an object file of its own: losses for one layout, one format of scores
 and one kind of them, with or without smoothing and gradient; `decode_labels` for one dtype of
-labels; `rank` for one format; `exact_sums` for losses of one format; `run_one_chunk` for one layout
-of Python's objects; one `run_chunks` for all. `loader` finds them in the package or on disk or has
-them compiled, and they are known by their addresses.
+labels; `rank` for one format; `exact_sums` for losses of one format; `run_small_call` for one
+layout of Python's objects; one `run_chunks` for all. `loader` finds them in the package or on disk
+or has them compiled, and they are known by their addresses.
 """
 
 import threading
@@ -87,14 +87,14 @@ is a hit; the number of hits at each; then SUM_WORDS for each of sum(w * l), sum
 sum(l * l * w), and for the weights of the hits at each bound."""
 
 BEYOND = -1.0
-"""In the place of ODD_ROWS where a call that is one chunk was left alone: see FACTORS."""
+"""In the place of ODD_ROWS where a small call was left alone: see FACTORS."""
 
 FACTORS = {4: (1e-30, 1e30), 8: (0.0, float(np.finfo(np.float64).max))}
 """By the bytes of the arithmetic's dtype: between which bounds w / divisor must lie for a kernel to
 write gradients. Beyond, a factor is no normal float32, or infinite."""
 
 DIVIDED_BY = 1
-"""What `divided_by` is where a call is one chunk, plus a `Divisor`: 1 for one, 2 for the number of
+"""What `divided_by` is where a call is small, plus a `Divisor`: 1 for one, 2 for the number of
 labels kept, 3 for the sum of their weights. It is 0 where the divisor is known beforehand."""
 
 LEAST, MOST = -1e-3, 1 + 1e-3  # what a probability may be, rounding and all
@@ -127,9 +127,9 @@ class ChunkParams(NamedTuple):
     formula: int  # a ScalarParams
     sums: int = 0  # SUMS float64 a chunk, from position 0 on
     losses: int = 0  # where all losses go, times their weights; 0 for none
-    divided_by: int = 0  # what the gradient is divided by where a call is one chunk; see DIVIDED_BY
+    divided_by: int = 0  # what a small call's gradient is divided by; see DIVIDED_BY
     nontemporal: int = 0  # whether the gradient is written past the caches
-    run_chunks: int = 0  # what `run_one_chunk` calls
+    run_chunks: int = 0  # what `run_small_call` calls
     row: int = 0  # positions of each entry of the scores' first axis; 0 where `positions` has all
     positions: int = 0
     x_odd: int = 0  # bits that no address of scores has: their size less 1

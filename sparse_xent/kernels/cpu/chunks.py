@@ -54,7 +54,7 @@ SIGNATURES: dict[str, tuple[types.Type, ...]] = {
     "kernel": (types.void, *[_long] * INTEGERS, *[_double] * DOUBLES, *[_long] * 2),
     "decode_labels": (_long, *[_long] * 7),  # labels, step, n, classes, ignored, many, to
     "run_chunks": (types.void, *[_long] * 4),
-    "run_one_chunk": (_long, *[_long] * 2),
+    "run_small_call": (_long, *[_long] * 2),
     "rank": (types.void, *[_long] * 10),  # C, inner, first, last, x, xo, xc, xi, y, out
     "exact_sums": (types.void, *[_long] * 7),  # n, l, w, y, ranks, v, to
 }
@@ -362,12 +362,19 @@ def run_chunks(call, first, last, own):  # type: ignore[no-untyped-def]
 
 FIELDS = len(ChunkParams._fields)
 _CALL, _SPARE = vec.StackBytes(8 * FIELDS), vec.StackBytes(8 * SUMS)
+_FORMULA = vec.StackBytes(8 * len(ScalarParams._fields))
+DIVISOR_AT = ScalarParams._fields.index("divisor")
 _NARROW, _WIDE = FACTORS[4], FACTORS[8]
-Y, X, LOSSES, DX, SUMS_AT, W, RUN_CHUNKS, ROW, COUNT = (
+(
+    KERNEL, WIDE, Y, X, SIZE, FORMULA, LOSSES, DX, SUMS_AT, W, DIVISOR, RUN_CHUNKS, ROW, COUNT,
+    X_ODD, Y_ODD,
+) = (
     8 * ChunkParams._fields.index(f)
-    for f in ("y", "x", "losses", "dx", "sums", "w", "run_chunks", "row", "positions")
-)
-X_ODD, Y_ODD = (8 * ChunkParams._fields.index(f) for f in ("x_odd", "y_odd"))
+    for f in (
+        "kernel", "wide", "y", "x", "size", "formula", "losses", "dx", "sums", "w", "divided_by",
+        "run_chunks", "row", "positions", "x_odd", "y_odd",
+    )
+)  # fmt: skip
 
 
 @primitive
@@ -377,15 +384,28 @@ def _item(arrays: Value, i: Value, items: Value, data: Value) -> Value:
 
 
 @inlined
-def run_one_chunk(plan, arrays, items, data):  # type: ignore[no-untyped-def]
-    """Run all positions of a call that is one chunk.
+def _together(rows, chunks):  # type: ignore[no-untyped-def]
+    """What the chunks' sums say together: what is unusual, labels kept, weights and their sizes."""
+    unusual, kept, weight, largest, least = 0.0, 0.0, 0.0, 0.0, math.inf
+    for k in range(0, chunks * SUMS, SUMS):
+        unusual += rows[k + BAD] + rows[k + MISSING] + abs(rows[k + ODD_ROWS])
+        kept += rows[k + KEPT]
+        weight += rows[k + WEIGHT]
+        largest = max(largest, rows[k + LARGEST_WEIGHT])
+        least = min(least, rows[k + LEAST_WEIGHT])
+    return unusual, kept, weight, largest, least
+
+
+@inlined
+def run_small_call(plan, arrays, items, data):  # type: ignore[no-untyped-def]
+    """Run all positions of a call.
 
     Args:
         plan: address of a `ChunkParams` whose arrays are still to come; losses, dx and w are 1
             where there are some.
         arrays: address of a tuple of array objects: labels, scores, losses, gradient, SUMS float64
-            of 0, what `run_chunks` takes as `own`, weights. What there is none of may be anything,
-            and so may the sums where losses alone are wanted.
+            for each chunk, what `run_chunks` takes as `own`, weights. What there is none of may be
+            anything, and so may the sums where one chunk's losses alone are wanted.
         items: where a tuple has its items; a constant, as is
         data: where an array object has its data's address.
 
@@ -397,33 +417,54 @@ def run_one_chunk(plan, arrays, items, data):  # type: ignore[no-untyped-def]
     call, to = vec.stack_alloc(_CALL), vec.stack_alloc(_SPARE)
     for i in range(FIELDS):
         vec.keep(call + 8 * i, vec.fetch_long(plan + 8 * i))
-    if vec.fetch_long(plan + DX) or not vec.fetch_long(plan + LOSSES):
-        to = _item(arrays, 4, items, data)
-    else:  # losses alone: nobody wants their sums
-        vec.keep(to + 8 * BAD, 0.0)
-        vec.keep(to + 8 * MISSING, 0.0)
-        vec.keep(to + 8 * ODD_ROWS, 0.0)
-    y, x = _item(arrays, 0, items, data), _item(arrays, 1, items, data)
+    y, x, own = (
+        _item(arrays, 0, items, data),
+        _item(arrays, 1, items, data),
+        _item(arrays, 5, items, data),
+    )
     wrong = (x & vec.fetch_long(plan + X_ODD)) | (y & vec.fetch_long(plan + Y_ODD))
+    positions, size = vec.fetch_long(plan + COUNT), vec.fetch_long(plan + SIZE)
+    if vec.fetch_long(plan + ROW):
+        rows = vec.fetch_long(vec.fetch_long(vec.fetch_long(arrays + (items + 8)) + (data + SHAPE)))
+        positions = rows * vec.fetch_long(plan + ROW)
+    chunks, dx = (positions + size - 1) // size, vec.fetch_long(plan + DX)
+    if dx or chunks > 1 or not vec.fetch_long(plan + LOSSES):
+        to = _item(arrays, 4, items, data)
     vec.keep(call + Y, y)
     vec.keep(call + X, x)
     vec.keep(call + SUMS_AT, to)
     if vec.fetch_long(plan + LOSSES):
         vec.keep(call + LOSSES, _item(arrays, 2, items, data))
-    if vec.fetch_long(plan + DX):
+    if dx:
         vec.keep(call + DX, _item(arrays, 3, items, data))
     if vec.fetch_long(plan + W):
         w = _item(arrays, 6, items, data)
         wrong |= w & 7
         vec.keep(call + W, w)
-    positions = vec.fetch_long(plan + COUNT)
-    if vec.fetch_long(plan + ROW):
-        rows = vec.fetch_long(vec.fetch_long(vec.fetch_long(arrays + (items + 8)) + (data + SHAPE)))
-        positions = rows * vec.fetch_long(plan + ROW)
     if wrong and positions:
         return -1
-    _call_run_chunks(
-        vec.fetch_long(plan + RUN_CHUNKS), (call, 0, positions, _item(arrays, 5, items, data))
-    )
-    row = _at(types.float64, to)
-    return int(row[BAD] + row[MISSING] + abs(row[ODD_ROWS]))
+    run, sums = vec.fetch_long(plan + RUN_CHUNKS), _at(types.float64, to)
+    if dx and chunks > 1:  # the divisor is known when all labels and weights have been read
+        vec.keep(call + KERNEL, 0)
+        _call_run_chunks(run, (call, 0, positions, own))
+        unusual, kept, weight, largest, least = _together(sums, chunks)
+        if unusual:
+            return int(unusual)
+        divided_by, divisor = vec.fetch_long(plan + DIVISOR), 1.0
+        if divided_by == DIVIDED_BY + 1:
+            divisor = kept
+        if divided_by == DIVIDED_BY + 2:
+            divisor = weight
+        if _is_beyond(largest, least, divisor, vec.fetch_long(plan + WIDE)):
+            sums[ODD_ROWS] = BEYOND
+            return 1
+        formula, known = vec.stack_alloc(_FORMULA), vec.fetch_long(plan + FORMULA)
+        for i in range(DIVISOR_AT):
+            vec.keep(formula + 8 * i, vec.fetch_factor(known + 8 * i))
+        vec.keep(formula + 8 * DIVISOR_AT, divisor)
+        vec.keep(call + FORMULA, formula)
+        vec.keep(call + DIVISOR, 0)
+        vec.keep(call + KERNEL, vec.fetch_long(plan + KERNEL))
+    _call_run_chunks(run, (call, 0, positions, own))
+    unusual, _, _, _, _ = _together(sums, chunks)
+    return int(unusual)

@@ -31,9 +31,9 @@ def run_chunks() -> Callable[[int, int, int, int], None]:
 
 
 @cache
-def run_one_chunk() -> Callable[..., int]:
-    """`chunks.run_one_chunk`: address of a ChunkParams, and of a tuple of array objects."""
-    address = loader.address("run_one_chunk", array_objects.ITEMS, array_objects.DATA)
+def run_small_call() -> Callable[..., int]:
+    """`chunks.run_small_call`: address of a ChunkParams, and of a tuple of array objects."""
+    address = loader.address("run_small_call", array_objects.ITEMS, array_objects.DATA)
     return _function(address, ctypes.c_int64, *[ctypes.c_int64] * 2)
 
 

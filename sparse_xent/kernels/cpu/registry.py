@@ -95,11 +95,11 @@ def _decode_labels(name: str) -> Callable[..., int]:
     return decode
 
 
-def _run_one_chunk(items: int, data: int) -> Callable[..., int]:
-    def run_one_chunk(plan, arrays):
-        return chunks.run_one_chunk(plan, arrays, items, data)
+def _run_small_call(items: int, data: int) -> Callable[..., int]:
+    def run_small_call(plan, arrays):
+        return chunks.run_small_call(plan, arrays, items, data)
 
-    return run_one_chunk
+    return run_small_call
 
 
 _OTHERS: dict[str, Callable[..., Callable[..., Any]]] = {
@@ -107,5 +107,5 @@ _OTHERS: dict[str, Callable[..., Callable[..., Any]]] = {
     "exact_sums": _exact_sums,
     "decode_labels": _decode_labels,
     "run_chunks": lambda: chunks.run_chunks,
-    "run_one_chunk": _run_one_chunk,
+    "run_small_call": _run_small_call,
 }
