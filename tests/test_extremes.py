@@ -158,3 +158,36 @@ def test_the_one_hot_sibling_s_gradient_is_infinite_or_0_under_a_weight_of_inf(f
     gradient = loss.value_and_grad(y, x, np.array([np.inf, -np.inf]))[1]
     want = np.array([[np.inf], [-np.inf]]) * np.where(slopes == 0, np.nan, slopes)
     np.testing.assert_array_equal(gradient, np.where(slopes == 0, 0, want))
+
+
+# ---- subnormal numbers --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", EACH)
+def test_subnormal_losses_are_kept_beside_a_gradient(shape, dtype, engine):
+    """Gradients are made with subnormal results flushed to 0; losses have the bits of a call."""
+    shape, axis = SHAPES[shape]
+    gap, least = (97.0, 1e-43) if dtype == "float32" else (738.0, 1e-322)
+    x = np.full(shape, -gap, dtype)
+    y = np.zeros(tuple(np.delete(shape, axis)), int)
+    np.moveaxis(x, axis, -1)[..., 0] = 0
+    loss = sx.SparseCategoricalCrossentropy(from_logits=True, axis=axis, reduction=None, dtype=dtype)
+    losses, gradient = loss.value_and_grad(y, x)
+    assert losses.tobytes() == loss(y, x).tobytes()
+    assert (losses >= least).all()
+    assert (losses < np.finfo(dtype).tiny).all()
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("gap", [10.0, 97.0])
+@pytest.mark.parametrize("shape", EACH)
+def test_a_call_leaves_the_mode_of_floats_as_it_was(shape, gap, engine):
+    """Some processors have a mode in which subnormal results are 0: it is the caller's."""
+    shape, axis = SHAPES[shape]
+    x = np.full(shape, -gap, "float32")
+    np.moveaxis(x, axis, -1)[..., 0] = 0
+    y = np.zeros(tuple(np.delete(shape, axis)), int)
+    sx.SparseCategoricalCrossentropy(from_logits=True, axis=axis).value_and_grad(y, x)
+    small = np.full(64, 1e-30, np.float32)
+    assert (small * np.float32(1e-10) > 0).all()

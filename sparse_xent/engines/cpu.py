@@ -313,15 +313,16 @@ class LossProgram:
             if not self._takes_small or positions > self._chunk:
                 return self._in_chunks(at, positions)
             return self._converted(at, positions)
+        sums: Array | None = None
         if len(x) > self._chunk_rows:
             sums = np.zeros((-(-self._geometry.positions(x) // self._chunk), abi.SUMS))
-        else:
-            sums = np.zeros(abi.SUMS) if self._wants_sums else None
+        elif self._wants_sums:
+            sums = np.zeros(abi.SUMS)
         arrays = y, x, losses, dx, sums, _scratch.own, w
         unusual = self._small_call(self._params_at, id(arrays))
         if unusual:
             return self._unusual(Operands(y, x, w, losses, dx), sums, unusual)
-        if not self._wants_sums:
+        if sums is None or not self._wants_sums:
             return DONE
         if sums.ndim > 1:
             return _summed(sums)
@@ -350,7 +351,8 @@ class LossProgram:
         most = max(self._chunk, (SERIAL_BYTES - 1) // (geometry.classes * score))
         if geometry.per_row:
             return most // geometry.per_row, self._chunk // geometry.per_row
-        return tuple(sys.maxsize if geometry.slab <= n else -1 for n in (most, self._chunk))
+        is_small, is_one = geometry.slab <= most, geometry.slab <= self._chunk
+        return sys.maxsize if is_small else -1, sys.maxsize if is_one else -1
 
     def _converted(self, at: Operands, positions: int) -> Sums:
         """One chunk whose labels or weights are decoded first, whose losses are cast, or summed."""

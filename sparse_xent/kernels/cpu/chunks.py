@@ -62,6 +62,7 @@ SIGNATURES: dict[str, tuple[types.Type, ...]] = {
 
 IGNORED, NO_CLASS = np.int32(-1), np.int32(-2)
 NA = float(-(2**31))  # R's integer NA
+_FOUND = vec.StackBytes(8 * FOUND)
 
 
 def _c_function(gives: types.Type, *takes: types.Type) -> Callable[..., Any]:
@@ -283,6 +284,23 @@ def _is_beyond(largest, least, divisor, wide):  # type: ignore[no-untyped-def]
     return not largest / abs(divisor) <= high or least / abs(divisor) < low
 
 
+@primitive
+def _begin(row: Value, kept: Value) -> None:
+    """The sums of a chunk whose labels are decoded, and have no weights."""
+    bad, kept = (k.to(types.float64) for k in (0 - ops.minimum(kept, 0), kept))
+    for place in (MISSING, TOTAL, ODD_ROWS):
+        vec.keep(row + 8 * place, constant(types.float64, 0.0))
+    for place, value in ((BAD, bad), (KEPT, kept), (WEIGHT, kept)):
+        vec.keep(row + 8 * place, value)
+
+
+@primitive
+def _copy(to: Value, source: Value, count: vec.StackBytes) -> None:
+    """Copy so many bytes, in eights."""
+    for at in range(0, count.size, 8):
+        vec.keep(to + at, vec.fetch_long(source + at))
+
+
 def run_chunks(call, first, last, own):  # type: ignore[no-untyped-def]
     """Run positions first .. last - 1 of a call, in chunks; `first` is where a chunk begins.
 
@@ -313,8 +331,7 @@ def run_chunks(call, first, last, own):  # type: ignore[no-untyped-def]
         row = _at(types.float64, sums + 8 * SUMS * (p // size))
         here = (y_from + p * y_step, y_step, n, classes, ignored, many, y_at)
         kept = _call_decoder(decoder, here)
-        row[BAD], row[MISSING] = 0 - ops.minimum(kept, 0), 0.0
-        row[KEPT], row[WEIGHT], row[TOTAL], row[ODD_ROWS] = kept, kept, 0.0, 0.0
+        _begin(sums + 8 * SUMS * (p // size), kept)
         largest, least = 1.0, 1.0
         if weights:
             row[MISSING] = _weights(w_from + p * w_step if w_from else 0, w_step, by_class, y, n, w)
@@ -332,12 +349,9 @@ def run_chunks(call, first, last, own):  # type: ignore[no-untyped-def]
             if divided_by and _is_beyond(largest, least, divisor, wide):
                 row[ODD_ROWS] = BEYOND
                 return
-            if weights:
+            if weights or p == first:  # without weights for all chunks: none has more positions
                 for i in range(n):
-                    g[i] = w[i] / divisor if divisor != 0 else 0.0
-            elif p == first:  # for all chunks: none has more positions
-                for i in range(n):
-                    g[i] = 1.0 / divisor if divisor != 0 else 0.0
+                    g[i] = (w[i] if weights else 1.0) / divisor if divisor != 0 else 0.0
         notes, l_at = no_notes(order), losses + one * p if losses else scratch
         rows = x, xo, xc, xi, y_at, l_at, dx, do, dc, di, g_at, notes
         _call_kernel(
@@ -356,12 +370,10 @@ def run_chunks(call, first, last, own):  # type: ignore[no-untyped-def]
         else:
             row[TOTAL] = _sum(wide, l_at, weights, n)
         if vec.fetch_factor(notes) > 0.0:
-            for i in range(FOUND):
-                row[ODD_ROWS + i] = vec.fetch_factor(notes + 8 * i)
+            _copy(sums + 8 * (SUMS * (p // size) + ODD_ROWS), notes, _FOUND)
 
 
-FIELDS = len(ChunkParams._fields)
-_CALL, _SPARE = vec.StackBytes(8 * FIELDS), vec.StackBytes(8 * SUMS)
+_CALL, _SPARE = vec.StackBytes(8 * len(ChunkParams._fields)), vec.StackBytes(8 * SUMS)
 _FORMULA = vec.StackBytes(8 * len(ScalarParams._fields))
 DIVISOR_AT = ScalarParams._fields.index("divisor")
 _NARROW, _WIDE = FACTORS[4], FACTORS[8]
@@ -391,8 +403,8 @@ def _together(rows, chunks):  # type: ignore[no-untyped-def]
         unusual += rows[k + BAD] + rows[k + MISSING] + abs(rows[k + ODD_ROWS])
         kept += rows[k + KEPT]
         weight += rows[k + WEIGHT]
-        largest = max(largest, rows[k + LARGEST_WEIGHT])
-        least = min(least, rows[k + LEAST_WEIGHT])
+        largest = ops.maximum(rows[k + LARGEST_WEIGHT], largest)
+        least = ops.minimum(rows[k + LEAST_WEIGHT], least)
     return unusual, kept, weight, largest, least
 
 
@@ -410,13 +422,13 @@ def run_small_call(plan, arrays, items, data):  # type: ignore[no-untyped-def]
         data: where an array object has its data's address.
 
     Returns:
-        0 where nothing is unusual: labels that are no class, weights that are NA, rows that cannot
-        be probabilities, factors of the gradient that no kernel takes; -1 where the
-        address of scores, labels or weights is no multiple of their size, and nothing was done.
+        0 where nothing is unusual, 1 where something is: labels that are no class, weights that are
+        NA, rows that cannot be probabilities, factors of the gradient that no kernel takes. -1
+        where the address of scores, labels or weights is no multiple of their size, and nothing was
+        done.
     """
     call, to = vec.stack_alloc(_CALL), vec.stack_alloc(_SPARE)
-    for i in range(FIELDS):
-        vec.keep(call + 8 * i, vec.fetch_long(plan + 8 * i))
+    _copy(call, plan, _CALL)
     y, x, own = (
         _item(arrays, 0, items, data),
         _item(arrays, 1, items, data),
@@ -449,7 +461,7 @@ def run_small_call(plan, arrays, items, data):  # type: ignore[no-untyped-def]
         _call_run_chunks(run, (call, 0, positions, own))
         unusual, kept, weight, largest, least = _together(sums, chunks)
         if unusual:
-            return int(unusual)
+            return 1
         divided_by, divisor = vec.fetch_long(plan + DIVISOR), 1.0
         if divided_by == DIVIDED_BY + 1:
             divisor = kept
@@ -459,12 +471,11 @@ def run_small_call(plan, arrays, items, data):  # type: ignore[no-untyped-def]
             sums[ODD_ROWS] = BEYOND
             return 1
         formula, known = vec.stack_alloc(_FORMULA), vec.fetch_long(plan + FORMULA)
-        for i in range(DIVISOR_AT):
-            vec.keep(formula + 8 * i, vec.fetch_factor(known + 8 * i))
+        _copy(formula, known, _FORMULA)
         vec.keep(formula + 8 * DIVISOR_AT, divisor)
         vec.keep(call + FORMULA, formula)
         vec.keep(call + DIVISOR, 0)
         vec.keep(call + KERNEL, vec.fetch_long(plan + KERNEL))
     _call_run_chunks(run, (call, 0, positions, own))
     unusual, _, _, _, _ = _together(sums, chunks)
-    return int(unusual)
+    return 1 if unusual else 0

@@ -4,23 +4,31 @@ Numba makes every function it compiles callable from Python, optimises it and tu
 code. Of a function that is only called by another all that is wasted. Here the functions of a
 kernel stop at plain LLVM, and the kernel itself becomes one object file: a C function that needs
 neither Numba nor Python to run. (That takes half the time of Numba's usual pipeline, and an object
-file that is found on disk takes no import of Numba.)
+file that is found on disk takes no import of Numba.) And kernels know numbers, tuples and `range`
+alone: what Numba knows of arrays and strings takes a quarter of a second to load.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import njit
 from numba.core import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import PassManager, register_pass
+from numba.core.cpu import CPUContext
 from numba.core.dispatcher import _FunctionCompiler
-from numba.core.registry import cpu_target
-from numba.core.runtime import rtsys
+from numba.core.registry import CPUDispatcher, CPUTarget
+from numba.core.target_extension import (
+    CPU,
+    dispatcher_registry,
+    jit_registry,
+    target_override,
+    target_registry,
+)
 from numba.core.typed_passes import (
     IRLegalization,
     NativeLowering,
@@ -39,15 +47,48 @@ from numba.core.untyped_passes import (
 from sparse_xent.kernels.cache import ENTRY
 from sparse_xent.kernels.cpu.abi import LINE
 
-_OPTIONS = {"nogil": True, "error_model": "numpy"}
+_OPTIONS = {"nopython": True, "nogil": True, "error_model": "numpy"}
+
+
+class _Context(CPUContext):  # type: ignore[misc]
+    """Numba's CPU without what kernels do not use: arrays, strings, objects and their run-time."""
+
+    def load_additional_registries(self) -> None:
+        # The modules add to Numba's registries as they are imported.
+        from numba.core import optional  # noqa: F401
+        from numba.cpython import builtins, mathimpl, numbers, rangeobj, tupleobj  # noqa: F401
+
+        self.install_registry(mathimpl.registry)
+
+    def post_lowering(self, mod: Any, library: Any) -> None:
+        """Nothing is to be linked in."""
+
+
+class _Target(CPUTarget):  # type: ignore[misc]
+    @cached_property
+    def _toplevel_target_context(self) -> _Context:
+        return _Context(self.typing_context, self._target_name)
+
+
+class _CPU(CPU):  # type: ignore[misc]
+    """The target's class, by which Numba finds what it knows of the CPU, and of this target."""
+
+
+_NAME = "sparse_xent"
+target_registry.pop(_NAME, None)  # of an import of this module that failed
+target_registry[_NAME] = _CPU
+_target = _Target(_NAME)
+
+
+class _Dispatcher(CPUDispatcher):  # type: ignore[misc]
+    targetdescr = _target
+
+
+dispatcher_registry[_CPU] = _Dispatcher
 
 
 class _Library(JITCodeLibrary):  # type: ignore[misc]
     """LLVM code that never enters Numba's own engine."""
-
-    def add_linking_library(self, library: Any) -> None:
-        if library is not rtsys.library:  # Numba's run-time for objects, of which there are none
-            super().add_linking_library(library)
 
     def _optimize_functions(self, ll_module: Any) -> None:
         ll_module.data_layout = self._codegen._data_layout
@@ -162,20 +203,28 @@ def _pipeline(lowering: type[_Lowering]) -> type[CompilerBase]:
 
 _functions = _pipeline(_FunctionLowering)
 
-inlined = njit(**_OPTIONS, forceinline=True, pipeline_class=_functions)
-"""Decorator: a function that is inlined into every kernel that calls it."""
 
-outlined = njit(**_OPTIONS, pipeline_class=_functions)
-"""Decorator: the same, but called and not inlined: for long functions that seldom run."""
+def inlined(function: Callable[..., Any]) -> Any:
+    """Decorator: a function that is inlined into every kernel that calls it."""
+    options = {**_OPTIONS, "forceinline": True}
+    return _Dispatcher(function, {}, options, pipeline_class=_functions)
+
+
+def outlined(function: Callable[..., Any]) -> Any:
+    """Decorator: the same, but called and not inlined: for long functions that seldom run."""
+    return _Dispatcher(function, {}, _OPTIONS, pipeline_class=_functions)
+
+
+# What Numba itself writes in Python, such as the truth of a number, is compiled as kernels are.
+jit_registry[_CPU] = lambda **_options: inlined
 
 
 @global_compiler_lock  # type: ignore[untyped-decorator]
 def object_code(function: Callable[..., Any], gives: types.Type, *takes: types.Type) -> bytes:
     """An object file with the function, with this signature in Numba's types."""
-    compiler = _FunctionCompiler(
-        function, cpu_target, {**_OPTIONS, "nopython": True}, {}, _pipeline(_KernelLowering)
-    )
-    library = compiler.compile(takes, gives).library
+    compiler = _FunctionCompiler(function, _target, _OPTIONS, {}, _pipeline(_KernelLowering))
+    with target_override(_NAME):
+        library = compiler.compile(takes, gives).library
     library._ensure_finalized()
     codegen = library._codegen
     # In an object file of its own constants and code are together, within reach of short addresses;

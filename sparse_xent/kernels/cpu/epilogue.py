@@ -26,7 +26,7 @@ from sparse_xent.kernels.arithmetic import (
 )
 from sparse_xent.kernels.cpu.abi import LINE
 from sparse_xent.kernels.cpu.compiler import inlined
-from sparse_xent.kernels.cpu.exact_row import exact_gradient, exact_row_sums, exact_target
+from sparse_xent.kernels.cpu.exact_row import amount, exact_gradient, exact_row_sums, exact_target
 from sparse_xent.kernels.cpu.references import cancels, may_cancel
 from sparse_xent.kernels.cpu.vectors import (
     FLUSH,
@@ -91,7 +91,7 @@ def finish_loss(
     sum_: Value,
     count: Value,
     classes: Value,
-    smoothing: Value,
+    smoothing: Value | None,
     clip_range: ClipRange,
 ) -> Value:
     """The loss; sum_ and count are the sums of the `smoothing_terms`, if there are any."""
@@ -139,7 +139,7 @@ def exact_rows(
         to_apart: bytes from class to class there.
         count: rows.
         C: classes.
-        smoothing: label smoothing.
+        smoothing: label smoothing, or None.
         marks: labels that become WRITTEN where a gradient is written, or None.
 
     Returns:
@@ -154,13 +154,13 @@ def exact_rows(
             if to is not None:
                 factor = fetch_factor(factors + 8 * r)
             exact, m, others, target_term, alive = exact_row_sums(
-                spec, p + r * step, apart, C, t, smoothing, factor
+                spec, p + r * step, apart, C, t, amount(smoothing), factor
             )
             keep(values + r * lane_size(spec), rounded(spec, exact))
             if to is not None:
                 exact_gradient(
                     spec, p + r * step, apart, to + r * to_step, to_apart, C, t,
-                    m, others, target_term, alive, smoothing, factor,
+                    m, others, target_term, alive, amount(smoothing), factor,
                 )  # fmt: skip
                 if marks is not None and factor != 0.0:
                     keep_label(marks + 4 * r, WRITTEN)
@@ -188,6 +188,8 @@ def row_coefficients(
         spec, others, target_term, target_score, alive, C, smoothing,
         fetch_factors(spec, factors), clip_range,
     )  # fmt: skip
+    if smoothing is None:
+        return a, b, target_gradient
     if not target_cancels(spec, a, target_gradient, smoothing):
         return a, b, target_gradient
     gradients, sizes = stack_alloc(_VECTOR), stack_alloc(_VECTOR)

@@ -7,12 +7,20 @@ whose gradient is the small difference of two numbers.
 """
 
 import math
+from typing import Any
 
 from sparse_xent.kernels import ScoreKind
+from sparse_xent.kernels.arithmetic import maximum
 from sparse_xent.kernels.cpu.compiler import outlined
 from sparse_xent.kernels.cpu.vectors import load_one, store_one
 from sparse_xent.kernels.formulas import KernelSpec, clip, clip_mask, term
 from sparse_xent.kernels.staging import Value, primitive, static_bool
+
+
+@primitive
+def amount(smoothing: Value | None) -> Any:
+    """The amount of label smoothing, 0 where there is none."""
+    return 0.0 if smoothing is None else smoothing
 
 
 @primitive
@@ -39,10 +47,10 @@ def exact_row_sums(spec, p, step, C, t, smoothing, g):
             break
     if top != top or x_t != x_t:
         return math.nan, math.nan, math.nan, math.nan, 1.0
-    decisive = _decisive_gap(spec) + math.log(max(abs(g), 1.0))
+    decisive = _decisive_gap(spec) + math.log(maximum(abs(g), 1.0))
     if smoothing == 0.0 and x_t < math.inf and x_t - top > decisive:
         return 0.0, x_t, 0.0, 1.0, 1.0
-    m = max(top, x_t)
+    m = maximum(top, x_t)
     others, target_term, smoothed, count = 0.0, 0.0, 0.0, 0.0
     for j in range(C):
         x = float(load_one(spec, p + j * step))

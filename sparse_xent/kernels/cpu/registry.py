@@ -18,6 +18,7 @@ from sparse_xent.kernels.cpu.rows import rows
 from sparse_xent.kernels.cpu.strided import strided
 from sparse_xent.kernels.cpu.tiles import plain_tile, tile
 from sparse_xent.kernels.formulas import KernelSpec, is_logits
+from sparse_xent.kernels.staging import Value, primitive
 
 _FORMATS = {
     f.name: f
@@ -26,6 +27,22 @@ _FORMATS = {
 _KERNELS = {kernel.__name__: kernel for kernel in (gather, tile, row_batches, rows, few, strided)}
 _PLAIN = {"tile": plain_tile, "row_batches": plain_rows}
 """Those of logits without smoothing that have a kernel of their own."""
+
+
+# A kernel is shorter, and compiled sooner, without what it never does: what depends on an argument
+# that is None is left out.
+
+
+@primitive
+def _of_probabilities(spec: KernelSpec, notes: Value) -> Value | None:
+    """Where odd rows are noted, of probabilities."""
+    return None if spec.scores == ScoreKind.LOGITS else notes
+
+
+@primitive
+def _of_smooth(spec: KernelSpec, smoothing: Value) -> Value | None:
+    """The label smoothing of kernels that smooth labels."""
+    return smoothing if spec.smooth else None
 
 
 def object_code(name: str, *of: Any) -> bytes:
@@ -49,7 +66,8 @@ def _kernel(
     ):  # fmt: skip
         kernel(
             spec, C, inner, first, last, x, xo, xc, xi, y, out,
-            None, 0, 0, 0, 0, notes, smoothing, (lo, hi), False, 0,
+            None, 0, 0, 0, 0, _of_probabilities(spec, notes), _of_smooth(spec, smoothing), (lo, hi),
+            False, 0,
         )  # fmt: skip
 
     def both(
@@ -61,7 +79,8 @@ def _kernel(
             vec.set_float_mode(mode | vec.FLUSH)
         kernel(
             spec, C, inner, first, last, x, xo, xc, xi, y, out,
-            dx, do, dc, di, g, notes, smoothing, (lo, hi), nontemporal != 0, scratch,
+            dx, do, dc, di, g, _of_probabilities(spec, notes), _of_smooth(spec, smoothing),
+            (lo, hi), nontemporal != 0, scratch,
         )  # fmt: skip
         vec.set_float_mode(mode)
 

@@ -33,7 +33,7 @@ from sparse_xent.kernels.cpu.references import (
     term_and_exponent,
 )
 from sparse_xent.kernels.cpu.rows import add_smoothing_terms
-from sparse_xent.kernels.formulas import ClipRange, KernelSpec, class_gradient, is_smooth, term
+from sparse_xent.kernels.formulas import ClipRange, KernelSpec, class_gradient, term
 from sparse_xent.kernels.staging import Value, primitive
 
 # What is known of a batch's rows, row r in lane r: a vector each on the stack, two of factors.
@@ -269,7 +269,7 @@ def _batch_sums(
     exponents = _sums(
         spec, C, p, step, rows, rows * step, batch, masks, sums, row_exponents, terms, clip_range
     )
-    if suspicious(spec, exponents):
+    if notes is not None and suspicious(spec, exponents):
         for r in range(rows):
             if suspicious(spec, vec.fetch_integers(spec, row_exponents + LINE * r)):
                 label = vec.fetch_label(batch + LABELS + 4 * r)
@@ -381,7 +381,7 @@ def row_batches(
         vec.keep(batch + REFERENCES, m)
         vec.keep(batch + TOTALS, s)
         sum_, alive = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
-        if is_smooth(spec):
+        if smoothing is not None:
             sum_, alive = _smoothing_sums(spec, C, p, x_step, rows, batch, sums, counts, clip_range)
         value = finish_loss(
             spec, others, target_term, target_score, sum_, alive, C, smoothing, clip_range

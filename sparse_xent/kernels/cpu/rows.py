@@ -22,7 +22,7 @@ from sparse_xent.kernels.cpu.epilogue import (
     reads_rows,
     target_cancels,
 )
-from sparse_xent.kernels.cpu.exact_row import exact_gradient, exact_row_sums, exact_target
+from sparse_xent.kernels.cpu.exact_row import amount, exact_gradient, exact_row_sums, exact_target
 from sparse_xent.kernels.cpu.implausible import note
 from sparse_xent.kernels.cpu.memory import (
     clear,
@@ -47,7 +47,6 @@ from sparse_xent.kernels.formulas import (
     class_gradient,
     gradient_coefficients,
     is_logits,
-    is_smooth,
     smoothing_terms,
     term,
 )
@@ -356,7 +355,7 @@ def rows(
             others, before, whole = 0.0, 0.0, False
             if reads_rows(spec):
                 others, before, whole, odd = _row_sums(spec, p, C, t, clip_range, cached_terms)
-                if odd:
+                if notes is not None and odd:
                     note(spec, p, xc, C, t, -1, first + k, notes)
             x_t = vec.load_one(spec, p + t * ops.itemsize(spec))
             target_term = float(term(spec, x_t, ops.rounded(spec, before), clip_range))
@@ -364,7 +363,7 @@ def rows(
                 spec, others, target_term, before, x_t
             )
             sum_, count = 0.0, 0.0
-            if is_smooth(spec):
+            if smoothing is not None:
                 sum_, count = _smoothing_sums(spec, p, C, m, s, clip_range)
             value = finish_loss(
                 spec, others, target_term, target_score, sum_, count, C, smoothing, clip_range
@@ -373,7 +372,7 @@ def rows(
             if not accurate:
                 vec.set_float_mode(mode & ~vec.FLUSH)
                 value, m, others, target_term, count = exact_row_sums(
-                    spec, p, xc, C, t, smoothing, factor
+                    spec, p, xc, C, t, amount(smoothing), factor
                 )
         vec.keep(out + k * ops.lane_size(spec), ops.rounded(spec, value))
         if dx is not None:
@@ -384,7 +383,7 @@ def rows(
                 a, b, target_gradient = gradient_coefficients(
                     spec, others, target_term, target_score, count, C, smoothing, factor, clip_range
                 )
-                if target_cancels(spec, a, target_gradient, smoothing):
+                if smoothing is not None and target_cancels(spec, a, target_gradient, smoothing):
                     target_gradient = exact_target(spec, p, xc, C, t, smoothing, factor, clip_range)
                 terms = 0
                 if caches_terms(spec) and whole and m - before <= FAR:
@@ -395,8 +394,9 @@ def rows(
                 )  # fmt: skip
             else:
                 exact_gradient(
-                    spec, p, xc, to, dc, C, t, m, others, target_term, count, smoothing, factor
-                )
+                    spec, p, xc, to, dc, C, t, m, others, target_term, count, amount(smoothing),
+                    factor,
+                )  # fmt: skip
         if not accurate:
             vec.set_float_mode(mode)
         i += 1

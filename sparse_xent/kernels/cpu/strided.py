@@ -42,7 +42,6 @@ from sparse_xent.kernels.formulas import (
     ClipRange,
     KernelSpec,
     class_gradient,
-    is_smooth,
     smoothing_terms,
     term,
 )
@@ -123,10 +122,11 @@ def _may_cache(spec: KernelSpec) -> Value:
 def _raise(spec, q, xc, xi, count, classes, m_at, sum_at, lost_at, clip_range):
     """Give lanes where a term of these classes overflows a new reference."""
     m, top = vec.fetch(spec, m_at), vec.load_some(spec, q, xi, count)
-    exponents = term_and_exponent(spec, top, m, clip_range)[1]
+    _, exponents = term_and_exponent(spec, top, m, clip_range)
     for c in range(1, classes):
         x = vec.load_some(spec, q + c * xc, xi, count)
-        exponents = exponents | term_and_exponent(spec, x, m, clip_range)[1]
+        _, more = term_and_exponent(spec, x, m, clip_range)
+        exponents = exponents | more
         top = ops.maximum(x, top)
     raised = where_overflowed(spec, exponents, ops.maximum(m, first_reference(spec, top)), m)
     vec.keep(m_at, raised)
@@ -317,7 +317,7 @@ def strided(
             spec, C, n, p, xc, xi, ms, sums, losts, labels, clip_range, cached_terms, step
         )
         _read_targets(spec, n, p, xc, xi, labels, targets)
-        if suspicious(spec, exponents):
+        if notes is not None and suspicious(spec, exponents):
             _note(spec, C, n, p, xc, xi, labels, first + k, notes)
         some_written = False
         for v in range(0, n, w):
@@ -328,7 +328,7 @@ def strided(
                 spec, vec.fetch(spec, sums + at), term(spec, x_t, before, clip_range), before, x_t
             )
             sum_, alive = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
-            if is_smooth(spec):
+            if smoothing is not None:
                 sum_, alive = _smoothing_sums(spec, C, q, xc, xi, count, m, s, clip_range)
             value = finish_loss(
                 spec, others, target_term, target_score, sum_, alive, C, smoothing, clip_range

@@ -52,7 +52,6 @@ from sparse_xent.kernels.formulas import (
     KernelSpec,
     class_gradient,
     is_logits,
-    is_smooth,
     smoothing_terms,
     term,
 )
@@ -255,7 +254,7 @@ def _losses(
     before = _reference(spec, C, columns)
     others, x_t, exponents = _sums(spec, C, columns, terms, t, before, clip_range)
     others = nan_if_overflowed(spec, others, exponents)
-    if suspicious(spec, exponents):
+    if notes is not None and suspicious(spec, exponents):
         for r in range(count):
             label, size = vec.fetch_label(labels + 4 * r), ops.itemsize(spec)
             note(spec, p + r * step, size, C, label, -1, position + r, notes)
@@ -263,7 +262,7 @@ def _losses(
         spec, others, term(spec, x_t, before, clip_range), before, x_t
     )
     sum_, alive = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
-    if is_smooth(spec):
+    if smoothing is not None:
         sum_, alive = _smoothing_sums(spec, C, columns, m, s, clip_range)
     value = finish_loss(
         spec, others, target_term, target_score, sum_, alive, C, smoothing, clip_range
