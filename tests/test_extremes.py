@@ -172,7 +172,9 @@ def test_subnormal_losses_are_kept_beside_a_gradient(shape, dtype, engine):
     x = np.full(shape, -gap, dtype)
     y = np.zeros(tuple(np.delete(shape, axis)), int)
     np.moveaxis(x, axis, -1)[..., 0] = 0
-    loss = sx.SparseCategoricalCrossentropy(from_logits=True, axis=axis, reduction=None, dtype=dtype)
+    loss = sx.SparseCategoricalCrossentropy(
+        from_logits=True, axis=axis, reduction=None, dtype=dtype
+    )
     losses, gradient = loss.value_and_grad(y, x)
     assert losses.tobytes() == loss(y, x).tobytes()
     assert (losses >= least).all()
