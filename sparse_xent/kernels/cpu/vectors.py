@@ -94,7 +94,7 @@ def _from_memory(fmt: Format, raw: Any, lanes: int) -> Value:
 
 
 def _rounded_to_bfloat16(raw: Value) -> Value:
-    """The bits of float32 that is no NaN, of which the upper half is the nearest bfloat16."""
+    """Bits of float32 of which the upper half is the nearest bfloat16; not of every NaN."""
     return raw + 0x7FFF + ((raw >> 16) & 1)
 
 
@@ -157,7 +157,7 @@ def pair_columns(fmt: Any) -> tuple[Value, Value]:
 
 @primitive
 def store_pair(fmt: Any, address: Value, first: Value, second: Value) -> None:
-    """Write a pair, which holds no NaN, as scores."""
+    """Write a pair as scores; a NaN's lower half must be 0, as it is in those of bfloat16."""
     f = fmt.format
     if f == BFLOAT16:
         low, high = (_rounded_to_bfloat16(bits(v)) for v in (first, second))
