@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks import answers, host, report
 from benchmarks.clock import ENOUGH, interleave
 from benchmarks.worker import Worker, serve
-from benchmarks.workloads import FORWARD, INTO, KINDS, USUAL, WORKLOADS, Workload
+from benchmarks.workloads import BATCH, FORWARD, INTO, KINDS, USUAL, WORKLOADS, Workload
 
 HERE = Path(__file__).parent.parent
 VERBS = {FORWARD: "forward", INTO: "value and gradient, `out=`"}
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     workloads = [
         w.cut(asked.scores)
-        for w in WORKLOADS
+        for w in (*WORKLOADS, BATCH)
         if asked.only in w.name and (asked.kind == USUAL or w.has_kinds)
     ]
     if not workloads:

@@ -269,3 +269,6 @@ WORKLOADS = [
         from_logits=False,
     ),
 ]
+
+#: A batch of training, which one thread does in one C function: `benchmarks.against` has it.
+BATCH = Workload("128 x 1000", (128, 1000), _bars(None), _ALL, in_readme=False)
