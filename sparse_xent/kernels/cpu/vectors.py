@@ -470,9 +470,10 @@ def fence() -> None:
 
 
 def _control(name: str, place: Any) -> None:
-    function = ir.FunctionType(ir.VoidType(), [place.type])
+    pointer = _I8.as_pointer()  # LLVM up to 15 takes no other
+    function = ir.FunctionType(ir.VoidType(), [pointer])
     called = cgutils.get_or_insert_function(stage.builder.module, function, f"llvm.x86.sse.{name}")
-    stage.builder.call(called, [place])
+    stage.builder.call(called, [stage.builder.bitcast(place, pointer)])
 
 
 @primitive
