@@ -309,7 +309,7 @@ class LossProgram:
             at = Operands(y, x, w, losses, dx, ranks, exact, dx_is_new)
             if not self._as_they_lie:
                 at = geometry.readable(at)
-            positions = len(x) * geometry.per_row if geometry.per_row else geometry.slab
+            positions = geometry.positions(x)
             if not self._takes_small or positions > self._chunk:
                 return self._in_chunks(at, positions)
             return self._converted(at, positions)

@@ -273,6 +273,13 @@ def _doubles(address: Value) -> tuple[Value, ...]:
     return tuple(vec.fetch_factor(address + 8 * i) for i in range(len(ScalarParams._fields)))
 
 
+@primitive
+def _divisor(divided_by: Value, known: Value, kept: Value, weight: Value) -> Value:
+    """What a gradient is divided by: what is known beforehand, or as DIVIDED_BY says."""
+    counted = ops.select(divided_by == DIVIDED_BY + 1, kept, known)
+    return ops.select(divided_by == DIVIDED_BY + 2, weight, counted)
+
+
 @inlined
 def _is_beyond(largest, least, divisor, wide):  # type: ignore[no-untyped-def]
     """Whether some w / divisor lies where no kernel writes gradients."""
@@ -342,10 +349,7 @@ def run_chunks(call, first, last, own):  # type: ignore[no-untyped-def]
         if not kernel:
             continue
         if dx:
-            if divided_by == DIVIDED_BY + 1:
-                divisor = float(kept)
-            if divided_by == DIVIDED_BY + 2:
-                divisor = row[WEIGHT]
+            divisor = _divisor(divided_by, divisor, float(kept), row[WEIGHT])
             if divided_by and _is_beyond(largest, least, divisor, wide):
                 row[ODD_ROWS] = BEYOND
                 return
@@ -462,11 +466,7 @@ def run_small_call(plan, arrays, items, data):  # type: ignore[no-untyped-def]
         unusual, kept, weight, largest, least = _together(sums, chunks)
         if unusual:
             return 1
-        divided_by, divisor = vec.fetch_long(plan + DIVISOR), 1.0
-        if divided_by == DIVIDED_BY + 1:
-            divisor = kept
-        if divided_by == DIVIDED_BY + 2:
-            divisor = weight
+        divisor = _divisor(vec.fetch_long(plan + DIVISOR), 1.0, kept, weight)
         if _is_beyond(largest, least, divisor, vec.fetch_long(plan + WIDE)):
             sums[ODD_ROWS] = BEYOND
             return 1

@@ -26,7 +26,6 @@ AHEAD = 2048
 PAGE = 4096  # bytes within which a processor's own prefetching goes on
 
 
-@primitive
 def prefetch_ahead(p: Value, size: int) -> None:
     """Prefetch what a reader of bytes one after the other, `size` of them from p on, needs next.
 

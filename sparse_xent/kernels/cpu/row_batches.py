@@ -32,8 +32,8 @@ from sparse_xent.kernels.cpu.references import (
     suspicious,
     term_and_exponent,
 )
-from sparse_xent.kernels.cpu.rows import add_smoothing_terms
-from sparse_xent.kernels.formulas import ClipRange, KernelSpec, class_gradient, term
+from sparse_xent.kernels.cpu.rows import add_smoothing_terms, vector_gradient
+from sparse_xent.kernels.formulas import ClipRange, KernelSpec, term
 from sparse_xent.kernels.staging import Value, primitive
 
 # What is known of a batch's rows, row r in lane r: a vector each on the stack, two of factors.
@@ -231,10 +231,7 @@ def _vector_gradient(
     s: Value,
     clip_range: ClipRange,
 ) -> Value:
-    """The gradients of a vector, from its terms, if there are any."""
-    x = vec.load(spec, p)
-    e = term(spec, x, m, clip_range) if terms is None else vec.fetch(spec, terms)
-    return class_gradient(spec, x, e, a, b, s, clip_range).to(spec.format.vector)
+    return vector_gradient(spec, vec.load(spec, p), terms, m, a, b, s, clip_range)
 
 
 @inlined

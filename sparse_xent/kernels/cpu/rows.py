@@ -74,6 +74,11 @@ def _zero_sums(spec: KernelSpec) -> tuple[Sums, Value]:
     return (zero, zero), ops.integers(spec, 0)
 
 
+@primitive
+def _prefetch_pair(spec: KernelSpec, p: Value) -> None:
+    prefetch_ahead(p, 2 * spec.format.lanes * spec.format.itemsize)
+
+
 def _add(
     spec: KernelSpec,
     x: Value,
@@ -101,7 +106,7 @@ def _add_pair(
     cached_terms: Value | None,
 ) -> tuple[Sums, Value]:
     """A pair's terms onto the sums."""
-    prefetch_ahead(p, 2 * spec.format.lanes * spec.format.itemsize)
+    _prefetch_pair(spec, p)
     made = []
     for i, (x, s) in enumerate(zip(vec.load_pair(spec, p), sums, strict=True)):
         to = shifted(cached_terms, LINE * i)
@@ -252,6 +257,21 @@ def _smoothing_sums(spec, p, C, m, s, clip_range):
 # Gradients -------------------------------------------------------------------------------------
 
 
+def vector_gradient(
+    spec: KernelSpec,
+    x: Value,
+    terms: Value | None,
+    m: Value,
+    a: Value,
+    b: Value,
+    s: Value,
+    clip_range: ClipRange,
+) -> Value:
+    """The gradients of a vector of classes, from the terms at `terms`, if there are any."""
+    e = term(spec, x, m, clip_range) if terms is None else vec.fetch(spec, terms)
+    return class_gradient(spec, x, e, a, b, s, clip_range).to(spec.format.vector)
+
+
 @primitive
 def _pair_gradient(
     spec: KernelSpec,
@@ -264,20 +284,10 @@ def _pair_gradient(
     clip_range: ClipRange,
 ) -> tuple[Value, Value]:
     """The gradients of a pair, from its cached terms, if there are any."""
-    made = []
-    for i, x in enumerate(vec.load_pair(spec, p)):
-        if terms is not None:
-            e = vec.fetch(spec, terms + LINE * i)
-        else:
-            e = term(spec, x, m, clip_range)
-        d = class_gradient(spec, x, e, a, b, s, clip_range)
-        made.append(d.to(spec.format.vector))
-    return tuple(made)  # type: ignore[return-value]
-
-
-@primitive
-def _prefetch_pair(spec: KernelSpec, p: Value) -> None:
-    prefetch_ahead(p, 2 * spec.format.lanes * spec.format.itemsize)
+    return tuple(  # type: ignore[return-value]
+        vector_gradient(spec, x, shifted(terms, LINE * i), m, a, b, s, clip_range)
+        for i, x in enumerate(vec.load_pair(spec, p))
+    )
 
 
 @inlined
