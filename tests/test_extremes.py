@@ -193,3 +193,24 @@ def test_a_call_leaves_the_mode_of_floats_as_it_was(shape, gap, engine):
     sx.SparseCategoricalCrossentropy(from_logits=True, axis=axis).value_and_grad(y, x)
     small = np.full(64, 1e-30, np.float32)
     assert (small * np.float32(1e-10) > 0).all()
+
+
+@pytest.mark.parametrize("s", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", EACH)
+def test_a_small_weight_keeps_gradients_of_logits_far_above_a_row_s_first(shape, dtype, s, engine):
+    shape, axis = SHAPES[shape]
+    x = np.zeros(shape, dtype)
+    np.moveaxis(x, axis, -1)[..., -2] = 44
+    y = np.ones(tuple(np.delete(shape, axis)), int)
+    loss = sx.SparseCategoricalCrossentropy(
+        from_logits=True, axis=axis, reduction="sum", label_smoothing=s
+    )
+    e = np.exp(np.moveaxis(x, axis, -1).astype(np.longdouble) - 44)
+    want = e / e.sum(-1, keepdims=True) - s / shape[axis]
+    want[..., 1] -= 1 - s
+    least, digits = np.finfo(dtype).tiny, {"float32": 1e-5, "float64": 1e-12}[dtype]
+    for w in {"float32": (1e-20, 3e-30, 1e-36), "float64": (1e-140, 1e-290, 1e-300)}[dtype]:
+        gradient = loss.value_and_grad(y, x, sample_weight=np.full(y.shape, w))[1]
+        error = np.abs(np.moveaxis(gradient, axis, -1) - want * np.longdouble(w))
+        assert (error <= digits * np.abs(want * np.longdouble(w)) + least).all(), w

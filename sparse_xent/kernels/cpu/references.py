@@ -25,7 +25,7 @@ from sparse_xent.kernels.arithmetic import (
 from sparse_xent.kernels.cpu.abi import MOST
 from sparse_xent.kernels.cpu.vectors import greater_halves
 from sparse_xent.kernels.formulas import ClipRange, KernelSpec, factored_power, log2e, term
-from sparse_xent.kernels.staging import Value, primitive, static_bool
+from sparse_xent.kernels.staging import Value, Vector, primitive, static_bool
 
 FAR = 64.0  # powers of two by which terms may be scaled at once: all digits are left
 
@@ -121,16 +121,25 @@ def nan_if_overflowed(spec: KernelSpec, others: Value, exponents: Value) -> Valu
     return where_overflowed(spec, exponents, like(others, math.nan), others)
 
 
-@primitive
-def reference_is_far(spec: KernelSpec, first: Value, m: Value) -> Value:
-    """Whether terms under the reference `first` lose digits when they are scaled to m at once."""
-    return anywhere(m - first > FAR) if spec.scores == ScoreKind.LOGITS else static_bool(False)
+def _is_far(spec: KernelSpec, a: Value, first: Value, m: Value) -> Value:
+    least = 2.0**-1022 if spec.format.wide else 2.0**-126
+    scaled = maximum(a, 0.0 - a) * whole_power(first - m)
+    return (m - first > FAR) | ((scaled < least) & (a != 0.0))
 
 
 @primitive
-def nearer_reference(first: Value, m: Value) -> Value:
+def reference_is_far(spec: KernelSpec, a: Value, first: Value, m: Value) -> Value:
+    """Whether terms under the reference `first`, or their factor a, lose digits when scaled to m."""
+    if spec.scores != ScoreKind.LOGITS:
+        return static_bool(False)
+    far = _is_far(spec, a, first, m)
+    return anywhere(far) if isinstance(far.typ, Vector) else far
+
+
+@primitive
+def nearer_reference(spec: KernelSpec, a: Value, first: Value, m: Value) -> Value:
     """m in the lanes where the reference `first` is too far below it, else `first`."""
-    return select(m - first > FAR, m, first)
+    return select(_is_far(spec, a, first, m), m, first)
 
 
 @primitive

@@ -289,8 +289,8 @@ def _keep_coefficients(
         others, target_term, target_score, alive, smoothing, clip_range,
     )  # fmt: skip
     if terms:
-        if reference_is_far(spec, before, m):
-            before = nearer_reference(before, m)
+        if reference_is_far(spec, a, before, m):
+            before = nearer_reference(spec, a, before, m)
             vec.keep(batch + REFERENCES, before)
             _sums(spec, C, p, step, rows, 0, batch, masks, sums, row_exponents, terms, clip_range)
             vec.keep(batch + REFERENCES, m)

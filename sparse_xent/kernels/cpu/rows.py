@@ -33,10 +33,10 @@ from sparse_xent.kernels.cpu.memory import (
     stream_store,
 )
 from sparse_xent.kernels.cpu.references import (
-    FAR,
     add_term,
     first_reference,
     overflowed,
+    reference_is_far,
     rescaled,
     scaled_down,
     suspicious,
@@ -396,7 +396,7 @@ def rows(
                 if smoothing is not None and target_cancels(spec, a, target_gradient, smoothing):
                     target_gradient = exact_target(spec, p, xc, C, t, smoothing, factor, clip_range)
                 terms = 0
-                if caches_terms(spec) and whole and m - before <= FAR:
+                if caches_terms(spec) and whole and not reference_is_far(spec, a, before, m):
                     terms, a = cached_terms, rescaled(spec, a, before, m)
                 _row_gradient(
                     spec, p, to, dc, C, t, m, a, b, target_gradient, s, clip_range, nontemporal,

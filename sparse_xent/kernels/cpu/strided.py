@@ -342,7 +342,7 @@ def strided(
                     others, target_term, target_score, alive, smoothing, clip_range,
                 )  # fmt: skip
                 if cached_terms:  # the factor of the terms as cached, in the place of b, which is 0
-                    cache_invalid = cache_invalid or reference_is_far(spec, before, m)
+                    cache_invalid = cache_invalid or reference_is_far(spec, a, before, m)
                     b = rescaled(spec, a, before, m)
                 vec.keep(aa + at, a)
                 vec.keep(bb + at, b)
