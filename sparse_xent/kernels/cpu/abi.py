@@ -91,8 +91,8 @@ BEYOND = -1.0
 
 FACTORS = {4: (1e-30, 1e30), 8: (1e-150, float(np.finfo(np.float64).max))}
 """By the bytes of the arithmetic's dtype: between which bounds w / divisor must lie for a kernel to
-write gradients. Beyond, a factor is infinite, or no normal number when it is divided by a row's sum,
-which may be 2**20 (2**500)."""
+write gradients. Beyond, a factor is infinite, or no normal number once it is divided by a row's
+sum, which may be 2**20 (2**500)."""
 
 DIVIDED_BY = 1
 """What `divided_by` is where a call is small, plus a `Divisor`: 1 for one, 2 for the number of

@@ -4,14 +4,12 @@ Position k of [outer, inner] lies at x + (k // inner) * xo + (k % inner) * xi. K
 several positions together take them from one run, where only k % inner moves.
 """
 
-from sparse_xent.kernels.arithmetic import itemsize, minimum, select
-from sparse_xent.kernels.cpu.abi import LINE
+from sparse_xent.kernels.arithmetic import itemsize, minimum
 from sparse_xent.kernels.cpu.compiler import inlined
 from sparse_xent.kernels.cpu.vectors import (
     copy_byte,
     copy_line,
     load_one,
-    prefetch,
     store_one,
     stream_line,
 )
@@ -21,21 +19,7 @@ from sparse_xent.kernels.staging import Value, primitive
 # cache for longer: on an AVX-512 Xeon 32,000 classes took 5.8 ns a vector at 4096, 3.8 at 2048,
 # and tiles of 20 classes a tenth longer at 4096 and at 1024 than at 2048.
 AHEAD = 2048
-
-
 PAGE = 4096  # bytes within which a processor's own prefetching goes on
-
-
-def prefetch_ahead(p: Value, size: int) -> None:
-    """Prefetch what a reader of bytes one after the other, `size` of them from p on, needs next.
-
-    The first four lines of the next page are prefetched with those half a page ahead, so that the
-    processor's own prefetching has begun when they are reached: halves take 3 to 8 % less.
-    """
-    for line in range(0, size, LINE):
-        prefetch(p + (AHEAD + line))
-    next_page = p + PAGE
-    prefetch(select((next_page & (PAGE - 4 * LINE)) == 0, next_page, p))
 
 
 @primitive

@@ -129,7 +129,7 @@ def _is_far(spec: KernelSpec, a: Value, first: Value, m: Value) -> Value:
 
 @primitive
 def reference_is_far(spec: KernelSpec, a: Value, first: Value, m: Value) -> Value:
-    """Whether terms under the reference `first`, or their factor a, lose digits when scaled to m."""
+    """Whether terms under the reference `first`, or their factor a, lose digits if scaled to m."""
     if spec.scores != ScoreKind.LOGITS:
         return static_bool(False)
     far = _is_far(spec, a, first, m)
