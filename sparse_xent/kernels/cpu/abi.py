@@ -21,6 +21,7 @@ LINE = 64  # bytes of a cache line, and of every vector of lanes
 # Class counts at which another kernel takes over.
 TILE = 24  # classes at most; above, turning the rows costs more than reading along them
 MEDIUM = 512
+QUADS = 2048  # of logits that are not smoothed
 FEW = 32  # classes apart at most whose sums stay in registers
 
 # Positions of a chunk at most: its scratch of 36 bytes each (labels, losses, weights, factors) is
@@ -42,7 +43,7 @@ NEVER = 1 << 62
 # A caller's thread may have a stack of 128 KiB (musl's default), so that the kernels of one call
 # together take less than half of that; what they need beyond is handed to them.
 POSITION_BYTES = 36 * POSITIONS  # of a chunk, in `run_chunks`
-TERMS = 144 << 10  # bytes: of a kernel that makes gradients
+TERMS = 208 << 10  # bytes: of a kernel that makes gradients
 SCRATCH = POSITION_BYTES + TERMS
 
 
@@ -200,7 +201,13 @@ def choose_kernel(
     if classes > 1 and steps[0] != size:
         name = "few" if classes <= FEW and plain else "strided"
         return KernelChoice(name, format, scores, smooth, positions, NEVER, size * classes)
-    name = "tile" if classes <= TILE else "row_batches" if classes < MEDIUM else "rows"
+    name = (
+        "tile"
+        if classes <= TILE
+        else "row_batches"
+        if classes < (QUADS if plain else MEDIUM)
+        else "rows"
+    )
     rows_of_a_chunk = max(1, min(POSITIONS, chunk_bytes // (size * classes)))
     if plain and name == "row_batches" and rows_of_a_chunk > 16:
         rows_of_a_chunk -= rows_of_a_chunk % 16  # whole batches

@@ -170,8 +170,8 @@ def _greater(spec: KernelSpec, p: Value, top: Value) -> Value:
 
 
 @inlined
-def greatest_scores(spec, C, p, step, rows, square):
-    """Each row's greatest score."""
+def keep_greatest(spec, C, p, step, rows, square):
+    """Each row's greatest scores, by lanes."""
     w, size = ops.lanes(spec), ops.itemsize(spec)
     for r in range(rows):
         q = p + r * step
@@ -179,7 +179,6 @@ def greatest_scores(spec, C, p, step, rows, square):
         for column in range(0, C - w, w):
             top = _greater(spec, q + column * size, top)
         vec.keep(square + LINE * r, top)
-    return vec.row_maxima(spec, square)
 
 
 @inlined
@@ -189,7 +188,8 @@ def _raised_sums(spec, C, p, step, rows, batch, masks, sums, row_exponents, term
     Returns NaN in the lanes where a term overflows even so, else 0.
     """
     one = ops.lane_size(spec)
-    vec.keep(batch + LOSSES, first_reference(spec, greatest_scores(spec, C, p, step, rows, sums)))
+    keep_greatest(spec, C, p, step, rows, sums)
+    vec.keep(batch + LOSSES, first_reference(spec, vec.row_maxima(spec, sums)))
     for r in range(rows):
         if overflowed(spec, vec.fetch_integers(spec, row_exponents + LINE * r)):
             vec.keep(batch + REFERENCES + one * r, vec.fetch_one(spec, batch + LOSSES + one * r))

@@ -4,7 +4,11 @@ A row's terms are a chain of additions, and four rows are four chains: a process
 them while memory is on its way. They are summed as `plain_logits` says, and a batch of rows ends
 as one vector, a row a lane.
 
-Rows whose first score is far from 0 have a reference of their own at once: most of them would be
+Losses alone take their rows from four places, a quarter of the positions apart: a processor
+prefetches within pages of 4 KiB, of each for itself. Of rows that lie together it also writes the
+gradients.
+
+Rows whose first scores are far from 0 have a reference of their own at once: most of them would be
 summed twice.
 """
 
@@ -12,7 +16,7 @@ from typing import Any
 
 from sparse_xent.kernels import arithmetic as ops
 from sparse_xent.kernels.cpu import vectors as vec
-from sparse_xent.kernels.cpu.abi import LINE, MEDIUM
+from sparse_xent.kernels.cpu.abi import LINE, QUADS
 from sparse_xent.kernels.cpu.compiler import inlined, outlined
 from sparse_xent.kernels.cpu.epilogue import (
     WRITTEN,
@@ -30,12 +34,15 @@ from sparse_xent.kernels.cpu.memory import (
 )
 from sparse_xent.kernels.cpu.plain_logits import add_where, finish, gradient_is_right
 from sparse_xent.kernels.cpu.references import first_reference
-from sparse_xent.kernels.cpu.row_batches import class_gradients, greatest_scores
+from sparse_xent.kernels.cpu.row_batches import class_gradients, keep_greatest
 from sparse_xent.kernels.formulas import KernelSpec, power_or_inf
 from sparse_xent.kernels.staging import Value, primitive
 
 QUAD = 4  # rows
-NEAR = 40.0  # at most, in size: the first score of a row that is summed under 0 first
+LOW, HIGH = -40.0, 40.0  # between them is the first score of a row that is summed under 0 first
+# Of MANY classes it is the greatest of the first vector: that tells more, and costs 4 cycles a row.
+# With 20 hardly a row whose logits spread by 30 is summed twice.
+MANY, HIGH_OF_MANY = 256, 20.0
 
 # What is known of a batch's rows, row r in lane r: a vector each on the stack, two of factors.
 LABELS, FACTORS, SCORES, LOSSES, REFERENCES, A, TARGET_GRADIENTS = (
@@ -43,50 +50,62 @@ LABELS, FACTORS, SCORES, LOSSES, REFERENCES, A, TARGET_GRADIENTS = (
 )
 _BATCH = vec.StackBytes(8 * LINE)
 _SQUARE = vec.StackBytes(LINE * 16)  # a vector for each row
-_TERMS = 16 * MEDIUM * 2 + LINE  # bytes of scratch before a batch's terms: its gradient in halves
+_TERMS = 16 * QUADS * 2 + LINE  # bytes of scratch before a batch's terms: its gradient in halves
 
 Four = tuple[Value, Value, Value, Value]
 
 
+@primitive
+def _quarter(spec: KernelSpec) -> int:
+    """A quarter of a batch's rows."""
+    return spec.format.lanes // QUAD
+
+
 @inlined
-def _rows_ahead(spec, C):
-    """By how many rows to prefetch.
+def _ahead(C, bytes_of_a_run):
+    """Bytes to prefetch by: a batch's.
 
     Scores of 128 classes at most are prefetched two batches ahead: 5 to 12 % faster than one.
     """
-    ahead = ops.lanes(spec)
     if C <= 128:
-        ahead = 2 * ahead
-    return ahead
+        return 2 * bytes_of_a_run
+    return bytes_of_a_run
 
 
 @inlined
-def _read_batch(spec, dx, rows, p, step, y, g, batch):
-    """Labels, factors, the targets' and first scores; where there is no row, an ignored label."""
-    for r in range(ops.lanes(spec)):
-        label, q = -1, p + ops.minimum(r, rows - 1) * step
-        if r < rows:
-            label = vec.fetch_label(y + 4 * r)
+def _read_rows(spec, dx, C, lane, most, count, p, step, y, g, batch, square):
+    """Labels, factors, the targets' and first scores of `count` rows, from lane `lane` on.
+
+    The other lanes of `most` have an ignored label, and scores of some row.
+    """
+    for k in range(most):
+        r, label, q = lane + k, -1, p + ops.maximum(ops.minimum(k, count - 1), 0) * step
+        if k < count:
+            label = vec.fetch_label(y + 4 * k)
             if dx is not None:
-                vec.keep(batch + FACTORS + 8 * r, vec.fetch_factor(g + 8 * r))
+                vec.keep(batch + FACTORS + 8 * r, vec.fetch_factor(g + 8 * k))
         score = vec.load_one(spec, q + ops.maximum(label, 0) * ops.itemsize(spec))
         vec.keep_label(batch + LABELS + 4 * r, label)
         vec.keep(batch + SCORES + ops.lane_size(spec) * r, score)
-        vec.keep(batch + REFERENCES + ops.lane_size(spec) * r, vec.load_one(spec, q))
+        if C >= MANY:
+            vec.keep(square + LINE * r, vec.load(spec, q))
+        else:
+            vec.keep(batch + REFERENCES + ops.lane_size(spec) * r, vec.load_one(spec, q))
 
 
 # Sums ------------------------------------------------------------------------------------------
 
 
 @primitive
-def _four_rows(p: Value, step: Value, count: Value) -> Four:
-    """Addresses of four rows; the last of `count` rows stands for those beyond it."""
-    return tuple(p + ops.minimum(count - 1, i) * step for i in range(QUAD))  # type: ignore[return-value]
+def _four_rows(p: Value, step: Value, apart: Value, left: Value) -> Four:
+    """Addresses of four rows `apart` rows from each other; the first for those beyond `left`."""
+    rows = (p + ops.select(apart * i < left, apart * i, 0) * step for i in range(QUAD))
+    return tuple(rows)  # type: ignore[return-value]
 
 
 @primitive
 def _four_labels(spec: KernelSpec, labels: Value) -> Four:
-    t = (vec.fetch_label(labels + 4 * i) for i in range(QUAD))
+    t = (vec.fetch_label(labels + 4 * _quarter(spec) * i) for i in range(QUAD))
     return tuple(ops.splat(spec, label) for label in t)  # type: ignore[return-value]
 
 
@@ -94,8 +113,8 @@ def _four_labels(spec: KernelSpec, labels: Value) -> Four:
 def _four_references(spec: KernelSpec, references: Value | None) -> tuple[Any, ...]:
     if references is None:
         return (0.0,) * QUAD
-    size = ops.lane_size(spec)
-    return tuple(ops.splat(spec, vec.fetch_one(spec, references + size * i)) for i in range(QUAD))
+    apart = ops.lane_size(spec) * _quarter(spec)
+    return tuple(ops.splat(spec, vec.fetch_one(spec, references + apart * i)) for i in range(QUAD))
 
 
 @primitive
@@ -131,9 +150,9 @@ def _add_vectors(
 
 
 @primitive
-def _keep_sums(square: Value, sums: Four) -> None:
+def _keep_sums(spec: KernelSpec, square: Value, sums: Four) -> None:
     for i, sum_ in enumerate(sums):
-        vec.keep(square + LINE * i, sum_)
+        vec.keep(square + LINE * _quarter(spec) * i, sum_)
 
 
 @primitive
@@ -151,10 +170,11 @@ def _sum_four(spec, C, rows, ahead, labels, references, square, terms):
     w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
     t, m = _four_labels(spec, labels), _four_references(spec, references)
     sums, column, columns = _no_sums(spec), 0, _columns(spec, 0)
+    apart = _quarter(spec) * C * one
     while column + w <= C:
         sums = _add_vectors(
             spec, rows, column * size, ahead, columns, None, t, m, sums,
-            shifted(terms, column * one), C * one,
+            shifted(terms, column * one), apart,
         )  # fmt: skip
         column += w
         columns = columns + w
@@ -162,22 +182,21 @@ def _sum_four(spec, C, rows, ahead, labels, references, square, terms):
         at = C - w
         sums = _add_vectors(
             spec, rows, at * size, None, _columns(spec, at), column, t, m, sums,
-            shifted(terms, at * one), C * one,
+            shifted(terms, at * one), apart,
         )  # fmt: skip
-    _keep_sums(square, sums)
+    _keep_sums(spec, square, sums)
 
 
 @inlined
-def _sums(spec, C, p, step, count, ahead, batch, references, square, terms):
+def _sums(spec, C, p, step, apart, rows, left, ahead, batch, references, square, terms):
     """The sums of a batch's rows, and their terms."""
-    one, r = ops.lane_size(spec), 0
-    while r < count:
-        rows = _four_rows(p + r * step, step, count - r)
+    one = ops.lane_size(spec)
+    for r in range(rows):
+        four = _four_rows(p + r * step, step, apart, left - r)
         _sum_four(
-            spec, C, rows, ahead, batch + LABELS + 4 * r, shifted(references, one * r),
+            spec, C, four, ahead, batch + LABELS + 4 * r, shifted(references, one * r),
             square + LINE * r, shifted(terms, r * C * one),
         )  # fmt: skip
-        r += QUAD
     return vec.row_totals(spec, square)
 
 
@@ -196,15 +215,21 @@ def _fits(spec: KernelSpec, m: Value) -> Value:
 
 
 @outlined
-def _sums_again(spec, C, p, step, count, batch, square, terms, right):
+def _sums_again(spec, C, p, step, apart, rows, left, ahead, batch, square, terms, right):
     """`finish` of rows that are not right, under references of their own; of the others as before.
 
     A row has its terms and sums under one reference; under 0 they keep their bits.
     """
-    m = first_reference(spec, greatest_scores(spec, C, p, step, count, square))
+    each = _quarter(spec)
+    for i in range(QUAD):
+        here = ops.minimum(rows, left - i * apart)
+        keep_greatest(spec, C, p + i * apart * step, step, here, square + LINE * each * i)
+    m = first_reference(spec, vec.row_maxima(spec, square))
     m = ops.select(right & _fits(spec, m), ops.splat(spec, 0.0), m)
     vec.keep(batch + REFERENCES, m)
-    others = _sums(spec, C, p, step, count, None, batch, batch + REFERENCES, square, terms)
+    others = _sums(
+        spec, C, p, step, apart, rows, left, ahead, batch, batch + REFERENCES, square, terms
+    )
     return _finish(spec, others, batch, m)
 
 
@@ -221,22 +246,25 @@ def _place(spec: KernelSpec) -> int:
 
 
 @primitive
-def _begins_near(spec: KernelSpec, first: Value, t: Value) -> Value:
+def _begins_near(first: Value, high: Value, t: Value) -> Value:
     """A mask of the rows that are summed under 0 first."""
-    return ((first >= -NEAR) & (first <= NEAR)) | (t < 0)
+    return ((first >= LOW) & (first <= high)) | (t < 0)
 
 
 @inlined
-def _losses(spec, C, p, step, count, ahead, batch, square, terms):
+def _losses(spec, C, p, step, apart, rows, left, ahead, batch, square, terms):
     """A batch's losses, whether one is not accurate, and what gradients are made of."""
     t = vec.fetch_labels(spec, batch + LABELS)
-    near = _begins_near(spec, vec.fetch(spec, batch + REFERENCES), t)
+    if C >= MANY:
+        near = _begins_near(vec.row_maxima(spec, square), HIGH_OF_MANY, t)
+    else:
+        near = _begins_near(vec.fetch(spec, batch + REFERENCES), HIGH, t)
     if ops.everywhere(near):
-        others = _sums(spec, C, p, step, count, ahead, batch, None, square, terms)
+        others = _sums(spec, C, p, step, apart, rows, left, ahead, batch, None, square, terms)
         others, target_term, value, right = _finish(spec, others, batch, 0.0)
     else:
         others, target_term, value, right = _sums_again(
-            spec, C, p, step, count, batch, square, terms, near
+            spec, C, p, step, apart, rows, left, ahead, batch, square, terms, near
         )
     inaccurate = False
     usable = right
@@ -244,7 +272,7 @@ def _losses(spec, C, p, step, count, ahead, batch, square, terms):
         usable = right & gradient_is_right(spec, others + target_term, t)
     if not ops.everywhere(usable):
         others, target_term, again, _ = _sums_again(
-            spec, C, p, step, count, batch, square, terms, usable & near
+            spec, C, p, step, apart, rows, left, ahead, batch, square, terms, usable & near
         )
         value, inaccurate = without_ignored(spec, t, ops.select(right, value, again))
     vec.keep(batch + LOSSES, value)
@@ -272,9 +300,8 @@ def plain_rows(
     spec, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes,
     smoothing, clip_range, nontemporal, scratch,
 ):  # fmt: skip
-    """TILE < C < MEDIUM, logits without smoothing."""
-    size, one = ops.itemsize(spec), ops.lane_size(spec)
-    w, ahead = ops.lanes(spec), _rows_ahead(spec, C)
+    """TILE < C < QUADS, logits without smoothing."""
+    w, size, one, each = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec), _quarter(spec)
     square, batch = vec.stack_alloc(_SQUARE), vec.stack_alloc(_BATCH)
     labels, factors, values = batch + LABELS, batch + FACTORS, batch + LOSSES
     terms = only_with(dx, scratch + _TERMS)
@@ -283,41 +310,60 @@ def plain_rows(
     vec.keep(factors + LINE, zero)
     for r in range(w):
         vec.keep(square + LINE * r, zero)
-    done, end = 0, 0
-    x_step, dx_step, p, to = 0, 0, x, dx
+    done = 0
     while done < last - first:
-        if done == end:
-            end, p, x_step = run_of_positions(inner, first, last, done, x, xo, xi)
-            if dx is not None:
-                end, to, dx_step = run_of_positions(inner, first, last, done, dx, do, di)
-        count = ops.minimum(w, end - done)
-        _read_batch(spec, dx, count, p, x_step, y + 4 * done, g + 8 * done, batch)
-        others, target_term, inaccurate = _losses(
-            spec, C, p, x_step, count, ahead * x_step, batch, square, terms
-        )
-        row, row_step = to, dx_step
+        end, p, x_step = run_of_positions(inner, first, last, done, x, xo, xi)
+        n, to, dx_step, direct = end - done, dx, 0, False
+        # A batch's rows lie in `places` places of `most` rows; quads are of rows `apart` rows from
+        # each other. Batches begin `most` rows from each other, up to `stop`.
+        quarter = (n + QUAD - 1) // QUAD
+        places, most, apart, stop = QUAD, each, quarter, quarter
         if dx is not None:
+            end, to, dx_step = run_of_positions(inner, first, last, done, dx, do, di)
             direct = dc == size and not nontemporal
-            if not direct:
-                row, row_step = scratch + _place(spec), C * size
-            a, _, target_gradient = row_coefficients(
-                spec, p, x_step, size, count, C, labels, factors,
-                others, target_term, zero, zero, smoothing, clip_range,
+            places, most, apart, stop = 1, w, each, n
+        for turn in range(0, stop, most):
+            here, left = p + turn * x_step, n - turn
+            rows = ops.minimum(most, stop - turn)  # of a place, where so many are left
+            ahead = _ahead(C, most * x_step)
+            if turn * x_step + ahead >= stop * x_step:  # behind all places
+                ahead += (n - stop) * x_step
+            for i in range(places):
+                k, count = done + turn + i * apart, ops.minimum(rows, left - i * apart)
+                q = here + ops.select(count > 0, i * apart, 0) * x_step
+                _read_rows(
+                    spec, dx, C, i * each, most, count, q, x_step, y + 4 * k, g + 8 * k, batch,
+                    square,
+                )  # fmt: skip
+            others, target_term, inaccurate = _losses(
+                spec, C, here, x_step, apart, ops.minimum(rows, each), left, ahead, batch, square,
+                terms,
             )  # fmt: skip
-            vec.keep(batch + A, a)
-            vec.keep(batch + TARGET_GRADIENTS, target_gradient)
-        if inaccurate:
-            exact_rows(
-                spec, values, labels, factors, p, x_step, size, row, row_step, size, count, C,
-                smoothing, only_with(dx, labels),
-            )  # fmt: skip
-        if dx is not None:
-            _gradient(spec, C, count, batch, terms, row, row_step, clip_range)
-            if not direct:
-                write_rows(spec, to, dx_step, dc, row, count, C, nontemporal)
-            to += count * dx_step
-        store_losses(spec, out + done * one, values, count)
-        p += count * x_step
-        done += count
+            if dx is not None:
+                a, _, target_gradient = row_coefficients(
+                    spec, here, x_step, size, rows, C, labels, factors,
+                    others, target_term, zero, zero, smoothing, clip_range,
+                )  # fmt: skip
+                vec.keep(batch + A, a)
+                vec.keep(batch + TARGET_GRADIENTS, target_gradient)
+            for i in range(places):
+                k, count, lane = turn + i * apart, ops.minimum(rows, left - i * apart), i * each
+                row, row_step = to, dx_step
+                if dx is not None:
+                    row = to + k * dx_step
+                    if not direct:
+                        row, row_step = scratch + _place(spec), C * size
+                if inaccurate:
+                    exact_rows(
+                        spec, values + lane * one, labels + 4 * lane, factors + 8 * lane,
+                        p + k * x_step, x_step, size, row, row_step, size, count, C, smoothing,
+                        only_with(dx, labels + 4 * lane),
+                    )  # fmt: skip
+                if dx is not None:
+                    _gradient(spec, C, count, batch, terms, row, row_step, clip_range)
+                    if not direct:
+                        write_rows(spec, to + k * dx_step, dx_step, dc, row, count, C, nontemporal)
+                store_losses(spec, out + (done + k) * one, values + lane * one, count)
+        done = end
     if dx is not None and nontemporal:
         vec.fence()
