@@ -58,7 +58,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 SMOOTHINGS = {"": 0.0, " smoothed": 0.1}
 LAYOUTS = ("C", "Fortran", "NCHW", "sliced", "3-D")
-CLASSES = (2, 3, 10, 24, 25, 100, 600, 1500)
+CLASSES = (2, 3, 10, 24, 25, 100, 600, 1500, 5000)
 REDUCTIONS = ("sum_over_batch_size", "sum", "mean_with_sample_weight", None)
 LABELS = ("int64", "int32", "int16", "uint8", "bool", "float32", "float64", "list", "Fortran")
 
