@@ -30,7 +30,7 @@ ROWS = 100  # of an operand whose rows have pages of their own
 MARGIN = 256  # bytes beside an operand that must stay as they are
 
 CLASSES = (1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8, 9, 10, 13, 16, 21, 23, 24, 25, 31, 32, 33, 47, 64, 100)
-MORE_CLASSES = (130, 257, 300, 511, 512, 515, 600, 1030, 2100)
+MORE_CLASSES = (130, 257, 300, 511, 512, 515, 600, 1030, 2047, 2100, 4200)
 
 
 class Memory:

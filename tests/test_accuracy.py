@@ -133,7 +133,9 @@ RANGE = {"float32": 128 * np.log(2), "float64": 1024 * np.log(2)}
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("classes", [5, 10, 100, 1100])
+@pytest.mark.parametrize(
+    "classes", [5, 10, 100, 1100, 2100, pytest.param(9000, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("dtype", WIDE)
 def test_what_was_summed_at_the_top_of_the_range_survives_a_climb_beyond_it(
     dtype: str, classes: int, order: Any
@@ -154,7 +156,7 @@ def test_what_was_summed_at_the_top_of_the_range_survives_a_climb_beyond_it(
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("classes", [2, 5, 10, 24, 25, 100, 600, 1500])
+@pytest.mark.parametrize("classes", [2, 5, 10, 24, 25, 100, 600, 2500, 9000])
 @pytest.mark.parametrize("spread", [3, 30, 100, 300])
 @pytest.mark.parametrize("dtype", WIDE)
 def test_rows_of_any_spread_are_right(dtype: str, spread: float, classes: int, order: Any) -> None:

@@ -17,13 +17,16 @@ from sparse_xent.kernels.cpu import abi, functions
 pytestmark = pytest.mark.filterwarnings("ignore:y_pred must hold probabilities:UserWarning")
 
 EPS = 1e-7
-#: One shape [outer, C, inner] for each kernel: tile, row_batches, rows (one chunk and three).
+#: One shape [outer, C, inner] for each kernel: tile, row_batches (of logits up to 2047 classes),
+#: rows in steps that lie together and in steps a quarter of a row apart.
 TOGETHER = {
     "tile": (70, 10, 1),
     "row_batches": (41, 100, 1),
     "rows": (37, 600, 1),
     "last of batches": (21, 511, 1),
+    "last of quads": (21, 2047, 1),
     "long": (19, 2100, 1),
+    "longest": (19, 9000, 1),
 }
 #: Classes apart: few and many of them, positions that fill vectors and that do not.
 APART = {"planes": (3, 21, 100), "wide": (1, 5, 1030), "many": (1, 300, 70), "alone": (60, 9, 1)}
@@ -214,7 +217,7 @@ FAR = {
 @pytest.mark.parametrize("far", FAR.values(), ids=FAR)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("classes", [2, 3, 7, 10, 21, 25, 100, 600, 1000])
+@pytest.mark.parametrize("classes", [2, 3, 7, 10, 21, 25, 100, 255, 256, 600, 2047, 2100, 5000])
 def test_rows_far_from_others_do_not_change_their_bits(classes, order, dtype, far):
     r = np.random.default_rng(classes)
     x = np.array(r.normal(0, 3, (70, classes, 1)), dtype, order=order)
@@ -274,7 +277,7 @@ def test_the_gradient_goes_into_any_layout(shape, how):
     np.testing.assert_array_equal(out, dx)
 
 
-@pytest.mark.parametrize("classes", [10, 100, 1000, 1100])
+@pytest.mark.parametrize("classes", [10, 100, 1000, 2100, 5000])
 def test_a_large_gradient_that_goes_past_the_caches_is_as_in_place(classes):
     """Its rows begin anywhere in a line; the last batch is not whole."""
     rows = 4_500_000 // classes + 3
@@ -310,7 +313,7 @@ def test_in_place_is_as_apart(shape, smoothing, how, scores):
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(np.float32, 80), (np.float64, 700)])
-@pytest.mark.parametrize("classes", [2, 10, 100, 600])
+@pytest.mark.parametrize("classes", [2, 10, 100, 600, 2500, 9000])
 def test_a_gap_is_right_relative_to_the_loss_at_any_offset(classes, dtype, most):
     r = np.random.default_rng(classes)
     for offset in (0, 1e3, -1e6, 1e6):
