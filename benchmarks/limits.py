@@ -37,27 +37,39 @@ def _prefetch(builder: Any, at: Any, write: bool) -> None:
     builder.call(ask, [pointer, *(ir.Constant(_I32, n) for n in (int(write), 3, 1))])
 
 
-def _steps(builder: Any, count: Any) -> Any:
+def _steps(builder: Any, count: Any, bytes_of_a_step: int = UNROLL * LINE) -> Any:
     """Offsets 0, 256, ... below count bytes."""
-    zero, step = (ir.Constant(count.type, n) for n in (0, UNROLL * LINE))
+    zero, step = (ir.Constant(count.type, n) for n in (0, bytes_of_a_step))
     return cgutils.for_range_slice(builder, zero, count, step, intp=count.type)
 
 
 @intrinsic
-def _read(typing_context, source, count, ahead):  # type: ignore[no-untyped-def]
-    """Sum of the 64-bit words of `count` bytes, prefetching `ahead` bytes further on."""
+def _read(typing_context, source, count, apart, ahead):  # type: ignore[no-untyped-def]
+    """Sum of the 64-bit words of `count` bytes, prefetching `ahead` bytes further on.
+
+    From as many places as a step has lines, `apart` bytes from each other and read side by side;
+    where apart is 0, from one.
+    """
 
     def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        source, count, ahead = args
+        source, count, apart, ahead = args
         blank = ir.Constant(_WORDS, [0] * _WORDS.count)
         sums = [cgutils.alloca_once_value(builder, blank) for _ in range(UNROLL)]
-        with _steps(builder, count) as (offset, _):
-            here = builder.add(source, offset)
-            there = builder.add(here, ahead)
+
+        def add(offset: Any, between: Any) -> None:
             for line, total in enumerate(sums):
-                _prefetch(builder, builder.add(there, ir.Constant(ahead.type, line * LINE)), False)
-                words = builder.load(_address(builder, here, line), align=8)
+                place = builder.mul(between, ir.Constant(between.type, line))
+                here = builder.add(builder.add(source, offset), place)
+                _prefetch(builder, builder.add(here, ahead), False)
+                words = builder.load(_address(builder, here, 0), align=8)
                 builder.store(builder.add(builder.load(total), words), total)
+
+        together = builder.icmp_signed("==", apart, ir.Constant(apart.type, 0))
+        with builder.if_else(together) as (one, several):
+            with one, _steps(builder, count) as (offset, _):
+                add(offset, ir.Constant(apart.type, LINE))
+            with several, _steps(builder, apart, LINE) as (offset, _):
+                add(offset, apart)
         total = builder.load(sums[0])
         for other in sums[1:]:
             total = builder.add(total, builder.load(other))
@@ -67,7 +79,7 @@ def _read(typing_context, source, count, ahead):  # type: ignore[no-untyped-def]
             result = builder.add(result, lane)
         return result
 
-    return types.int64(types.int64, types.int64, types.int64), emit
+    return types.int64(*[types.int64] * 4), emit
 
 
 def _copier(stream: bool) -> Any:
@@ -117,7 +129,18 @@ def _read_share(source, target, size, chunk, ahead, counter):  # type: ignore[no
     total = 0
     start = _take(counter) * chunk
     while start < size:
-        total += _read(source + start, min(chunk, size - start), ahead)
+        total += _read(source + start, min(chunk, size - start), 0, ahead)
+        start = _take(counter) * chunk
+    return total
+
+
+@njit(nogil=True)
+def _read_places_share(source, target, size, chunk, ahead, counter):  # type: ignore[no-untyped-def]
+    total = 0
+    start = _take(counter) * chunk
+    while start < size:
+        count = min(chunk, size - start)
+        total += _read(source + start, count, count // UNROLL, ahead)
         start = _take(counter) * chunk
     return total
 
@@ -150,7 +173,7 @@ class Variant:
 
     def __str__(self) -> str:
         cut = f"chunks of {self.chunk >> 10} KiB" if self.chunk else "equal shares"
-        name = self.share.__name__.strip("_").removesuffix("_share")
+        name = self.share.__name__.strip("_").removesuffix("_share").replace("_", " in 4 ")
         return f"{name}, {cut}, prefetch {self.ahead >> 10} KiB ahead"
 
 
@@ -159,6 +182,7 @@ READ = [
     Variant(_read_share, chunk, ahead)
     for chunk, ahead in [(256 * KIB, 4 * KIB), (2048 * KIB, 4 * KIB), (0, 4 * KIB), (256 * KIB, 0)]
 ]
+READ += [Variant(_read_places_share, chunk, 2 * KIB) for chunk in (256 * KIB, 2048 * KIB)]
 COPY = [
     *(
         Variant(_stream_share, chunk, ahead)
