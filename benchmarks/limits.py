@@ -38,7 +38,7 @@ def _prefetch(builder: Any, at: Any, write: bool) -> None:
 
 
 def _steps(builder: Any, count: Any, bytes_of_a_step: int = UNROLL * LINE) -> Any:
-    """Offsets 0, 256, ... below count bytes."""
+    """Offsets 0, `bytes_of_a_step`, ... below count bytes."""
     zero, step = (ir.Constant(count.type, n) for n in (0, bytes_of_a_step))
     return cgutils.for_range_slice(builder, zero, count, step, intp=count.type)
 
@@ -135,7 +135,7 @@ def _read_share(source, target, size, chunk, ahead, counter):  # type: ignore[no
 
 
 @njit(nogil=True)
-def _read_places_share(source, target, size, chunk, ahead, counter):  # type: ignore[no-untyped-def]
+def _read_at_4_places_share(source, target, size, chunk, ahead, counter):  # type: ignore[no-untyped-def]
     total = 0
     start = _take(counter) * chunk
     while start < size:
@@ -173,7 +173,7 @@ class Variant:
 
     def __str__(self) -> str:
         cut = f"chunks of {self.chunk >> 10} KiB" if self.chunk else "equal shares"
-        name = self.share.__name__.strip("_").removesuffix("_share").replace("_", " in 4 ")
+        name = self.share.__name__.strip("_").removesuffix("_share").replace("_", " ")
         return f"{name}, {cut}, prefetch {self.ahead >> 10} KiB ahead"
 
 
@@ -182,7 +182,7 @@ READ = [
     Variant(_read_share, chunk, ahead)
     for chunk, ahead in [(256 * KIB, 4 * KIB), (2048 * KIB, 4 * KIB), (0, 4 * KIB), (256 * KIB, 0)]
 ]
-READ += [Variant(_read_places_share, chunk, 2 * KIB) for chunk in (256 * KIB, 2048 * KIB)]
+READ += [Variant(_read_at_4_places_share, chunk, 2 * KIB) for chunk in (256 * KIB, 2048 * KIB)]
 COPY = [
     *(
         Variant(_stream_share, chunk, ahead)

@@ -120,7 +120,9 @@ TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
 SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
     "few classes": ((200, 10), -1),
     "some classes": ((60, 50), -1),
+    "hundreds of classes": ((20, 600), -1),
     "many classes": ((8, 2100), -1),
+    "thousands of classes": ((8, 4200), -1),
     "classes first": ((10, 200), 0),
     "channels first": ((5, 21, 3, 9), 1),
     "classes in the middle": ((6, 5, 4, 3), 2),

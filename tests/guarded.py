@@ -25,12 +25,12 @@ from conftest import KINDS
 import sparse_xent as sx
 
 PAGE = mmap.PAGESIZE
-BYTES = 512 * PAGE  # of one operand, gaps included
+BYTES = 1024 * PAGE  # of one operand, gaps included
 ROWS = 100  # of an operand whose rows have pages of their own
 MARGIN = 256  # bytes beside an operand that must stay as they are
 
 CLASSES = (1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8, 9, 10, 13, 16, 21, 23, 24, 25, 31, 32, 33, 47, 64, 100)
-MORE_CLASSES = (130, 257, 300, 511, 512, 515, 600, 1030, 2047, 2100, 4200)
+MORE_CLASSES = (130, 257, 300, 511, 512, 515, 600, 1030, 2047, 2100, 4200, 8300)
 
 
 class Memory:

@@ -11,7 +11,7 @@ import pytest
 import sparse_xent as sx
 from sparse_xent.engines import numpy_formulas
 from sparse_xent.kernels import ScoreKind
-from sparse_xent.kernels.cpu import abi, functions
+from sparse_xent.kernels.cpu import abi, functions, row_batches, row_quads, rows, strided
 
 #: Some rows hold what cannot be probabilities, on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:y_pred must hold probabilities:UserWarning")
@@ -313,7 +313,7 @@ def test_in_place_is_as_apart(shape, smoothing, how, scores):
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(np.float32, 80), (np.float64, 700)])
-@pytest.mark.parametrize("classes", [2, 10, 100, 600, 2500, 9000])
+@pytest.mark.parametrize("classes", [2, 10, 100, 600, 2047, 2500, 9000])
 def test_a_gap_is_right_relative_to_the_loss_at_any_offset(classes, dtype, most):
     r = np.random.default_rng(classes)
     for offset in (0, 1e3, -1e6, 1e6):
@@ -355,3 +355,13 @@ def test_ranks_are_the_numpy_engine_s(shape, dtype):
     functions.rank(x.dtype.name)(*shape[1:], 0, y.size, x.ctypes.data, *x.strides, labels, to)
     np.testing.assert_array_equal(made, numpy_formulas.rank(x, y))
     assert made[0, 0] == shape[1]
+
+
+def test_the_scratch_of_a_thread_is_large_enough_for_every_kernel():
+    """Guard pages do not see it: it is memory of the library's own."""
+    batch = 64  # bytes of 16 rows' terms of a class: float32
+    assert row_quads._TERMS + batch * abi.PLAIN_MEDIUM <= abi.TERMS
+    assert row_batches._GRADIENTS + batch * abi.MEDIUM <= abi.TERMS
+    pair = 128  # bytes of terms: a row may end with one that begins early
+    assert rows.CACHED + pair <= abi.TERMS
+    assert strided.CACHED <= abi.TERMS

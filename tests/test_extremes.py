@@ -11,7 +11,10 @@ from oracle import Definition, mp
 import sparse_xent as sx
 
 #: Each kernel once.
-EACH = ("few classes", "some classes", "many classes", "classes first")
+EACH = (
+    *("few classes", "some classes", "hundreds of classes", "many classes"),
+    *("thousands of classes", "classes first"),
+)
 
 
 # ---- slopes that are small differences ----------------------------------------------------------
@@ -193,6 +196,17 @@ def test_a_call_leaves_the_mode_of_floats_as_it_was(shape, gap, engine):
     sx.SparseCategoricalCrossentropy(from_logits=True, axis=axis).value_and_grad(y, x)
     small = np.full(64, 1e-30, np.float32)
     assert (small * np.float32(1e-10) > 0).all()
+
+
+@pytest.mark.parametrize("shape", EACH)
+def test_a_large_weight_keeps_gradients_of_logits_far_below_0(shape, engine):
+    shape, axis = SHAPES[shape]
+    y = np.zeros(tuple(np.delete(shape, axis)), int)
+    loss = sx.SparseCategoricalCrossentropy(from_logits=True, axis=axis, reduction="sum")
+    gradient = loss.value_and_grad(y, np.full(shape, -300.0), np.full(y.shape, 1e200))[1]
+    want = np.full(shape, 1e200 / shape[axis])
+    np.moveaxis(want, axis, -1)[..., 0] -= 1e200
+    np.testing.assert_allclose(gradient, want, rtol=1e-12)
 
 
 @pytest.mark.parametrize("s", [0.0, 0.1])

@@ -20,8 +20,11 @@ LINE = 64  # bytes of a cache line, and of every vector of lanes
 
 # Class counts at which another kernel takes over.
 TILE = 24  # classes at most; above, turning the rows costs more than reading along them
-MEDIUM = 512
-QUADS = 2048  # of logits that are not smoothed
+MEDIUM = 512  # from here on one row at a time
+# The same of logits without smoothing. One row at a time, losses of 512 to 1000 classes take 1.4
+# times as long, of 2000 1.15 times; gradients as long. A lane sums 128 float32 at most, and is
+# off by 2e-6 where all are equal.
+PLAIN_MEDIUM = 2048
 FEW = 32  # classes apart at most whose sums stay in registers
 
 # Positions of a chunk at most: its scratch of 36 bytes each (labels, losses, weights, factors) is
@@ -43,7 +46,9 @@ NEVER = 1 << 62
 # A caller's thread may have a stack of 128 KiB (musl's default), so that the kernels of one call
 # together take less than half of that; what they need beyond is handed to them.
 POSITION_BYTES = 36 * POSITIONS  # of a chunk, in `run_chunks`
-TERMS = 208 << 10  # bytes: of a kernel that makes gradients
+# Bytes of a kernel that makes gradients: of 16 rows of PLAIN_MEDIUM classes the gradients in halves
+# and the terms in float32. All others need less.
+TERMS = 16 * PLAIN_MEDIUM * (2 + 4) + 4 * LINE
 SCRATCH = POSITION_BYTES + TERMS
 
 
@@ -90,10 +95,10 @@ sum(l * l * w), and for the weights of the hits at each bound."""
 BEYOND = -1.0
 """In the place of ODD_ROWS where a small call was left alone: see FACTORS."""
 
-FACTORS = {4: (1e-30, 1e30), 8: (1e-150, float(np.finfo(np.float64).max))}
+FACTORS = {4: (1e-30, 1e30), 8: (1e-150, 1e150)}
 """By the bytes of the arithmetic's dtype: between which bounds w / divisor must lie for a kernel to
-write gradients. Beyond, a factor is infinite, or no normal number once it is divided by a row's
-sum, which may be 2**20 (2**500)."""
+write gradients. Beyond, a factor may be infinite, or no normal number, once it is divided by a
+row's sum: that lies between 2**-20 and 2**20 (2**-500 and 2**500)."""
 
 DIVIDED_BY = 1
 """What `divided_by` is where a call is small, plus a `Divisor`: 1 for one, 2 for the number of
@@ -201,13 +206,8 @@ def choose_kernel(
     if classes > 1 and steps[0] != size:
         name = "few" if classes <= FEW and plain else "strided"
         return KernelChoice(name, format, scores, smooth, positions, NEVER, size * classes)
-    name = (
-        "tile"
-        if classes <= TILE
-        else "row_batches"
-        if classes < (QUADS if plain else MEDIUM)
-        else "rows"
-    )
+    most = PLAIN_MEDIUM if plain else MEDIUM
+    name = "tile" if classes <= TILE else "row_batches" if classes < most else "rows"
     rows_of_a_chunk = max(1, min(POSITIONS, chunk_bytes // (size * classes)))
     if plain and name == "row_batches" and rows_of_a_chunk > 16:
         rows_of_a_chunk -= rows_of_a_chunk % 16  # whole batches

@@ -1,4 +1,4 @@
-"""Plain logits: rows of few classes, not smoothed, summed under the reference 0.
+"""Plain logits: not smoothed, of fewer than PLAIN_MEDIUM classes, summed under the reference 0.
 
 Terms under the reference 0 take no first score, no exponents and no raised reference. They are
 right for most rows, and `finish` says for which: a row whose others sum to less than 2^-90 has lost

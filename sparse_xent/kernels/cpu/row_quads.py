@@ -4,9 +4,8 @@ A row's terms are a chain of additions, and four rows are four chains: a process
 them while memory is on its way. They are summed as `plain_logits` says, and a batch of rows ends
 as one vector, a row a lane.
 
-Losses alone take their rows from four places, a quarter of the positions apart: a processor
-prefetches within pages of 4 KiB, of each for itself. Of rows that lie together it also writes the
-gradients.
+Losses alone take their rows from four places, a quarter of the positions apart (`memory.PAGE` says
+why). Gradients are written a line after the other, so their rows lie together.
 
 Rows whose first scores are far from 0 have a reference of their own at once: most of them would be
 summed twice.
@@ -16,7 +15,7 @@ from typing import Any
 
 from sparse_xent.kernels import arithmetic as ops
 from sparse_xent.kernels.cpu import vectors as vec
-from sparse_xent.kernels.cpu.abi import LINE, QUADS
+from sparse_xent.kernels.cpu.abi import LINE, PLAIN_MEDIUM
 from sparse_xent.kernels.cpu.compiler import inlined, outlined
 from sparse_xent.kernels.cpu.epilogue import (
     WRITTEN,
@@ -50,7 +49,9 @@ LABELS, FACTORS, SCORES, LOSSES, REFERENCES, A, TARGET_GRADIENTS = (
 )
 _BATCH = vec.StackBytes(8 * LINE)
 _SQUARE = vec.StackBytes(LINE * 16)  # a vector for each row
-_TERMS = 16 * QUADS * 2 + LINE  # bytes of scratch before a batch's terms: its gradient in halves
+_TERMS = (
+    16 * PLAIN_MEDIUM * 2 + LINE
+)  # bytes of scratch before a batch's terms: its gradient in halves
 
 Four = tuple[Value, Value, Value, Value]
 
@@ -62,35 +63,40 @@ def _quarter(spec: KernelSpec) -> int:
 
 
 @inlined
-def _ahead(C, bytes_of_a_run):
-    """Bytes to prefetch by: a batch's.
+def _rows_ahead(C, most):
+    """By how many rows to prefetch: a batch's `most` rows of a place.
 
     Scores of 128 classes at most are prefetched two batches ahead: 5 to 12 % faster than one.
     """
     if C <= 128:
-        return 2 * bytes_of_a_run
-    return bytes_of_a_run
+        return 2 * most
+    return most
 
 
 @inlined
-def _read_rows(spec, dx, C, lane, most, count, p, step, y, g, batch, square):
-    """Labels, factors, the targets' and first scores of `count` rows, from lane `lane` on.
+def _read_batch(spec, dx, C, places, most, apart, rows, left, p, step, y, g, batch, square):
+    """Labels, factors, the targets' and first scores of a batch; see `plain_rows` for the names.
 
-    The other lanes of `most` have an ignored label, and scores of some row.
+    Where there is no row, an ignored label, and the scores of some row.
     """
-    for k in range(most):
-        r, label, q = lane + k, -1, p + ops.maximum(ops.minimum(k, count - 1), 0) * step
-        if k < count:
-            label = vec.fetch_label(y + 4 * k)
-            if dx is not None:
-                vec.keep(batch + FACTORS + 8 * r, vec.fetch_factor(g + 8 * k))
-        score = vec.load_one(spec, q + ops.maximum(label, 0) * ops.itemsize(spec))
-        vec.keep_label(batch + LABELS + 4 * r, label)
-        vec.keep(batch + SCORES + ops.lane_size(spec) * r, score)
-        if C >= MANY:
-            vec.keep(square + LINE * r, vec.load(spec, q))
-        else:
-            vec.keep(batch + REFERENCES + ops.lane_size(spec) * r, vec.load_one(spec, q))
+    one = ops.lane_size(spec)
+    for place in range(places):
+        k, count = place * apart, ops.minimum(rows, left - place * apart)
+        for i in range(most):
+            lane, row, label = place * _quarter(spec) + i, 0, -1
+            if i < count:
+                row = k + i
+                label = vec.fetch_label(y + 4 * row)
+                if dx is not None:
+                    vec.keep(batch + FACTORS + 8 * lane, vec.fetch_factor(g + 8 * row))
+            q = p + row * step
+            score = vec.load_one(spec, q + ops.maximum(label, 0) * ops.itemsize(spec))
+            vec.keep_label(batch + LABELS + 4 * lane, label)
+            vec.keep(batch + SCORES + one * lane, score)
+            if C >= MANY:
+                vec.keep(square + LINE * lane, vec.load(spec, q))
+            else:
+                vec.keep(batch + REFERENCES + one * lane, vec.load_one(spec, q))
 
 
 # Sums ------------------------------------------------------------------------------------------
@@ -134,7 +140,7 @@ def _add_vectors(
     m: tuple[Any, ...],
     sums: Four,
     terms: Value | None,
-    apart: Value,
+    term_step: Value,
 ) -> Four:
     """A vector of columns of each row, from column `begin` on: all but the targets onto sums."""
     made = []
@@ -144,7 +150,7 @@ def _add_vectors(
             vec.prefetch(at + ahead)
         e, other = power_or_inf(vec.load(spec, at), m[i]), columns != t[i]
         if terms is not None:
-            vec.keep(terms + apart * i, e.value)
+            vec.keep(terms + term_step * i, e.value)
         made.append(add_where(other if begin is None else other & (columns >= begin), sum_, e))
     return tuple(made)  # type: ignore[return-value]
 
@@ -170,11 +176,11 @@ def _sum_four(spec, C, rows, ahead, labels, references, square, terms):
     w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
     t, m = _four_labels(spec, labels), _four_references(spec, references)
     sums, column, columns = _no_sums(spec), 0, _columns(spec, 0)
-    apart = _quarter(spec) * C * one
+    term_step = _quarter(spec) * C * one
     while column + w <= C:
         sums = _add_vectors(
             spec, rows, column * size, ahead, columns, None, t, m, sums,
-            shifted(terms, column * one), apart,
+            shifted(terms, column * one), term_step,
         )  # fmt: skip
         column += w
         columns = columns + w
@@ -182,16 +188,31 @@ def _sum_four(spec, C, rows, ahead, labels, references, square, terms):
         at = C - w
         sums = _add_vectors(
             spec, rows, at * size, None, _columns(spec, at), column, t, m, sums,
-            shifted(terms, at * one), apart,
+            shifted(terms, at * one), term_step,
         )  # fmt: skip
     _keep_sums(spec, square, sums)
 
 
 @inlined
-def _sums(spec, C, p, step, apart, rows, left, ahead, batch, references, square, terms):
-    """The sums of a batch's rows, and their terms."""
+def _sums(spec, C, p, step, apart, quads, left, ahead, batch, references, square, terms):
+    """The sums of a batch's rows, and their terms.
+
+    Args:
+        spec: what the kernel is compiled for.
+        C: classes.
+        p: address of the batch's first row.
+        step: bytes from row to row.
+        apart: rows from each of a quad's rows to the next.
+        quads: how many there are.
+        left: rows from the first one on; of a quad's rows behind them, the first is summed again.
+        ahead: bytes to prefetch by.
+        batch: what is known of the rows.
+        references: address of their references, or None where all are 0.
+        square: where sums by lanes go, a vector a row.
+        terms: where terms go, C of each row, or None.
+    """
     one = ops.lane_size(spec)
-    for r in range(rows):
+    for r in range(quads):
         four = _four_rows(p + r * step, step, apart, left - r)
         _sum_four(
             spec, C, four, ahead, batch + LABELS + 4 * r, shifted(references, one * r),
@@ -215,20 +236,20 @@ def _fits(spec: KernelSpec, m: Value) -> Value:
 
 
 @outlined
-def _sums_again(spec, C, p, step, apart, rows, left, ahead, batch, square, terms, right):
+def _sums_again(spec, C, p, step, apart, quads, left, ahead, batch, square, terms, right):
     """`finish` of rows that are not right, under references of their own; of the others as before.
 
     A row has its terms and sums under one reference; under 0 they keep their bits.
     """
     each = _quarter(spec)
     for i in range(QUAD):
-        here = ops.minimum(rows, left - i * apart)
-        keep_greatest(spec, C, p + i * apart * step, step, here, square + LINE * each * i)
+        count = ops.minimum(quads, left - i * apart)
+        keep_greatest(spec, C, p + i * apart * step, step, count, square + LINE * each * i)
     m = first_reference(spec, vec.row_maxima(spec, square))
     m = ops.select(right & _fits(spec, m), ops.splat(spec, 0.0), m)
     vec.keep(batch + REFERENCES, m)
     others = _sums(
-        spec, C, p, step, apart, rows, left, ahead, batch, batch + REFERENCES, square, terms
+        spec, C, p, step, apart, quads, left, ahead, batch, batch + REFERENCES, square, terms
     )
     return _finish(spec, others, batch, m)
 
@@ -252,7 +273,7 @@ def _begins_near(first: Value, high: Value, t: Value) -> Value:
 
 
 @inlined
-def _losses(spec, C, p, step, apart, rows, left, ahead, batch, square, terms):
+def _losses(spec, C, p, step, apart, quads, left, ahead, batch, square, terms):
     """A batch's losses, whether one is not accurate, and what gradients are made of."""
     t = vec.fetch_labels(spec, batch + LABELS)
     if C >= MANY:
@@ -260,11 +281,11 @@ def _losses(spec, C, p, step, apart, rows, left, ahead, batch, square, terms):
     else:
         near = _begins_near(vec.fetch(spec, batch + REFERENCES), HIGH, t)
     if ops.everywhere(near):
-        others = _sums(spec, C, p, step, apart, rows, left, ahead, batch, None, square, terms)
+        others = _sums(spec, C, p, step, apart, quads, left, ahead, batch, None, square, terms)
         others, target_term, value, right = _finish(spec, others, batch, 0.0)
     else:
         others, target_term, value, right = _sums_again(
-            spec, C, p, step, apart, rows, left, ahead, batch, square, terms, near
+            spec, C, p, step, apart, quads, left, ahead, batch, square, terms, near
         )
     inaccurate = False
     usable = right
@@ -272,7 +293,7 @@ def _losses(spec, C, p, step, apart, rows, left, ahead, batch, square, terms):
         usable = right & gradient_is_right(spec, others + target_term, t)
     if not ops.everywhere(usable):
         others, target_term, again, _ = _sums_again(
-            spec, C, p, step, apart, rows, left, ahead, batch, square, terms, usable & near
+            spec, C, p, step, apart, quads, left, ahead, batch, square, terms, usable & near
         )
         value, inaccurate = without_ignored(spec, t, ops.select(right, value, again))
     vec.keep(batch + LOSSES, value)
@@ -300,7 +321,7 @@ def plain_rows(
     spec, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes,
     smoothing, clip_range, nontemporal, scratch,
 ):  # fmt: skip
-    """TILE < C < QUADS, logits without smoothing."""
+    """TILE < C < PLAIN_MEDIUM, logits without smoothing."""
     w, size, one, each = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec), _quarter(spec)
     square, batch = vec.stack_alloc(_SQUARE), vec.stack_alloc(_BATCH)
     labels, factors, values = batch + LABELS, batch + FACTORS, batch + LOSSES
@@ -314,30 +335,27 @@ def plain_rows(
     while done < last - first:
         end, p, x_step = run_of_positions(inner, first, last, done, x, xo, xi)
         n, to, dx_step, direct = end - done, dx, 0, False
-        # A batch's rows lie in `places` places of `most` rows; quads are of rows `apart` rows from
-        # each other. Batches begin `most` rows from each other, up to `stop`.
+        # A batch is `rows` rows, `most` of them at most, of each of `places` places, which are
+        # `apart` rows from each other: where those are left of the n rows. Batches begin `most`
+        # rows from each other, before row `stop`. Quads are of rows `apart` rows from each other.
         quarter = (n + QUAD - 1) // QUAD
         places, most, apart, stop = QUAD, each, quarter, quarter
         if dx is not None:
             end, to, dx_step = run_of_positions(inner, first, last, done, dx, do, di)
             direct = dc == size and not nontemporal
             places, most, apart, stop = 1, w, each, n
-        for turn in range(0, stop, most):
-            here, left = p + turn * x_step, n - turn
-            rows = ops.minimum(most, stop - turn)  # of a place, where so many are left
-            ahead = _ahead(C, most * x_step)
-            if turn * x_step + ahead >= stop * x_step:  # behind all places
-                ahead += (n - stop) * x_step
-            for i in range(places):
-                k, count = done + turn + i * apart, ops.minimum(rows, left - i * apart)
-                q = here + ops.select(count > 0, i * apart, 0) * x_step
-                _read_rows(
-                    spec, dx, C, i * each, most, count, q, x_step, y + 4 * k, g + 8 * k, batch,
-                    square,
-                )  # fmt: skip
+        for begin in range(0, stop, most):
+            here, left, rows = p + begin * x_step, n - begin, ops.minimum(most, stop - begin)
+            ahead = _rows_ahead(C, most)
+            if begin + ahead >= stop:  # behind all places
+                ahead += n - stop
+            _read_batch(
+                spec, dx, C, places, most, apart, rows, left, here, x_step, y + 4 * (done + begin),
+                g + 8 * (done + begin), batch, square,
+            )  # fmt: skip
             others, target_term, inaccurate = _losses(
-                spec, C, here, x_step, apart, ops.minimum(rows, each), left, ahead, batch, square,
-                terms,
+                spec, C, here, x_step, apart, ops.minimum(rows, each), left, ahead * x_step, batch,
+                square, terms,
             )  # fmt: skip
             if dx is not None:
                 a, _, target_gradient = row_coefficients(
@@ -346,8 +364,9 @@ def plain_rows(
                 )  # fmt: skip
                 vec.keep(batch + A, a)
                 vec.keep(batch + TARGET_GRADIENTS, target_gradient)
-            for i in range(places):
-                k, count, lane = turn + i * apart, ops.minimum(rows, left - i * apart), i * each
+            for place in range(places):
+                k, lane = begin + place * apart, place * each
+                count = ops.minimum(rows, left - place * apart)
                 row, row_step = to, dx_step
                 if dx is not None:
                     row = to + k * dx_step

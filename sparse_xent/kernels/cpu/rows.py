@@ -1,13 +1,13 @@
 """Rows: the classes of a position lie together. One row at a time, read once for its loss.
 
-A row is cut into chunks of 1024 columns, by C alone. A chunk is summed in the arithmetic's dtype
+A row is summed in chunks of 1024 columns, cut by C alone: in the arithmetic's dtype
 over two vectors of lanes (four spill: 16 registers hold no more chains of exponentials), then the
 sums go on in float64. The reference of a row of logits begins at its first vector's maximum. Where
 a later logit is far above it, the reference is raised and the chunk is summed again: the sums
 before it are multiplied by an exact power of two.
 
-A long row is read at four places side by side, a quarter of it apart. A processor prefetches within
-pages of 4 KiB, of each for itself: of four pages it has more on the way than of one.
+A chunk of a long row is 256 columns of each quarter of the row, read side by side (`memory.PAGE`
+says why). Gradients are made from left to right.
 """
 
 import math
@@ -274,7 +274,7 @@ def _row_sums(spec, p, C, t, clip_range, cached_terms):
         rest = steps * PAIRS * wide - column
         end = C - column if done + n == steps else rest
         if is_long and (column + n * step) * size + AHEAD_EACH > apart * size:
-            ahead = AHEAD_EACH + (C - apart) * size  # in the next row
+            ahead = AHEAD_EACH + (C - apart) * size  # in the next row, if that comes next
         more, exponents = _chunk_sums(
             spec, here, n, step, apart, rest, end, ahead, t - column, m, clip_range, to, cached_size
         )
@@ -323,12 +323,6 @@ def _smoothing_sums(spec, p, C, m, s, clip_range):
         sums = add_smoothing_terms(spec, here, column - at, m, s, clip_range, sums)
         column = at + ops.lanes(spec)
     return ops.total(sums[0]), ops.total(sums[1])
-
-
-@primitive
-def _chunk_columns(left: Value) -> Value:
-    """Columns of the next chunk. The last is never short, so that it has a whole vector."""
-    return ops.select(left < CHUNK + 64, left, CHUNK)
 
 
 # Gradients -------------------------------------------------------------------------------------
@@ -389,6 +383,12 @@ def _class_gradients(spec, p, terms, to, n, m, a, b, s, clip_range):
     vec.store_pair(spec, to + end * size, last[0], last[1])
 
 
+@primitive
+def _chunk_columns(left: Value) -> Value:
+    """Columns of the next chunk. The last is never short, so that it has a whole vector."""
+    return ops.select(left < CHUNK + 64, left, CHUNK)
+
+
 @inlined
 def _row_gradient(
     spec, p, dx, dc, C, t, m, a, b, target_gradient, s, clip_range, nontemporal, cached_terms
@@ -429,7 +429,7 @@ def rows(
     spec, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes,
     smoothing, clip_range, nontemporal, scratch,
 ):  # fmt: skip
-    """C >= MEDIUM."""
+    """C >= MEDIUM; of logits without smoothing C >= PLAIN_MEDIUM."""
     cached_terms, mode = only_with(dx, scratch), vec.float_mode()
     o, i = first // inner, first % inner
     for k in range(last - first):
