@@ -58,7 +58,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 SMOOTHINGS = {"": 0.0, " smoothed": 0.1}
 LAYOUTS = ("C", "Fortran", "NCHW", "sliced", "3-D")
-CLASSES = (2, 3, 10, 24, 25, 100, 600, 1500, 5000)
+CLASSES = (2, 3, 10, 24, 25, 100, 600, 1500, 9000)
 REDUCTIONS = ("sum_over_batch_size", "sum", "mean_with_sample_weight", None)
 LABELS = ("int64", "int32", "int16", "uint8", "bool", "float32", "float64", "list", "Fortran")
 
@@ -181,7 +181,7 @@ Group = tuple[str, Callable[[], Iterator[Any]]]
 def small(layout: str, dtype: str, kind: str, smoothing: float) -> Iterator[Any]:
     """Calls of one chunk."""
     for number, classes in enumerate(CLASSES):
-        shape = (43 if classes < 600 else 16, classes)
+        shape = (43 if classes < 600 else 16 if classes < 2500 else 8, classes)
         y, rows = labels(*shape), scores(kind, shape, dtype)
         given = {**KINDS[kind], "label_smoothing": smoothing}
         yield from everything(
