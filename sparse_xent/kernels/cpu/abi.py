@@ -204,7 +204,7 @@ def choose_kernel(
         return KernelChoice("gather", format, scores, smooth, positions, past, LINE)
     plain = scores == ScoreKind.LOGITS and not smooth
     if classes > 1 and steps[0] != size:
-        name = "few" if classes <= FEW and plain else "strided"
+        name = "few" if classes <= FEW else "strided"
         return KernelChoice(name, format, scores, smooth, positions, NEVER, size * classes)
     most = PLAIN_MEDIUM if plain else MEDIUM
     name = "tile" if classes <= TILE else "row_batches" if classes < most else "rows"

@@ -9,7 +9,7 @@ from sparse_xent.kernels import ScoreKind, arithmetic
 from sparse_xent.kernels.cpu import chunks, compiler
 from sparse_xent.kernels.cpu import vectors as vec
 from sparse_xent.kernels.cpu.exact_sums import exact_sums
-from sparse_xent.kernels.cpu.few_classes import few
+from sparse_xent.kernels.cpu.few_classes import few, plain_few
 from sparse_xent.kernels.cpu.gather import gather
 from sparse_xent.kernels.cpu.rank import rank
 from sparse_xent.kernels.cpu.row_batches import row_batches
@@ -25,7 +25,7 @@ _FORMATS = {
     for f in (arithmetic.FLOAT16, arithmetic.BFLOAT16, arithmetic.FLOAT32, arithmetic.FLOAT64)
 }
 _KERNELS = {kernel.__name__: kernel for kernel in (gather, tile, row_batches, rows, few, strided)}
-_PLAIN = {"tile": plain_tile, "row_batches": plain_rows}
+_PLAIN = {"tile": plain_tile, "row_batches": plain_rows, "few": plain_few}
 """Those of logits without smoothing that have a kernel of their own."""
 
 

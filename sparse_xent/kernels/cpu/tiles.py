@@ -228,14 +228,19 @@ def _class_gradient(
 
 
 @inlined
-def _gradient(
-    spec, C, columns, terms, t, factor, m, before, a, b, target_gradient, s, clip_range, to
+def gradients_in_columns(
+    spec, C, columns, terms, t, factor, m, before, a, b, target_gradient, s, clip_range
 ):
-    """Write the gradients of a tile as rows that lie one after the other."""
+    """Put the gradients of as many rows as there are lanes in the place of their scores."""
     a = rescaled(spec, a, before, m)
     off = (t < ops.integers(spec, 0)) | (factor == ops.splat(spec, 0.0))
     for c in range(C):
         _class_gradient(spec, columns, terms, t, c, a, b, target_gradient, off, s, clip_range)
+
+
+@inlined
+def _write_columns(spec, C, columns, to):
+    """Write the classes of a tile as rows that lie one after the other."""
     c = (C - 1) // panel_classes(spec) * panel_classes(spec)
     while c >= 0:  # what the last panel writes past its row's end, the others overwrite
         vec.scatter_panel(
@@ -245,19 +250,23 @@ def _gradient(
 
 
 @inlined
-def _losses(
-    spec, C, p, step, within, count, t, labels, columns, terms, smoothing, clip_range, position,
+def losses_of_columns(
+    spec, C, p, step, apart, count, t, labels, columns, terms, smoothing, clip_range, position,
     notes,
 ):  # fmt: skip
-    """A tile's losses, whether one of them is not accurate, and what gradients are made of."""
-    transpose(spec, C, p, step, within, columns)
+    """Losses of as many rows as there are lanes, and whether one of them is not accurate.
+
+    And what gradients are made of: others, target_term, target_score, classes that smoothing speaks
+    of, the reference of `terms`, that of the sums, and S. Rows lie `step` bytes and classes `apart`
+    bytes from each other.
+    """
     before = _reference(spec, C, columns)
     others, x_t, exponents = _sums(spec, C, columns, terms, t, before, clip_range)
     others = nan_if_overflowed(spec, others, exponents)
     if notes is not None and suspicious(spec, exponents):
         for r in range(count):
-            label, size = vec.fetch_label(labels + 4 * r), ops.itemsize(spec)
-            note(spec, p + r * step, size, C, label, -1, position + r, notes)
+            label = vec.fetch_label(labels + 4 * r)
+            note(spec, p + r * step, apart, C, label, -1, position + r, notes)
     others, target_term, m, target_score, s = finish_sums(
         spec, others, term(spec, x_t, before, clip_range), before, x_t
     )
@@ -269,6 +278,19 @@ def _losses(
     )
     value, inaccurate = without_ignored(spec, t, value)
     return value, inaccurate, others, target_term, target_score, alive, before, m, s
+
+
+@inlined
+def _losses(
+    spec, C, p, step, within, count, t, labels, columns, terms, smoothing, clip_range, position,
+    notes,
+):  # fmt: skip
+    """The same of a tile."""
+    transpose(spec, C, p, step, within, columns)
+    return losses_of_columns(
+        spec, C, p, step, ops.itemsize(spec), count, t, labels, columns, terms, smoothing,
+        clip_range, position, notes,
+    )  # fmt: skip
 
 
 @inlined
@@ -345,10 +367,11 @@ def _kernel(losses_of: Callable[..., Any]) -> Callable[..., None]:
                     others, target_term, target_score, alive, smoothing, clip_range,
                 )  # fmt: skip
                 factor = vec.fetch_factors(spec, factors)
-                _gradient(
+                gradients_in_columns(
                     spec, C, columns, terms, t, factor, m, before, a, b, target_gradient, s,
-                    clip_range, gradients,
+                    clip_range,
                 )  # fmt: skip
+                _write_columns(spec, C, columns, gradients)
             if inaccurate:
                 exact_rows(
                     spec, values, labels, factors, p, step, size, only_with(dx, gradients), row,
