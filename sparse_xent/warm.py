@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sparse_xent.kernels import ScoreKind, cache, loader
 from sparse_xent.kernels.cpu import abi, array_objects
 
-_LAYOUTS = ("tile", "row_batches", "rows", "strided")
+_LAYOUTS = ("tile", "row_batches", "rows", "few", "strided")
 _WIDE, _HALVES = ("float32", "float64"), ("float16", "bfloat16")
 
 
@@ -41,11 +41,7 @@ def kernels(halves: bool = False, everything: bool = False) -> Iterator[tuple[An
     kinds = tuple(ScoreKind) if everything else (ScoreKind.LOGITS, ScoreKind.CLIP_NORMALIZE)
     smooths = (False, True) if everything else (False,)
     for format, scores, smooth in itertools.product(formats, kinds, smooths):
-        layouts: tuple[str, ...] = _LAYOUTS
-        if scores == ScoreKind.CLIP and not smooth:
-            layouts = ("gather",)
-        elif scores == ScoreKind.LOGITS and not smooth:
-            layouts = (*_LAYOUTS, "few")
+        layouts = ("gather",) if scores == ScoreKind.CLIP and not smooth else _LAYOUTS
         for layout, gradient in itertools.product(layouts, (False, True)):
             yield layout, format, scores.name, smooth, gradient
 

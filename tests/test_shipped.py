@@ -4,6 +4,7 @@ The slow part builds such a wheel, which takes minutes, and runs it.
 """
 
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -22,7 +23,8 @@ import pytest
 
 import sparse_xent
 from sparse_xent import warm
-from sparse_xent.kernels import cache, shipped
+from sparse_xent.kernels import ScoreKind, cache, shipped
+from sparse_xent.kernels.cpu import abi
 
 PACKAGE = Path(sparse_xent.__file__).parent
 ROOT = PACKAGE.parent
@@ -154,6 +156,16 @@ def test_every_kernel_of_float32_and_float64_is_among_them():
     assert every - halves <= set(names)
     assert {name[0] for name in set(names) - every} == {"run_small_call"}  # of other Pythons
     assert set(warm.kernels()) <= set(names)
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["classes together", "classes apart"])
+@pytest.mark.parametrize("classes", [1, 2, 10, 24, 25, 32, 33, 100, 511, 512, 2047, 2048, 9000])
+def test_every_kernel_that_a_call_may_choose_is_compiled_in_advance(classes, apart):
+    every = set(warm.kernels(everything=True))
+    for format, scores, smooth in itertools.product(abi.FORMATS, ScoreKind, (False, True)):
+        steps = (abi.FORMATS[format] * (1000 if apart else 1), 8)
+        choice = abi.choose_kernel(format, scores, smooth, classes, 1, steps, 1 << 18)
+        assert {choice.named(False), choice.named(True)} <= every
 
 
 # --- wheels --------------------------------------------------------------------------------------

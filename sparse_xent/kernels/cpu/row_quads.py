@@ -49,9 +49,8 @@ LABELS, FACTORS, SCORES, LOSSES, REFERENCES, A, TARGET_GRADIENTS = (
 )
 _BATCH = vec.StackBytes(8 * LINE)
 _SQUARE = vec.StackBytes(LINE * 16)  # a vector for each row
-_TERMS = (
-    16 * PLAIN_MEDIUM * 2 + LINE
-)  # bytes of scratch before a batch's terms: its gradient in halves
+# Bytes of scratch before a batch's terms: its gradient in halves.
+_TERMS = 16 * PLAIN_MEDIUM * 2 + LINE
 
 Four = tuple[Value, Value, Value, Value]
 
