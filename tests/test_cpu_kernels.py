@@ -167,17 +167,20 @@ def test_every_kernel_gives_what_the_numpy_engine_gives(
     loss, (value, dx) = losses(x, y, scores, smoothing), both(x, y, g, scores, smoothing)
     right, slopes = due(x, y, g, scores, smoothing, monkeypatch)
     np.testing.assert_array_equal(value, np.where(g == 0, 0, loss * g).astype(value.dtype))
-    assert_losses(loss, right) if scores != ScoreKind.NORMALIZE_CLIP else assert_shares(loss, right)
+    if scores == ScoreKind.NORMALIZE_CLIP:
+        assert_shares(loss, right, shape[1] if smoothing else 1)
+    else:
+        assert_losses(loss, right)
     assert_gradients(dx, slopes)
     assert not loss[y < 0].any()
     zero = np.broadcast_to(((y < 0) | (g == 0))[:, None], dx.shape)
     assert not dx[zero].any()
 
 
-def assert_shares(made, right):
-    """-log of a share near 1 has the share's own rounding, and no more."""
+def assert_shares(made, right, terms):
+    """-log of a share near 1 has the share's own rounding; a sum of many, that of its additions."""
     ulp = 2e-16 if made.dtype == np.float64 else 1.2e-7
-    np.testing.assert_allclose(made, right, rtol=20 * ulp, atol=4 * ulp)
+    np.testing.assert_allclose(made, right, rtol=(20 + terms / 100) * ulp, atol=4 * ulp)
 
 
 def bits(a):
