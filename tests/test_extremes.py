@@ -193,9 +193,68 @@ def test_a_call_leaves_the_mode_of_floats_as_it_was(shape, gap, engine):
     x = np.full(shape, -gap, "float32")
     np.moveaxis(x, axis, -1)[..., 0] = 0
     y = np.zeros(tuple(np.delete(shape, axis)), int)
-    sx.SparseCategoricalCrossentropy(from_logits=True, axis=axis).value_and_grad(y, x)
-    small = np.full(64, 1e-30, np.float32)
-    assert (small * np.float32(1e-10) > 0).all()
+    loss = sx.SparseCategoricalCrossentropy(from_logits=True, axis=axis)
+    for call in (loss, loss.value_and_grad):
+        call(y, x)
+        small = np.full(64, 1e-30, np.float32) * np.float32(1e-10)
+        assert (small > 0).all()
+        assert (small * np.float32(1e10) > 0).all()
+
+
+@pytest.mark.parametrize("s", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", EACH)
+def test_subnormal_logits_count_as_0_and_cost_no_digit(shape, dtype, s, engine):
+    shape, axis = SHAPES[shape]
+    r = np.random.default_rng(0)
+    x = (r.standard_normal(shape) * np.finfo(dtype).tiny / 4).astype(dtype)
+    y = r.integers(0, shape[axis], np.delete(shape, axis))
+    options = {
+        "from_logits": True,
+        "axis": axis,
+        "label_smoothing": s,
+        "reduction": None,
+        "dtype": dtype,
+    }
+    values, gradient = sx.SparseCategoricalCrossentropy(**options).value_and_grad(y, x)
+    digits = {"float32": 1e-5, "float64": 1e-12}[dtype]
+    np.testing.assert_allclose(values, np.log(shape[axis]), rtol=digits)
+    want = np.full(shape, (1 - s) / shape[axis])
+    want = np.moveaxis(want, axis, -1)
+    np.put_along_axis(want, y[..., None], (1 - s) / shape[axis] - (1 - s), axis=-1)
+    np.testing.assert_allclose(np.moveaxis(gradient, axis, -1), want, rtol=digits)
+
+
+@pytest.mark.parametrize("s", [0.0, 0.1])
+@pytest.mark.parametrize("gap", [87.0, 88.0, 88.3, 88.7, 89.0, 89.5, 709.4, 709.8, 710.2])
+@pytest.mark.parametrize("shape", EACH)
+def test_terms_about_the_greatest_number_are_summed_under_another_reference(shape, gap, s, engine):
+    """2^128 may be infinite, and so may a sum of smaller terms."""
+    shape, axis = SHAPES[shape]
+    dtype = "float64" if gap > 100 else "float32"
+    x, y = np.full(shape, -0.4, dtype), np.zeros(np.delete(shape, axis), int)
+    classes = np.moveaxis(x, axis, -1)
+    classes[..., shape[axis] // 2] += gap
+    classes[..., -1] += gap
+    classes[::2, ..., 0] = -50.0  # the first reference is far below the other logits
+    options = {
+        "from_logits": True,
+        "axis": axis,
+        "label_smoothing": s,
+        "reduction": None,
+        "dtype": dtype,
+    }
+    values, gradient = sx.SparseCategoricalCrossentropy(**options).value_and_grad(y, x)
+    wide = classes.astype(np.longdouble)
+    e = np.exp(wide - wide.max(-1, keepdims=True))
+    total = e.sum(-1, keepdims=True)
+    a = np.full(wide.shape, np.longdouble(s) / shape[axis])
+    a[..., 0] += 1 - np.longdouble(s)
+    want = np.log(total[..., 0]) + wide.max(-1) - (a * wide).sum(-1)
+    digits, tiny = {"float32": (1e-5, 1e-37), "float64": (1e-12, 1e-307)}[dtype]
+    np.testing.assert_allclose(values, want, rtol=digits)
+    got = np.moveaxis(gradient, axis, -1)
+    assert (np.abs(got - (e / total - a)) <= digits * np.abs(e / total - a) + tiny).all()
 
 
 @pytest.mark.parametrize("shape", EACH)

@@ -45,7 +45,7 @@ def exact_row_sums(spec, p, step, C, t, smoothing, g):
         top = x if x > top or x != x else top
         if x != x:
             break
-    if top != top or x_t != x_t:
+    if not (top < math.inf and x_t < math.inf):
         return math.nan, math.nan, math.nan, math.nan, 1.0
     decisive = _decisive_gap(spec) + math.log(maximum(abs(g), 1.0))
     if smoothing == 0.0 and x_t < math.inf and x_t - top > decisive:
@@ -76,6 +76,10 @@ def exact_row_sums(spec, p, step, C, t, smoothing, g):
 def exact_gradient(spec, p, step, to, to_step, C, t, m, others, target_term, count, smoothing, g):
     """Write g times the row's gradient; nothing where g is 0: that row is written already."""
     if g == 0.0:
+        return
+    if m != m:
+        for j in range(C):
+            store_one(spec, to + j * to_step, math.nan)
         return
     total = others + target_term
     each = smoothing / count

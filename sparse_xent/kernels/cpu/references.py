@@ -95,8 +95,19 @@ def suspicious(spec: KernelSpec, exponents: Value) -> Value:
 
 
 @primitive
+def with_overflow(spec: KernelSpec, exponents: Value, sum_: Value) -> Value:
+    """The exponents of a sum's terms, out of range in the lanes where the sum is infinite or NaN.
+
+    A term between 2^127.5 and 2^128.5 may be infinite with an exponent within the range.
+    """
+    if spec.scores != ScoreKind.LOGITS:
+        return exponents
+    return select(sum_ < math.inf, exponents, -1)
+
+
+@primitive
 def overflowed(spec: KernelSpec, exponents: Value) -> Value:
-    """Whether some term was above 2^128 (2^1024), or NaN: its reference must be raised."""
+    """Whether some term or sum was above 2^128 (2^1024), or NaN: its reference must be raised."""
     if spec.scores != ScoreKind.LOGITS:
         return static_bool(False)
     return anywhere((exponents & ~_in_range(spec)) != 0)

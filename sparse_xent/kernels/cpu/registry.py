@@ -45,6 +45,18 @@ def _of_smooth(spec: KernelSpec, smoothing: Value) -> Value | None:
     return smoothing if spec.smooth else None
 
 
+@primitive
+def _written(dx: Value) -> Value:
+    """Where the gradient goes."""
+    return dx
+
+
+@primitive
+def _not_written(dx: Value) -> None:
+    """Of losses alone, nowhere."""
+    return None
+
+
 def object_code(name: str, *of: Any) -> bytes:
     """The object file of a kernel."""
     function = _kernel(name, *of) if name in _KERNELS else _OTHERS[name](*of)
@@ -60,33 +72,26 @@ def _kernel(
     is_plain = spec.scores == ScoreKind.LOGITS and not smooth
     kernel = _PLAIN.get(name, _KERNELS[name]) if is_plain else _KERNELS[name]
 
-    def forward(
-        C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes, smoothing, lo, hi,
-        nontemporal, scratch,
-    ):  # fmt: skip
-        kernel(
-            spec, C, inner, first, last, x, xo, xc, xi, y, out,
-            None, 0, 0, 0, 0, _of_probabilities(spec, notes), _of_smooth(spec, smoothing), (lo, hi),
-            False, 0,
-        )  # fmt: skip
+    dx_of = _written if gradient else _not_written
 
-    def both(
+    def run(
         C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes, smoothing, lo, hi,
         nontemporal, scratch,
     ):  # fmt: skip
-        # A subnormal result costs a processor hundreds of cycles. Gradients of logits of spread 30
-        # have many, and took 3 to 6 times as long as those of spread 2.
+        # A subnormal number costs a processor hundreds of cycles at each step. Gradients of logits
+        # of spread 30 have many, and took 3 to 6 times as long as those of spread 2; a lane's sum
+        # may be one, and long rows of spread 60 took 10 times as long; so may logits, 30 times.
         mode = vec.float_mode()
         if is_logits(spec):
             vec.set_float_mode(mode | vec.FLUSH)
         kernel(
             spec, C, inner, first, last, x, xo, xc, xi, y, out,
-            dx, do, dc, di, g, _of_probabilities(spec, notes), _of_smooth(spec, smoothing),
+            dx_of(dx), do, dc, di, g, _of_probabilities(spec, notes), _of_smooth(spec, smoothing),
             (lo, hi), nontemporal != 0, scratch,
         )  # fmt: skip
         vec.set_float_mode(mode)
 
-    return both if gradient else forward
+    return run
 
 
 def _rank(format: str) -> Callable[..., None]:

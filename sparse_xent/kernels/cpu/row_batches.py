@@ -31,6 +31,7 @@ from sparse_xent.kernels.cpu.references import (
     rescaled,
     suspicious,
     term_and_exponent,
+    with_overflow,
 )
 from sparse_xent.kernels.cpu.rows import add_smoothing_terms, vector_gradient
 from sparse_xent.kernels.formulas import ClipRange, KernelSpec, term
@@ -158,7 +159,7 @@ def _sums(spec, C, p, step, rows, ahead, batch, masks, sums, row_exponents, term
                 vec.keep(to + at * one, e)
             column = at + w
         vec.keep(sums + LINE * r, u + v)
-        first = join_exponents(spec, first, second)
+        first = with_overflow(spec, join_exponents(spec, first, second), u + v)
         vec.keep(row_exponents + LINE * r, first)
         every = join_exponents(spec, every, first)
     return every

@@ -44,6 +44,7 @@ from sparse_xent.kernels.cpu.references import (
     rescaled,
     scaled_down,
     suspicious,
+    with_overflow,
 )
 from sparse_xent.kernels.formulas import (
     ClipRange,
@@ -219,7 +220,8 @@ def _chunk_sums(
         sums, exponents = _add_marked_pair(
             spec, p + at * size, t - at, column - at, m, clip_range, sums, exponents, to
         )
-    return sums[0] + sums[1], exponents
+    total = sums[0] + sums[1]
+    return total, with_overflow(spec, exponents, total)
 
 
 @primitive

@@ -37,6 +37,7 @@ from sparse_xent.kernels.cpu.references import (
     suspicious,
     term_and_exponent,
     where_overflowed,
+    with_overflow,
 )
 from sparse_xent.kernels.formulas import (
     ClipRange,
@@ -101,7 +102,8 @@ def _add_classes(
         added, exponents, e = add_term(spec, v, m, clip_range, sum_, exponents)
         sums[i % 2] = ops.select(t == (c + i).to(t.typ), sum_, added)
         terms.append(e)
-    return _add(sums[0] + sums[1], *state), tuple(terms), exponents
+    state = _add(sums[0] + sums[1], *state)
+    return state, tuple(terms), with_overflow(spec, exponents, state[0])
 
 
 @primitive
@@ -121,13 +123,13 @@ def _may_cache(spec: KernelSpec) -> Value:
 @outlined
 def _raise(spec, q, xc, xi, count, classes, m_at, sum_at, lost_at, clip_range):
     """Give lanes where a term of these classes overflows a new reference."""
-    m, top = vec.fetch(spec, m_at), vec.load_some(spec, q, xi, count)
-    _, exponents = term_and_exponent(spec, top, m, clip_range)
-    for c in range(1, classes):
+    m, top, sum_ = vec.fetch(spec, m_at), ops.splat(spec, -math.inf), vec.fetch(spec, sum_at)
+    exponents = ops.integers(spec, 0)
+    for c in range(classes):
         x = vec.load_some(spec, q + c * xc, xi, count)
-        _, more = term_and_exponent(spec, x, m, clip_range)
-        exponents = exponents | more
-        top = ops.maximum(x, top)
+        e, more = term_and_exponent(spec, x, m, clip_range)
+        exponents, sum_, top = exponents | more, sum_ + e, ops.maximum(x, top)
+    exponents = with_overflow(spec, exponents, sum_)
     raised = where_overflowed(spec, exponents, ops.maximum(m, first_reference(spec, top)), m)
     vec.keep(m_at, raised)
     vec.keep(sum_at, scaled_down(vec.fetch(spec, sum_at), m - raised))
