@@ -266,20 +266,19 @@ def data_table(report: Report) -> str:
     """What stands in benchmarks/README.md of other kinds of logits: ratios to the usual ones."""
     if not report.of(DATA):
         return "Not measured yet."
-    verbs = {FORWARD: "forward", INTO: "value and gradient, `out=`"}
-    head = ["times as long as usual logits take"]
-    head += [f"{said}, {kind}" for said in verbs.values() for kind in KINDS]
+
+    def ratio(subject: str, verb: str, kind: str) -> str:
+        usual = report.find(subject, verb, on_kind(USUAL), DATA)
+        seconds = report.find(subject, verb, on_kind(kind), DATA)
+        return f"{seconds / usual:.2f}" if seconds and usual else ""
+
     rows = []
     for w in WORKLOADS:
-        cells = []
-        for verb in verbs:
-            usual = report.find(w.name, verb, on_kind(USUAL), DATA)
-            for kind in KINDS:
-                seconds = report.find(w.name, verb, on_kind(kind), DATA)
-                cells.append(f"{seconds / usual:.2f}" if seconds and usual else "")
+        ratios = [[ratio(w.name, verb, kind) for verb in (FORWARD, INTO)] for kind in KINDS]
+        cells = [" / ".join(filter(None, both)) for both in ratios]
         if any(cells):
             rows.append([w.name, *cells])
-    return "\n".join(markdown(head, rows))
+    return "\n".join(markdown(["forward / value and gradient, `out=`", *KINDS], rows))
 
 
 def _rivals(report: Report, workload: Workload, verb: str, mine: float) -> list[tuple[str, float]]:

@@ -30,8 +30,11 @@ AFTER = f'{OURS}, normalize="after"'  # beside `normalize="never"`, on the same 
 LIMIT = "limit"
 
 USUAL = "usual"  # normal logits of spread 2
-OFFSET, FAR_OFFSET, CONFIDENT, SPREAD = "offset 100", "offset 1000", "confident", "spread 30"
-KINDS = (OFFSET, FAR_OFFSET, CONFIDENT, SPREAD)  # of logits, made of the usual ones
+OFFSET, FAR_OFFSET, CONFIDENT = "offset 100", "offset 1000", "confident"
+SPREAD, WIDE_SPREAD = "spread 30", "spread 60"
+MASKED, SUBNORMAL = "masked", "subnormal"
+KINDS = (OFFSET, FAR_OFFSET, CONFIDENT, SPREAD, WIDE_SPREAD, MASKED, SUBNORMAL)
+"""Of logits, made of the usual ones."""
 GAP = 20.0  # how much higher the label's logit is where the model is confident
 
 
@@ -172,12 +175,17 @@ class Workload:
         labels = np.expand_dims(np.where(y == self.ignore_class, 0, y), axis)
         for rows in _slices(self.shape):
             piece = x[rows].astype(np.result_type(x.dtype, np.float32))
+            at = labels[rows]
+            of_labels = np.take_along_axis(piece, at, axis)
             if kind == CONFIDENT:
-                at = labels[rows]
-                raised = np.take_along_axis(piece, at, axis) + piece.dtype.type(GAP)
-                np.put_along_axis(piece, at, raised, axis)
-            elif kind == SPREAD:
-                piece *= 15
+                np.put_along_axis(piece, at, of_labels + piece.dtype.type(GAP), axis)
+            elif kind == MASKED:
+                piece[piece < 0] = -np.inf
+                np.put_along_axis(piece, at, of_labels, axis)
+            elif kind == SUBNORMAL:
+                piece *= np.finfo(piece.dtype).tiny / 16
+            elif kind in (SPREAD, WIDE_SPREAD):
+                piece *= {SPREAD: 15, WIDE_SPREAD: 30}[kind]
             else:
                 piece += {OFFSET: 100, FAR_OFFSET: 1000}[kind]
             other[rows] = piece

@@ -29,10 +29,13 @@ from benchmarks.workloads import (
     INTO,
     KINDS,
     LIMIT,
+    MASKED,
     OFFSET,
     OURS,
     SPREAD,
+    SUBNORMAL,
     USUAL,
+    WIDE_SPREAD,
     WORKLOADS,
     Workload,
 )
@@ -211,12 +214,13 @@ def test_percentages_of_the_limit_count_labels(found):
 def test_the_table_of_other_logits_has_ratios_to_the_usual_ones(found):
     assert report.data_table(found) == "Not measured yet."
     for kind, seconds in {USUAL: 0.1, **dict.fromkeys(KINDS, 0.12), CONFIDENT: 0.105}.items():
-        row = measured(seconds, candidate=report.on_kind(kind))
-        found.add(Measurement(**{**vars(row), "part": DATA}))
+        for verb in (FORWARD, INTO) if kind in (USUAL, MASKED) else (FORWARD,):
+            row = measured(seconds, verb=verb, candidate=report.on_kind(kind))
+            found.add(Measurement(**{**vars(row), "part": DATA}))
     head, _, *rows = report.data_table(found).splitlines()
-    cells = " | ".join("1.05" if kind == CONFIDENT else "1.20" for kind in KINDS)
-    assert rows == ["| 4096 x 32000 | " + cells + " |  |  |  |  |"]
-    assert all(f"forward, {kind} |" in head for kind in KINDS)
+    cells = {**dict.fromkeys(KINDS, "1.20"), CONFIDENT: "1.05", MASKED: "1.20 / 1.20"}
+    assert rows == ["| 4096 x 32000 | " + " | ".join(cells.values()) + " |"]
+    assert head == "| forward / value and gradient, `out=` | " + " | ".join(KINDS) + " |"
 
 
 def test_the_first_page_has_torch_by_the_quicker_of_its_ways(found):
@@ -424,8 +428,15 @@ def test_other_kinds_of_logits_are_what_their_names_say(workload):
             due = {OFFSET: 100, FAR_OFFSET: 1000}[kind]
             assert np.mean(of - usual) == pytest.approx(due, abs=spread)
             assert np.abs(of - usual - due).max() <= 8 * 2.0**-8 * due / 2
-        elif kind == SPREAD:
-            assert np.std(of) == pytest.approx(30, rel=0.05)
+        elif kind in (SPREAD, WIDE_SPREAD):
+            assert np.std(of) == pytest.approx({SPREAD: 30, WIDE_SPREAD: 60}[kind], rel=0.05)
+        elif kind == MASKED:
+            assert np.isneginf(of).mean() == pytest.approx(0.5 * (1 - 1 / cut.classes), abs=0.02)
+            assert (of == usual)[~np.isneginf(of)].all()
+            assert np.isfinite(answers.mean_loss(cut, y, other))
+        elif kind == SUBNORMAL:
+            assert np.abs(of).max() < np.finfo(np.result_type(x.dtype, np.float32)).tiny
+            assert x.dtype == np.float16 or np.abs(of).max() > 0
         else:
             assert kind == CONFIDENT
             raised = of - usual
@@ -434,7 +445,6 @@ def test_other_kinds_of_logits_are_what_their_names_say(workload):
             assert np.count_nonzero(raised) == kept.size
             losses = answers.mean_loss(cut, y, other)
             assert 0 < losses < 1e-2
-    assert {OFFSET, FAR_OFFSET, CONFIDENT, SPREAD} == set(KINDS)
 
 
 @with_kinds
