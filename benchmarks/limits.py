@@ -3,13 +3,12 @@
 A percentage of a limit is worth what the limit is worth. So the loops are written as LLVM vectors
 with prefetches and non-temporal stores, not left to what a compiler makes of them; threads take
 chunks from a shared counter, so that none waits for a late one; and of several plausible variants
-the fastest counts. Nothing here comes from the library that is measured.
+the fastest counts. Of the library that is measured there are its threads alone, which are placed on
+processors as in its own calls.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ from llvmlite import ir
 from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+
+from sparse_xent.engines.threads import run
 
 LINE = 64  # bytes of a cache line; a vector is one line
 UNROLL = 4  # lines a step: enough loads in flight, and independent sums
@@ -194,13 +195,10 @@ COPY = [
 UPDATE = [Variant(_store_share, 256 * KIB, ahead) for ahead in (4 * KIB, 0)]
 
 
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads)
-
-
 def move(variant: Variant, source: np.ndarray, target: np.ndarray | None, threads: int) -> int:
-    """Carry out the variant once; a read returns the sum of the array's 64-bit words.
+    """Carry out the variant once, on this library's threads.
+
+    A read returns the sum of the array's 64-bit words.
 
     Arrays are dense, in any order. The last bytes that fill no step are left out: below 320 of
     them.
@@ -213,5 +211,6 @@ def move(variant: Variant, source: np.ndarray, target: np.ndarray | None, thread
     chunk = variant.chunk or max(step, -(-size // (threads * step)) * step)
     counter = np.zeros(LINE, np.int64)  # alone on its line
     args = (begin + skipped, to, size, chunk, variant.ahead, counter[8:].ctypes.data)
-    helpers = [_pool(threads).submit(variant.share, *args) for _ in range(threads - 1)]
-    return variant.share(*args) + sum(helper.result() for helper in helpers)
+    totals: list[int] = []
+    run(lambda *share: totals.append(variant.share(*share[:-1])), [args] * threads, threads)
+    return sum(totals)

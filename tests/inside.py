@@ -15,7 +15,7 @@ import numpy as np
 import sparse_xent as sx
 from sparse_xent import config, execute, plan, tracing
 from sparse_xent.accumulate import ExactSum, LossSums
-from sparse_xent.engines import cpu, numpy_formulas, threads, traced
+from sparse_xent.engines import cpu, numpy_formulas, placement, threads, traced
 from sparse_xent.engines.base import Task
 from sparse_xent.kernels import ScoreKind, loader
 from sparse_xent.kernels import cache as kernel_cache
@@ -155,6 +155,16 @@ def refuse_tasks(put: Callable[..., None] = setattr) -> None:
 def run_tasks(task: Callable[[int], object], count: int, most: int) -> None:
     """Call task(0) .. task(count - 1) on at most so many threads of those that run kernels."""
     threads.run(lambda k, _: task(k), [(k,) for k in range(count)], most)
+
+
+def say_that_callers_are_on(processor: int, put: Callable[..., None] = setattr) -> None:
+    """Let the engine believe that; where a thread is, the system alone decides."""
+    put(placement, "_processor", lambda: processor)
+
+
+def helpers() -> list[int]:
+    """The system's numbers of the threads that help callers."""
+    return list(threads._pool._placement._helpers)
 
 
 # Kernels ------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Threads: the same bits on any number of them, in a crowd, after a fork and after Ctrl-C."""
 
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
@@ -162,18 +163,60 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("script", [RACE, CTRL_C], ids=["first compile raced", "Ctrl-C"])
 def test_in_a_process_of_its_own(script, tmp_path):
+    prints_true(script, {"NUMBA_CACHE_DIR": str(tmp_path)})
+
+
+def prints_true(script, environment):
     done = subprocess.run(
         [sys.executable, "-c", PREAMBLE + script],
         capture_output=True,
         text=True,
         timeout=150,
-        env={
-            "PATH": "/usr/bin:/bin",
-            "NUMBA_CACHE_DIR": str(tmp_path),
-        },
+        env={"PATH": "/usr/bin:/bin", **environment},
         check=False,
     )
     assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr
+
+
+PLACED = """
+import inside
+one, other, *more = sorted(os.sched_getaffinity(0))
+os.sched_setaffinity(0, {one, other})
+value = loss(y, x)
+while not inside.helpers():
+    time.sleep(0.01)
+right = []
+for caller, helper in ((one, other), (other, one), (one, other)):
+    inside.say_that_callers_are_on(caller)
+    right.append(loss(y, x) == value)
+    right += [os.sched_getaffinity(thread) == {helper} for thread in inside.helpers()]
+right.append(os.sched_getaffinity(0) == {one, other})
+"""
+UNPLACED = """
+os.sched_setaffinity(0, {one})  # the caller may run on one processor only
+inside.say_that_callers_are_on(one)
+right.append(loss(y, x) == value)
+
+def refuse(*_):
+    raise PermissionError
+
+os.sched_setaffinity = refuse
+inside.say_that_callers_are_on(other)
+right.append(loss(y, x) == value)
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="of one processor, or where the system does not say which, there is nothing to choose",
+)
+def test_of_two_processors_a_helper_has_the_one_that_its_caller_is_not_on():
+    """Else Linux may let both share one for 25 ms, and the call takes as long as on one thread."""
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    cache = os.environ.get("NUMBA_CACHE_DIR")
+    if cache:
+        environment["NUMBA_CACHE_DIR"] = cache
+    prints_true(PLACED + UNPLACED + "print(all(right))", environment)
 
 
 @pytest.mark.parametrize("variable", ["NUMBA_NUM_THREADS", "OMP_NUM_THREADS"])

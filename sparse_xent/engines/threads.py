@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from sparse_xent.engines.placement import Placement
 from sparse_xent.kernels.locks import Lock
 
 Task = Callable[..., object]
@@ -146,12 +147,15 @@ class _Pool:
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._workers = 0
+        self._placement = Placement()
 
     def run(self, job: _Job, threads: int) -> None:
         wanted = min(threads, job.count) - 1
         try:
             if self._workers < wanted:
                 wanted = self._hire(wanted)
+            if wanted:
+                self._placement.separate()
             for _ in range(wanted):
                 self._jobs.put(job)
             job.work()
@@ -177,12 +181,16 @@ class _Pool:
         return min(wanted, self._workers)
 
     def _serve(self) -> None:
-        jobs = self._jobs
-        while True:
-            job = jobs.get()
-            with suppress(MemoryError):  # before or after a task: the caller goes on alone
-                job.help()
-            del job  # or its arrays would live until the next one comes
+        jobs, thread = self._jobs, threading.get_native_id()
+        self._placement.add(thread)
+        try:
+            while True:
+                job = jobs.get()
+                with suppress(MemoryError):  # before or after a task: the caller goes on alone
+                    job.help()
+                del job  # or its arrays would live until the next one comes
+        finally:
+            self._placement.remove(thread)
 
 
 _pool = _Pool()
