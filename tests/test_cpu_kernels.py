@@ -298,6 +298,33 @@ def test_a_large_gradient_that_goes_past_the_caches_is_as_in_place(classes):
     np.testing.assert_array_equal(bits(out), bits(dx))
 
 
+@pytest.mark.parametrize("scores", [{"from_logits": True}, {}], ids=["logits", "probabilities"])
+@pytest.mark.parametrize("smoothing", [0.0, pytest.param(0.1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("begin", "more"), [(0, 0), (1, 0), (7, 0), (12, 9)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [12, 32, 33, 150])
+def test_a_large_gradient_of_classes_apart_goes_past_the_caches(
+    classes, dtype, begin, more, smoothing, scores
+):
+    """Its classes begin anywhere in a line; some positions are done again, some are ignored."""
+    inner = (abi.NONTEMPORAL // np.dtype(dtype).itemsize // classes // 2 + 64) // 16 * 16 + more
+    r = np.random.default_rng(classes)
+    held = r.uniform(0, 1, 2 * classes * inner + begin).astype(dtype)
+    x = held[begin:].reshape(2, classes, inner)
+    x[0, :, 5] += 1000
+    x[1, 2, 40] = np.nan
+    y = r.integers(-1, classes, (2, inner))
+    loss = sx.SparseCategoricalCrossentropy(
+        **scores, axis=1, ignore_class=-1, reduction="sum", label_smoothing=smoothing
+    )
+    out = np.empty_like(held)[begin:].reshape(x.shape)
+    assert out.nbytes >= abi.NONTEMPORAL
+    value, _ = loss.value_and_grad(y, x, out=out)
+    again, dx = loss.value_and_grad(y, x, out=x)
+    np.testing.assert_array_equal(bits(value), bits(again))
+    np.testing.assert_array_equal(bits(out), bits(dx))
+
+
 @SCORES
 @pytest.mark.parametrize("how", ["012", "021", "210", "steps"])
 @pytest.mark.parametrize("smoothing", [0.0, pytest.param(0.1, marks=pytest.mark.slow)])

@@ -4,7 +4,8 @@ Position k of [outer, inner] lies at x + (k // inner) * xo + (k % inner) * xi. K
 several positions together take them from one run, where only k % inner moves.
 """
 
-from sparse_xent.kernels.arithmetic import itemsize, minimum
+from sparse_xent.kernels.arithmetic import itemsize, lanes, minimum
+from sparse_xent.kernels.cpu.abi import LINE
 from sparse_xent.kernels.cpu.compiler import inlined
 from sparse_xent.kernels.cpu.vectors import (
     copy_byte,
@@ -44,6 +45,26 @@ def run_of_positions(inner, first, last, done, x, xo, xi):
         return last - first, x + (first + done) * xo, xo
     o, i = (first + done) // inner, (first + done) % inner
     return minimum(last - first, done + inner - i), x + o * xo + i * xi, xi
+
+
+@inlined
+def until_line(spec, to, step, n):
+    """How many of n positions to take, so that those behind them begin a line at `to`.
+
+    All of them, where they do not lie together.
+    """
+    size = itemsize(spec)
+    left = (-to & (LINE - 1)) // size
+    if step == size and left:
+        return minimum(n, left)
+    return n
+
+
+@inlined
+def fills_lines(spec, to, step, dc):
+    """Whether a vector of positions at `to` is a whole line of every class, dc bytes apart."""
+    size = itemsize(spec)
+    return step == size and lanes(spec) * size == LINE and ((to | dc) & (LINE - 1)) == 0
 
 
 @inlined

@@ -440,12 +440,21 @@ def copy_line(to: Value, source: Value) -> None:
     _write(to, _read(source, ir.VectorType(_I64, LINE // 8), 1), 1)
 
 
+def _stream(to: Value, line: Any) -> None:
+    mark = stage.builder.module.add_metadata([ir.Constant(_I32, 1)])
+    _write(to, line, LINE).set_metadata("nontemporal", mark)
+
+
 @primitive
 def stream_line(to: Value, source: Value) -> None:
     """Copy 64 bytes to a 64-byte boundary with a nontemporal store: the line is not read first."""
-    written = _write(to, _read(source, ir.VectorType(_I64, LINE // 8), 1), LINE)
-    module = stage.builder.module
-    written.set_metadata("nontemporal", module.add_metadata([ir.Constant(_I32, 1)]))
+    _stream(to, _read(source, ir.VectorType(_I64, LINE // 8), 1))
+
+
+@primitive
+def stream_vector(to: Value, value: Value) -> None:
+    """Write a vector of lanes to a 64-byte boundary with a nontemporal store."""
+    _stream(to, value.value)
 
 
 @primitive
