@@ -47,6 +47,36 @@ def run_of_positions(inner, first, last, done, x, xo, xi):
     return minimum(last - first, done + inner - i), x + o * xo + i * xi, xi
 
 
+# Rows in batches ---------------------------------------------------------------------------------
+#
+# A batch is as many rows as there are lanes, `most` of them at most of each of `places` places,
+# which are `apart` rows from each other: where those are left of n rows. Batches begin `most` rows
+# from each other, before row `stop`. Row begin + place * apart + i is in lane place * most + i.
+#
+# Losses alone take their rows from four places, a quarter of the rows apart (see PAGE). Gradients
+# are written a line after the other, so their rows lie together.
+
+PLACES = 4
+
+
+@inlined
+def places_of_batches(spec, dx, n):
+    """places, most, apart and stop of n rows."""
+    w = lanes(spec)
+    if dx is not None:
+        return 1, w, w // PLACES, n
+    quarter = (n + PLACES - 1) // PLACES
+    return PLACES, w // PLACES, quarter, quarter
+
+
+@inlined
+def rows_ahead(by, begin, stop, n):
+    """By how many rows to prefetch: `by`, but into the next rows behind all places."""
+    if begin + by >= stop:
+        return by + n - stop
+    return by
+
+
 @inlined
 def until_line(spec, to, step, n):
     """How many of n positions to take, so that those behind them begin a line at `to`.

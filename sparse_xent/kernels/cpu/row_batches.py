@@ -21,7 +21,15 @@ from sparse_xent.kernels.cpu.epilogue import (
     without_ignored,
 )
 from sparse_xent.kernels.cpu.implausible import note
-from sparse_xent.kernels.cpu.memory import clear, run_of_positions, shifted, write_rows
+from sparse_xent.kernels.cpu.memory import (
+    clear,
+    only_with,
+    places_of_batches,
+    rows_ahead,
+    run_of_positions,
+    shifted,
+    write_rows,
+)
 from sparse_xent.kernels.cpu.references import (
     first_reference,
     join_exponents,
@@ -65,19 +73,24 @@ def _lane(spec: KernelSpec, address: Value, r: Value) -> Value:
 
 
 @inlined
-def _read_targets(spec, dx, rows, p, step, y, g, batch):
+def _read_targets(spec, dx, batch_rows, p, step, y, g, batch):
     """Labels, factors, the targets' scores and first references; of no row, an ignored label's."""
-    for r in range(ops.lanes(spec)):
-        label, score, begin = -1, 0.0, 0.0
-        if r < rows:
-            q, label = p + r * step, vec.fetch_label(y + 4 * r)
-            begin = float(vec.load_one(spec, q))
-            score = float(vec.load_one(spec, q + ops.maximum(label, 0) * ops.itemsize(spec)))
-            if dx is not None:
-                vec.keep(batch + FACTORS + 8 * r, vec.fetch_factor(g + 8 * r))
-        vec.keep_label(batch + LABELS + 4 * r, label)
-        vec.keep(batch + SCORES + ops.lane_size(spec) * r, ops.rounded(spec, score))
-        vec.keep(batch + REFERENCES + ops.lane_size(spec) * r, ops.rounded(spec, begin))
+    one = ops.lane_size(spec)
+    places, most, apart, rows, left = batch_rows
+    for place in range(places):
+        count = ops.minimum(rows, left - place * apart)
+        for i in range(most):
+            r, label, score, begin = place * most + i, -1, 0.0, 0.0
+            if i < count:
+                row = place * apart + i
+                q, label = p + row * step, vec.fetch_label(y + 4 * row)
+                begin = float(vec.load_one(spec, q))
+                score = float(vec.load_one(spec, q + ops.maximum(label, 0) * ops.itemsize(spec)))
+                if dx is not None:
+                    vec.keep(batch + FACTORS + 8 * r, vec.fetch_factor(g + 8 * row))
+            vec.keep_label(batch + LABELS + 4 * r, label)
+            vec.keep(batch + SCORES + one * r, ops.rounded(spec, score))
+            vec.keep(batch + REFERENCES + one * r, ops.rounded(spec, begin))
     vec.keep(batch + REFERENCES, first_reference(spec, vec.fetch(spec, batch + REFERENCES)))
 
 
@@ -121,20 +134,23 @@ def _add_last_vector(
 
 
 @inlined
-def _sums(spec, C, p, step, rows, ahead, batch, masks, sums, row_exponents, terms, clip_range):
+def _sums(
+    spec, C, p, step, batch_rows, ahead, batch, masks, sums, row_exponents, terms, clip_range
+):
     """Each row's sum by lanes, its exponents, and, unless `terms` is 0, its terms.
 
     Returns all exponents.
     """
     w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
+    places, most, apart, rows, left = batch_rows
     every = ops.integers(spec, 0)
-    for r in range(rows):
+    for k in range(rows * places):
+        i, place = k // places, k % places
+        if i >= left - place * apart:
+            continue
+        r, q = place * most + i, p + (place * apart + i) * step
         first, second = ops.integers(spec, 0), ops.integers(spec, 0)
-        q, t, m = (
-            p + r * step,
-            vec.fetch_label(batch + LABELS + 4 * r),
-            _lane(spec, batch + REFERENCES, r),
-        )
+        t, m = vec.fetch_label(batch + LABELS + 4 * r), _lane(spec, batch + REFERENCES, r)
         to, mask = terms + r * C * one, masks - t * one
         u, v = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
         column = 0
@@ -183,30 +199,40 @@ def keep_greatest(spec, C, p, step, rows, square):
 
 
 @inlined
-def _raised_sums(spec, C, p, step, rows, batch, masks, sums, row_exponents, terms, clip_range):
+def _raised_sums(
+    spec, C, p, step, batch_rows, batch, masks, sums, row_exponents, terms, clip_range
+):
     """The sums once more, under higher references where a term overflowed.
 
     Returns NaN in the lanes where a term overflows even so, else 0.
     """
     one = ops.lane_size(spec)
-    keep_greatest(spec, C, p, step, rows, sums)
+    places, most, apart, rows, left = batch_rows
+    for place in range(places):
+        count, here = ops.minimum(rows, left - place * apart), p + place * apart * step
+        keep_greatest(spec, C, here, step, count, sums + LINE * most * place)
     vec.keep(batch + LOSSES, first_reference(spec, vec.row_maxima(spec, sums)))
-    for r in range(rows):
+    for r in range(ops.lanes(spec)):
         if overflowed(spec, vec.fetch_integers(spec, row_exponents + LINE * r)):
             vec.keep(batch + REFERENCES + one * r, vec.fetch_one(spec, batch + LOSSES + one * r))
-    _sums(spec, C, p, step, rows, 0, batch, masks, sums, row_exponents, terms, clip_range)
-    for r in range(rows):
+    _sums(spec, C, p, step, batch_rows, 0, batch, masks, sums, row_exponents, terms, clip_range)
+    for r in range(ops.lanes(spec)):
         lost = overflowed(spec, vec.fetch_integers(spec, row_exponents + LINE * r))
         vec.keep(batch + LOSSES + one * r, ops.rounded(spec, math.nan if lost else 0.0))
     return vec.fetch(spec, batch + LOSSES)
 
 
 @inlined
-def _smoothing_sums(spec, C, p, step, rows, batch, sums, counts, clip_range):
+def _smoothing_sums(spec, C, p, step, batch_rows, batch, sums, counts, clip_range):
     """The sums of each row's smoothing terms."""
     w, size = ops.lanes(spec), ops.itemsize(spec)
-    for r in range(rows):
-        q, m, s = p + r * step, _lane(spec, batch + REFERENCES, r), _lane(spec, batch + TOTALS, r)
+    places, most, apart, rows, left = batch_rows
+    for k in range(rows * places):
+        i, place = k // places, k % places
+        if i >= left - place * apart:
+            continue
+        r, q = place * most + i, p + (place * apart + i) * step
+        m, s = _lane(spec, batch + REFERENCES, r), _lane(spec, batch + TOTALS, r)
         both = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
         column = 0
         while column < C:
@@ -258,42 +284,49 @@ def class_gradients(spec, p, terms, to, n, m, a, b, s, clip_range):
 
 @inlined
 def _batch_sums(
-    spec, C, p, step, rows, batch, masks, sums, row_exponents, terms, clip_range, position, notes
-):
+    spec, C, p, step, batch_rows, ahead, batch, masks, sums, row_exponents, terms, clip_range,
+    position, notes,
+):  # fmt: skip
     """Sum the rows, and look again at those that may not be probabilities.
 
     Returns NaN in the lanes of rows beyond the `reach` of a reference, else 0.
     """
     exponents = _sums(
-        spec, C, p, step, rows, rows * step, batch, masks, sums, row_exponents, terms, clip_range
+        spec, C, p, step, batch_rows, ahead, batch, masks, sums, row_exponents, terms, clip_range
     )
     if notes is not None and suspicious(spec, exponents):
-        for r in range(rows):
-            if suspicious(spec, vec.fetch_integers(spec, row_exponents + LINE * r)):
-                label = vec.fetch_label(batch + LABELS + 4 * r)
-                note(spec, p + r * step, ops.itemsize(spec), C, label, -1, position + r, notes)
+        places, most, apart, rows, left = batch_rows
+        for place in range(places):
+            for i in range(ops.minimum(rows, left - place * apart)):
+                r, k = place * most + i, place * apart + i
+                if suspicious(spec, vec.fetch_integers(spec, row_exponents + LINE * r)):
+                    label = vec.fetch_label(batch + LABELS + 4 * r)
+                    note(spec, p + k * step, ops.itemsize(spec), C, label, -1, position + k, notes)
     if overflowed(spec, exponents):
         return _raised_sums(
-            spec, C, p, step, rows, batch, masks, sums, row_exponents, terms, clip_range
+            spec, C, p, step, batch_rows, batch, masks, sums, row_exponents, terms, clip_range
         )
     return ops.splat(spec, 0.0)
 
 
 @inlined
 def _keep_coefficients(
-    spec, C, p, step, rows, batch, masks, sums, row_exponents, terms, clip_range,
+    spec, C, p, step, batch_rows, batch, masks, sums, row_exponents, terms, clip_range,
     others, target_term, target_score, alive, smoothing, before, m,
 ):  # fmt: skip
     """What the gradients are made of, from terms under the references `before` if they are kept."""
     a, b, target_gradient = row_coefficients(
-        spec, p, step, ops.itemsize(spec), rows, C, batch + LABELS, batch + FACTORS,
+        spec, p, step, ops.itemsize(spec), batch_rows[3], C, batch + LABELS, batch + FACTORS,
         others, target_term, target_score, alive, smoothing, clip_range,
     )  # fmt: skip
     if terms:
         if reference_is_far(spec, a, before, m):
             before = nearer_reference(spec, a, before, m)
             vec.keep(batch + REFERENCES, before)
-            _sums(spec, C, p, step, rows, 0, batch, masks, sums, row_exponents, terms, clip_range)
+            _sums(
+                spec, C, p, step, batch_rows, 0, batch, masks, sums, row_exponents, terms,
+                clip_range,
+            )  # fmt: skip
             vec.keep(batch + REFERENCES, m)
         a = rescaled(spec, a, before, m)
     vec.keep(batch + A, a)
@@ -332,85 +365,98 @@ def _gradient(spec, C, p, step, rows, batch, terms, clip_range, to, to_step):
 
 
 @inlined
+def _losses(
+    spec, C, p, step, batch_rows, ahead, batch, masks, sums, row_exponents, terms, smoothing,
+    clip_range, position, notes,
+):  # fmt: skip
+    """A batch's losses, whether one is not accurate, and what gradients are made of."""
+    lost = _batch_sums(
+        spec, C, p, step, batch_rows, ahead, batch, masks, sums, row_exponents, terms, clip_range,
+        position, notes,
+    )  # fmt: skip
+    before, x_t = vec.fetch(spec, batch + REFERENCES), vec.fetch(spec, batch + SCORES)
+    target_term = term(spec, x_t, before, clip_range)
+    others, target_term, m, target_score, s = finish_sums(
+        spec, vec.row_totals(spec, sums) + lost, target_term, before, x_t
+    )
+    vec.keep(batch + REFERENCES, m)
+    vec.keep(batch + TOTALS, s)
+    sum_, alive = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
+    if smoothing is not None:  # the exponents are done with when classes are counted
+        sum_, alive = _smoothing_sums(
+            spec, C, p, step, batch_rows, batch, sums, row_exponents, clip_range
+        )
+    value = finish_loss(
+        spec, others, target_term, target_score, sum_, alive, C, smoothing, clip_range
+    )
+    value, inaccurate = without_ignored(spec, vec.fetch_labels(spec, batch + LABELS), value)
+    vec.keep(batch + LOSSES, value)
+    return inaccurate, others, target_term, target_score, alive, before, m
+
+
+@inlined
 def row_batches(
     spec, C, inner, first, last, x, xo, xc, xi, y, out, dx, do, dc, di, g, notes,
     smoothing, clip_range, nontemporal, scratch,
 ):  # fmt: skip
     """TILE < C < MEDIUM."""
     w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
-    sums, row_exponents, masks = (
-        vec.stack_alloc(_SQUARE),
-        vec.stack_alloc(_SQUARE),
-        _target_masks(spec),
-    )
-    batch, counts = vec.stack_alloc(_BATCH), row_exponents  # done with when classes are counted
+    sums, row_exponents = vec.stack_alloc(_SQUARE), vec.stack_alloc(_SQUARE)
+    batch, masks = vec.stack_alloc(_BATCH), _target_masks(spec)
     labels, factors, values = batch + LABELS, batch + FACTORS, batch + LOSSES
-    terms, direct = 0, False
-    if dx is not None:
-        direct = dc == size and not nontemporal
-        if caches_terms(spec):
-            terms = scratch + _GRADIENTS
-    vec.keep(factors, ops.splat(spec, 0.0))
-    vec.keep(factors + LINE, ops.splat(spec, 0.0))
+    terms = 0
+    if dx is not None and caches_terms(spec):
+        terms = scratch + _GRADIENTS
+    zero = ops.splat(spec, 0.0)
+    vec.keep(factors, zero)
+    vec.keep(factors + LINE, zero)
     for r in range(w):
-        vec.keep(sums + LINE * r, ops.splat(spec, 0.0))
-    done, end = 0, 0
-    x_step, dx_step, p, to = 0, 0, x, dx
+        vec.keep(sums + LINE * r, zero)
+        vec.keep(row_exponents + LINE * r, zero)
+    done = 0
     while done < last - first:
-        if done == end:
-            end, p, x_step = run_of_positions(inner, first, last, done, x, xo, xi)
-            if dx is not None:
-                end, to, dx_step = run_of_positions(inner, first, last, done, dx, do, di)
-        rows = ops.minimum(w, end - done)
-        _read_targets(spec, dx, rows, p, x_step, y + 4 * done, g + 8 * done, batch)
-        lost = _batch_sums(
-            spec, C, p, x_step, rows, batch, masks, sums, row_exponents, terms, clip_range,
-            first + done, notes,
-        )  # fmt: skip
-        before, x_t = vec.fetch(spec, batch + REFERENCES), vec.fetch(spec, batch + SCORES)
-        t = vec.fetch_labels(spec, labels)
-        others, target_term, m, target_score, s = finish_sums(
-            spec,
-            vec.row_totals(spec, sums) + lost,
-            term(spec, x_t, before, clip_range),
-            before,
-            x_t,
-        )
-        vec.keep(batch + REFERENCES, m)
-        vec.keep(batch + TOTALS, s)
-        sum_, alive = ops.splat(spec, 0.0), ops.splat(spec, 0.0)
-        if smoothing is not None:
-            sum_, alive = _smoothing_sums(spec, C, p, x_step, rows, batch, sums, counts, clip_range)
-        value = finish_loss(
-            spec, others, target_term, target_score, sum_, alive, C, smoothing, clip_range
-        )
-        value, inaccurate = without_ignored(spec, t, value)
-        vec.keep(values, value)
-        if dx is None:
-            if inaccurate:
-                exact_rows(
-                    spec, values, labels, factors, p, x_step, size, None, 0, 0, rows, C, smoothing,
-                    None,
-                )  # fmt: skip
-        else:
-            _keep_coefficients(
-                spec, C, p, x_step, rows, batch, masks, sums, row_exponents, terms, clip_range,
-                others, target_term, target_score, alive, smoothing, before, m,
+        end, p, x_step = run_of_positions(inner, first, last, done, x, xo, xi)
+        n, to, dx_step, direct = end - done, dx, 0, False
+        if dx is not None:
+            end, to, dx_step = run_of_positions(inner, first, last, done, dx, do, di)
+            direct = dc == size and not nontemporal
+        places, most, apart, stop = places_of_batches(spec, dx, n)
+        for begin in range(0, stop, most):
+            here, left, rows = p + begin * x_step, n - begin, ops.minimum(most, stop - begin)
+            batch_rows = places, most, apart, rows, left
+            _read_targets(
+                spec, dx, batch_rows, here, x_step, y + 4 * (done + begin), g + 8 * (done + begin),
+                batch,
             )  # fmt: skip
-            row, row_step = scratch, C * size
-            if direct:
-                row, row_step = to, dx_step
-            if inaccurate:
-                exact_rows(
-                    spec, values, labels, factors, p, x_step, size, row, row_step, size, rows, C,
-                    smoothing, labels,
+            inaccurate, others, target_term, target_score, alive, before, m = _losses(
+                spec, C, here, x_step, batch_rows, rows_ahead(most, begin, stop, n) * x_step, batch,
+                masks, sums, row_exponents, terms, smoothing, clip_range, first + done + begin,
+                notes,
+            )  # fmt: skip
+            if dx is not None:
+                _keep_coefficients(
+                    spec, C, here, x_step, batch_rows, batch, masks, sums, row_exponents, terms,
+                    clip_range, others, target_term, target_score, alive, smoothing, before, m,
                 )  # fmt: skip
-            _gradient(spec, C, p, x_step, rows, batch, terms, clip_range, row, row_step)
-            if not direct:
-                write_rows(spec, to, dx_step, dc, scratch, rows, C, nontemporal)
-            to += rows * dx_step
-        store_losses(spec, out + done * one, values, rows)
-        p += rows * x_step
-        done += rows
+            for place in range(places):
+                k, lane = begin + place * apart, place * most
+                count = ops.minimum(rows, left - place * apart)
+                row, row_step = to, dx_step
+                if dx is not None:
+                    row = to + k * dx_step
+                    if not direct:
+                        row, row_step = scratch, C * size
+                if inaccurate:
+                    exact_rows(
+                        spec, values + lane * one, labels + 4 * lane, factors + 8 * lane,
+                        p + k * x_step, x_step, size, row, row_step, size, count, C, smoothing,
+                        only_with(dx, labels + 4 * lane),
+                    )  # fmt: skip
+                if dx is not None:
+                    _gradient(spec, C, here, x_step, count, batch, terms, clip_range, row, row_step)
+                    if not direct:
+                        write_rows(spec, to + k * dx_step, dx_step, dc, row, count, C, nontemporal)
+                store_losses(spec, out + (done + k) * one, values + lane * one, count)
+        done = end
     if dx is not None and nontemporal:
         vec.fence()

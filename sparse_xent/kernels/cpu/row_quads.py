@@ -4,9 +4,6 @@ A row's terms are a chain of additions, and four rows are four chains: a process
 them while memory is on its way. They are summed as `plain_logits` says, and a batch of rows ends
 as one vector, a row a lane.
 
-Losses alone take their rows from four places, a quarter of the positions apart (`memory.PAGE` says
-why). Gradients are written a line after the other, so their rows lie together.
-
 Rows whose first scores are far from 0 have a reference of their own at once: most of them would be
 summed twice.
 """
@@ -27,6 +24,8 @@ from sparse_xent.kernels.cpu.epilogue import (
 from sparse_xent.kernels.cpu.memory import (
     clear,
     only_with,
+    places_of_batches,
+    rows_ahead,
     run_of_positions,
     shifted,
     write_rows,
@@ -59,17 +58,6 @@ Four = tuple[Value, Value, Value, Value]
 def _quarter(spec: KernelSpec) -> int:
     """A quarter of a batch's rows."""
     return spec.format.lanes // QUAD
-
-
-@inlined
-def _rows_ahead(C, most):
-    """By how many rows to prefetch: a batch's `most` rows of a place.
-
-    Scores of 128 classes at most are prefetched two batches ahead: 5 to 12 % faster than one.
-    """
-    if C <= 128:
-        return 2 * most
-    return most
 
 
 @inlined
@@ -334,20 +322,14 @@ def plain_rows(
     while done < last - first:
         end, p, x_step = run_of_positions(inner, first, last, done, x, xo, xi)
         n, to, dx_step, direct = end - done, dx, 0, False
-        # A batch is `rows` rows, `most` of them at most, of each of `places` places, which are
-        # `apart` rows from each other: where those are left of the n rows. Batches begin `most`
-        # rows from each other, before row `stop`. Quads are of rows `apart` rows from each other.
-        quarter = (n + QUAD - 1) // QUAD
-        places, most, apart, stop = QUAD, each, quarter, quarter
         if dx is not None:
             end, to, dx_step = run_of_positions(inner, first, last, done, dx, do, di)
             direct = dc == size and not nontemporal
-            places, most, apart, stop = 1, w, each, n
+        places, most, apart, stop = places_of_batches(spec, dx, n)  # a quad's rows are `apart`, too
         for begin in range(0, stop, most):
             here, left, rows = p + begin * x_step, n - begin, ops.minimum(most, stop - begin)
-            ahead = _rows_ahead(C, most)
-            if begin + ahead >= stop:  # behind all places
-                ahead += n - stop
+            # Of 128 classes at most two batches ahead: 5 to 12 % faster than one.
+            ahead = rows_ahead(2 * most if C <= 128 else most, begin, stop, n)
             _read_batch(
                 spec, dx, C, places, most, apart, rows, left, here, x_step, y + 4 * (done + begin),
                 g + 8 * (done + begin), batch, square,
