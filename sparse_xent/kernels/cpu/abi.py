@@ -47,9 +47,9 @@ NEVER = 1 << 62
 # A caller's thread may have a stack of 128 KiB (musl's default), so that the kernels of one call
 # together take less than half of that; what they need beyond is handed to them.
 POSITION_BYTES = 36 * POSITIONS  # of a chunk, in `run_chunks`
-# Bytes of a kernel that makes gradients: of 16 rows of PLAIN_MEDIUM classes the gradients in halves
-# and the terms in float32. All others need less.
-TERMS = 16 * PLAIN_MEDIUM * (2 + 4) + 4 * LINE
+# Bytes of a kernel that makes gradients: twice the terms of 16 rows of PLAIN_MEDIUM classes in
+# float32, or once, and twice the gradients in halves. All others need less.
+TERMS = 2 * 16 * PLAIN_MEDIUM * 4 + 4 * LINE
 SCRATCH = POSITION_BYTES + TERMS
 
 

@@ -47,6 +47,41 @@ def run_of_positions(inner, first, last, done, x, xo, xi):
     return minimum(last - first, done + inner - i), x + o * xo + i * xi, xi
 
 
+# Lines that wait --------------------------------------------------------------------------------
+#
+# A burst of nontemporal stores holds up all that comes after it. So the lines of a batch's gradient
+# wait, and are written a few at a time while the next batch is summed: 200,000 x 100 float32 take
+# 0.84 of the time, 50,000 x 1000 0.8. They are (source, to, their number).
+
+
+@inlined
+def waiting_lines(source, to, size, held):
+    """The whole lines of so many bytes, and how many are left behind them.
+
+    Before `source` there are `held` bytes that are left of what was written before `to`. The first
+    bytes of all, up to a line, are copied at once.
+    """
+    source, to, size = source - held, to - held, size + held
+    before = minimum(-to & (LINE - 1), size)
+    copy_bytes(to, source, before)
+    size -= before
+    return (source + before, to + before, size // LINE), size % LINE
+
+
+@primitive
+def write_four_lines(source: Value, to: Value) -> None:
+    """Write four lines."""
+    for i in range(4):
+        stream_line(to + LINE * i, source + LINE * i)
+
+
+@inlined
+def write_lines(waiting, begin, end):
+    """Write those from number `begin` up to `end`."""
+    for i in range(begin, end):
+        stream_line(waiting[1] + LINE * i, waiting[0] + LINE * i)
+
+
 # Rows in batches ---------------------------------------------------------------------------------
 #
 # A batch is as many rows as there are lanes, `most` of them at most of each of `places` places,

@@ -23,11 +23,15 @@ from sparse_xent.kernels.cpu.epilogue import (
 )
 from sparse_xent.kernels.cpu.memory import (
     clear,
+    copy_bytes,
     only_with,
     places_of_batches,
     rows_ahead,
     run_of_positions,
     shifted,
+    waiting_lines,
+    write_four_lines,
+    write_lines,
     write_rows,
 )
 from sparse_xent.kernels.cpu.plain_logits import add_where, finish, gradient_is_right
@@ -48,8 +52,7 @@ LABELS, FACTORS, SCORES, LOSSES, REFERENCES, A, TARGET_GRADIENTS = (
 )
 _BATCH = vec.StackBytes(8 * LINE)
 _SQUARE = vec.StackBytes(LINE * 16)  # a vector for each row
-# Bytes of scratch before a batch's terms: its gradient in halves.
-_TERMS = 16 * PLAIN_MEDIUM * 2 + LINE
+_TERMS = 16 * PLAIN_MEDIUM * 4  # bytes of a batch's terms
 
 Four = tuple[Value, Value, Value, Value]
 
@@ -155,16 +158,20 @@ def _columns(spec: KernelSpec, first: Value) -> Value:
 
 
 @inlined
-def _sum_four(spec, C, rows, ahead, labels, references, square, terms):
+def _sum_four(spec, C, rows, ahead, labels, references, square, terms, waiting, line):
     """The sums by lanes of four rows' terms but the targets', and, unless `terms` is None, terms.
 
-    References are 0 where `references` is None.
+    References are 0 where `references` is None. Lines that wait are written from number `line` on.
     """
     w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
     t, m = _four_labels(spec, labels), _four_references(spec, references)
     sums, column, columns = _no_sums(spec), 0, _columns(spec, 0)
     term_step = _quarter(spec) * C * one
     while column + w <= C:
+        if waiting is not None:
+            if line + QUAD <= waiting[2]:
+                write_four_lines(waiting[0] + LINE * line, waiting[1] + LINE * line)
+            line += QUAD
         sums = _add_vectors(
             spec, rows, column * size, ahead, columns, None, t, m, sums,
             shifted(terms, column * one), term_step,
@@ -181,7 +188,7 @@ def _sum_four(spec, C, rows, ahead, labels, references, square, terms):
 
 
 @inlined
-def _sums(spec, C, p, step, apart, quads, left, ahead, batch, references, square, terms):
+def _sums(spec, C, p, step, apart, quads, left, ahead, batch, references, square, terms, waiting):
     """The sums of a batch's rows, and their terms.
 
     Args:
@@ -197,14 +204,18 @@ def _sums(spec, C, p, step, apart, quads, left, ahead, batch, references, square
         references: address of their references, or None where all are 0.
         square: where sums by lanes go, a vector a row.
         terms: where terms go, C of each row, or None.
+        waiting: lines to write meanwhile, or None.
     """
-    one = ops.lane_size(spec)
+    one, lines = ops.lane_size(spec), C // ops.lanes(spec) * QUAD
     for r in range(quads):
         four = _four_rows(p + r * step, step, apart, left - r)
         _sum_four(
             spec, C, four, ahead, batch + LABELS + 4 * r, shifted(references, one * r),
-            square + LINE * r, shifted(terms, r * C * one),
+            square + LINE * r, shifted(terms, r * C * one), waiting, r * lines,
         )  # fmt: skip
+    if waiting is not None:
+        whole = waiting[2] // QUAD * QUAD
+        write_lines(waiting, ops.minimum(quads * lines, whole), waiting[2])
     return vec.row_totals(spec, square)
 
 
@@ -236,18 +247,22 @@ def _sums_again(spec, C, p, step, apart, quads, left, ahead, batch, square, term
     m = ops.select(right & _fits(spec, m), ops.splat(spec, 0.0), m)
     vec.keep(batch + REFERENCES, m)
     others = _sums(
-        spec, C, p, step, apart, quads, left, ahead, batch, batch + REFERENCES, square, terms
+        spec, C, p, step, apart, quads, left, ahead, batch, batch + REFERENCES, square, terms, None
     )
     return _finish(spec, others, batch, m)
 
 
 @primitive
-def _place(spec: KernelSpec) -> int:
-    """Where in the scratch gradients are put that are not written at once: in their terms' place.
+def _places_of(spec: KernelSpec, scratch: Value, turn: Value) -> tuple[Value, Value]:
+    """Where a batch's terms go, and its gradient if it is not written at once.
 
-    Not those of halves, which lie closer: one would overwrite the terms of another row.
+    It takes the place of its terms, but not that of halves, which lie closer: one would overwrite
+    the terms of another row. The batches take turns: lines of the last one may wait.
     """
-    return 0 if spec.format.itemsize == 2 else _TERMS
+    if spec.format.itemsize == 2:
+        return scratch, scratch + _TERMS + LINE + turn * (_TERMS // 2 + LINE)
+    place = scratch + LINE + turn * (_TERMS + LINE)
+    return place, place
 
 
 # The kernel ------------------------------------------------------------------------------------
@@ -260,7 +275,7 @@ def _begins_near(first: Value, high: Value, t: Value) -> Value:
 
 
 @inlined
-def _losses(spec, C, p, step, apart, quads, left, ahead, batch, square, terms):
+def _losses(spec, C, p, step, apart, quads, left, ahead, batch, square, terms, waiting):
     """A batch's losses, whether one is not accurate, and what gradients are made of."""
     t = vec.fetch_labels(spec, batch + LABELS)
     if C >= MANY:
@@ -268,9 +283,13 @@ def _losses(spec, C, p, step, apart, quads, left, ahead, batch, square, terms):
     else:
         near = _begins_near(vec.fetch(spec, batch + REFERENCES), HIGH, t)
     if ops.everywhere(near):
-        others = _sums(spec, C, p, step, apart, quads, left, ahead, batch, None, square, terms)
+        others = _sums(
+            spec, C, p, step, apart, quads, left, ahead, batch, None, square, terms, waiting
+        )
         others, target_term, value, right = _finish(spec, others, batch, 0.0)
     else:
+        if waiting is not None:
+            write_lines(waiting, 0, waiting[2])
         others, target_term, value, right = _sums_again(
             spec, C, p, step, apart, quads, left, ahead, batch, square, terms, near
         )
@@ -312,7 +331,10 @@ def plain_rows(
     w, size, one, each = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec), _quarter(spec)
     square, batch = vec.stack_alloc(_SQUARE), vec.stack_alloc(_BATCH)
     labels, factors, values = batch + LABELS, batch + FACTORS, batch + LOSSES
-    terms = only_with(dx, scratch + _TERMS)
+    terms, made, turn = only_with(dx, scratch), scratch, 0
+    waiting, held = (scratch, scratch, 0), 0
+    if dx is not None:
+        terms, made = _places_of(spec, scratch, turn)
     zero = ops.splat(spec, 0.0)
     vec.keep(factors, zero)
     vec.keep(factors + LINE, zero)
@@ -321,10 +343,11 @@ def plain_rows(
     done = 0
     while done < last - first:
         end, p, x_step = run_of_positions(inner, first, last, done, x, xo, xi)
-        n, to, dx_step, direct = end - done, dx, 0, False
+        n, to, dx_step, direct, in_lines = end - done, dx, 0, False, False
         if dx is not None:
             end, to, dx_step = run_of_positions(inner, first, last, done, dx, do, di)
             direct = dc == size and not nontemporal
+            in_lines = dc == size and dx_step == C * size and not direct
         places, most, apart, stop = places_of_batches(spec, dx, n)  # a quad's rows are `apart`, too
         for begin in range(0, stop, most):
             here, left, rows = p + begin * x_step, n - begin, ops.minimum(most, stop - begin)
@@ -336,7 +359,7 @@ def plain_rows(
             )  # fmt: skip
             others, target_term, inaccurate = _losses(
                 spec, C, here, x_step, apart, ops.minimum(rows, each), left, ahead * x_step, batch,
-                square, terms,
+                square, terms, only_with(dx, waiting),
             )  # fmt: skip
             if dx is not None:
                 a, _, target_gradient = row_coefficients(
@@ -352,7 +375,7 @@ def plain_rows(
                 if dx is not None:
                     row = to + k * dx_step
                     if not direct:
-                        row, row_step = scratch + _place(spec), C * size
+                        row, row_step = made, C * size
                 if inaccurate:
                     exact_rows(
                         spec, values + lane * one, labels + 4 * lane, factors + 8 * lane,
@@ -361,9 +384,19 @@ def plain_rows(
                     )  # fmt: skip
                 if dx is not None:
                     _gradient(spec, C, count, batch, terms, row, row_step, clip_range)
-                    if not direct:
+                    if in_lines:
+                        there, end_of_rows = to + k * dx_step, row + count * row_step
+                        waiting, held = waiting_lines(row, there, count * row_step, held)
+                        turn = 1 - turn
+                        terms, made = _places_of(spec, scratch, turn)
+                        vec.copy_line(made - LINE, end_of_rows - LINE)
+                    elif not direct:
                         write_rows(spec, to + k * dx_step, dx_step, dc, row, count, C, nontemporal)
                 store_losses(spec, out + (done + k) * one, values + lane * one, count)
+        if dx is not None and in_lines:
+            write_lines(waiting, 0, waiting[2])
+            copy_bytes(to + n * dx_step - held, made - held, held)
+            waiting, held = (scratch, scratch, 0), 0
         done = end
     if dx is not None and nontemporal:
         vec.fence()
