@@ -50,8 +50,8 @@ def run_of_positions(inner, first, last, done, x, xo, xi):
 # Lines that wait --------------------------------------------------------------------------------
 #
 # A burst of nontemporal stores holds up all that comes after it. So the lines of a batch's gradient
-# wait, and are written a few at a time while the next batch is summed: 200,000 x 100 float32 take
-# 0.84 of the time, 50,000 x 1000 0.8. They are (source, to, their number).
+# wait, and are written a few at a time while the next batch is summed: 600,000 x 32 float32 take
+# 0.74 of the time, 200,000 x 100 and 50,000 x 1000 0.86. They are (source, to, their number).
 
 
 @inlined
@@ -80,6 +80,13 @@ def write_lines(waiting, begin, end):
     """Write those from number `begin` up to `end`."""
     for i in range(begin, end):
         stream_line(waiting[1] + LINE * i, waiting[0] + LINE * i)
+
+
+@inlined
+def write_rest(waiting, held, made, end):
+    """Write all lines, and up to `end` the `held` bytes before `made` that are left behind them."""
+    write_lines(waiting, 0, waiting[2])
+    copy_bytes(end - held, made - held, held)
 
 
 # Rows in batches ---------------------------------------------------------------------------------

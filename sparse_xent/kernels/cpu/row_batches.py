@@ -28,6 +28,9 @@ from sparse_xent.kernels.cpu.memory import (
     rows_ahead,
     run_of_positions,
     shifted,
+    waiting_lines,
+    write_lines,
+    write_rest,
     write_rows,
 )
 from sparse_xent.kernels.cpu.references import (
@@ -51,7 +54,7 @@ LABELS, FACTORS, SCORES, LOSSES, REFERENCES, TOTALS, A, B, TARGET_GRADIENTS = (
 )
 _BATCH = vec.StackBytes(10 * LINE)
 _SQUARE = vec.StackBytes(LINE * 16)  # a vector for each row
-_GRADIENTS = 16 * MEDIUM * 8 + 2 * LINE  # bytes of scratch: a number for each class of a batch
+_GRADIENT = 16 * MEDIUM * 4 + LINE  # bytes of a batch's gradient, and of what is held before it
 
 _REACH = MEDIUM + 16  # columns on either side of the target
 _MASKS = vec.StackBytes(8 * (2 * _REACH + 16))
@@ -135,11 +138,12 @@ def _add_last_vector(
 
 @inlined
 def _sums(
-    spec, C, p, step, batch_rows, ahead, batch, masks, sums, row_exponents, terms, clip_range
-):
+    spec, C, p, step, batch_rows, ahead, batch, masks, sums, row_exponents, terms, clip_range,
+    waiting,
+):  # fmt: skip
     """Each row's sum by lanes, its exponents, and, unless `terms` is 0, its terms.
 
-    Returns all exponents.
+    Lines that wait are written meanwhile, unless `waiting` is None. Returns all exponents.
     """
     w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
     places, most, apart, rows, left = batch_rows
@@ -149,6 +153,8 @@ def _sums(
         if i >= left - place * apart:
             continue
         r, q = place * most + i, p + (place * apart + i) * step
+        if waiting is not None:
+            write_lines(waiting, waiting[2] * k // rows, waiting[2] * (k + 1) // rows)
         first, second = ops.integers(spec, 0), ops.integers(spec, 0)
         t, m = vec.fetch_label(batch + LABELS + 4 * r), _lane(spec, batch + REFERENCES, r)
         to, mask = terms + r * C * one, masks - t * one
@@ -215,7 +221,9 @@ def _raised_sums(
     for r in range(ops.lanes(spec)):
         if overflowed(spec, vec.fetch_integers(spec, row_exponents + LINE * r)):
             vec.keep(batch + REFERENCES + one * r, vec.fetch_one(spec, batch + LOSSES + one * r))
-    _sums(spec, C, p, step, batch_rows, 0, batch, masks, sums, row_exponents, terms, clip_range)
+    _sums(
+        spec, C, p, step, batch_rows, 0, batch, masks, sums, row_exponents, terms, clip_range, None
+    )
     for r in range(ops.lanes(spec)):
         lost = overflowed(spec, vec.fetch_integers(spec, row_exponents + LINE * r))
         vec.keep(batch + LOSSES + one * r, ops.rounded(spec, math.nan if lost else 0.0))
@@ -285,15 +293,16 @@ def class_gradients(spec, p, terms, to, n, m, a, b, s, clip_range):
 @inlined
 def _batch_sums(
     spec, C, p, step, batch_rows, ahead, batch, masks, sums, row_exponents, terms, clip_range,
-    position, notes,
+    position, notes, waiting,
 ):  # fmt: skip
     """Sum the rows, and look again at those that may not be probabilities.
 
     Returns NaN in the lanes of rows beyond the `reach` of a reference, else 0.
     """
     exponents = _sums(
-        spec, C, p, step, batch_rows, ahead, batch, masks, sums, row_exponents, terms, clip_range
-    )
+        spec, C, p, step, batch_rows, ahead, batch, masks, sums, row_exponents, terms, clip_range,
+        waiting,
+    )  # fmt: skip
     if notes is not None and suspicious(spec, exponents):
         places, most, apart, rows, left = batch_rows
         for place in range(places):
@@ -325,7 +334,7 @@ def _keep_coefficients(
             vec.keep(batch + REFERENCES, before)
             _sums(
                 spec, C, p, step, batch_rows, 0, batch, masks, sums, row_exponents, terms,
-                clip_range,
+                clip_range, None,
             )  # fmt: skip
             vec.keep(batch + REFERENCES, m)
         a = rescaled(spec, a, before, m)
@@ -367,12 +376,12 @@ def _gradient(spec, C, p, step, rows, batch, terms, clip_range, to, to_step):
 @inlined
 def _losses(
     spec, C, p, step, batch_rows, ahead, batch, masks, sums, row_exponents, terms, smoothing,
-    clip_range, position, notes,
+    clip_range, position, notes, waiting,
 ):  # fmt: skip
     """A batch's losses, whether one is not accurate, and what gradients are made of."""
     lost = _batch_sums(
         spec, C, p, step, batch_rows, ahead, batch, masks, sums, row_exponents, terms, clip_range,
-        position, notes,
+        position, notes, waiting,
     )  # fmt: skip
     before, x_t = vec.fetch(spec, batch + REFERENCES), vec.fetch(spec, batch + SCORES)
     target_term = term(spec, x_t, before, clip_range)
@@ -404,9 +413,10 @@ def row_batches(
     sums, row_exponents = vec.stack_alloc(_SQUARE), vec.stack_alloc(_SQUARE)
     batch, masks = vec.stack_alloc(_BATCH), _target_masks(spec)
     labels, factors, values = batch + LABELS, batch + FACTORS, batch + LOSSES
-    terms = 0
+    terms, made, other = 0, scratch + LINE, scratch + LINE + _GRADIENT
+    waiting, held = (scratch, scratch, 0), 0
     if dx is not None and caches_terms(spec):
-        terms = scratch + _GRADIENTS
+        terms = scratch + 2 * _GRADIENT
     zero = ops.splat(spec, 0.0)
     vec.keep(factors, zero)
     vec.keep(factors + LINE, zero)
@@ -416,10 +426,11 @@ def row_batches(
     done = 0
     while done < last - first:
         end, p, x_step = run_of_positions(inner, first, last, done, x, xo, xi)
-        n, to, dx_step, direct = end - done, dx, 0, False
+        n, to, dx_step, direct, in_lines = end - done, dx, 0, False, False
         if dx is not None:
             end, to, dx_step = run_of_positions(inner, first, last, done, dx, do, di)
             direct = dc == size and not nontemporal
+            in_lines = dc == size and dx_step == C * size and not direct
         places, most, apart, stop = places_of_batches(spec, dx, n)
         for begin in range(0, stop, most):
             here, left, rows = p + begin * x_step, n - begin, ops.minimum(most, stop - begin)
@@ -431,7 +442,7 @@ def row_batches(
             inaccurate, others, target_term, target_score, alive, before, m = _losses(
                 spec, C, here, x_step, batch_rows, rows_ahead(most, begin, stop, n) * x_step, batch,
                 masks, sums, row_exponents, terms, smoothing, clip_range, first + done + begin,
-                notes,
+                notes, only_with(dx, waiting),
             )  # fmt: skip
             if dx is not None:
                 _keep_coefficients(
@@ -445,7 +456,7 @@ def row_batches(
                 if dx is not None:
                     row = to + k * dx_step
                     if not direct:
-                        row, row_step = scratch, C * size
+                        row, row_step = made, C * size
                 if inaccurate:
                     exact_rows(
                         spec, values + lane * one, labels + 4 * lane, factors + 8 * lane,
@@ -454,9 +465,17 @@ def row_batches(
                     )  # fmt: skip
                 if dx is not None:
                     _gradient(spec, C, here, x_step, count, batch, terms, clip_range, row, row_step)
-                    if not direct:
+                    if in_lines:
+                        there, end_of_rows = to + k * dx_step, row + count * row_step
+                        waiting, held = waiting_lines(row, there, count * row_step, held)
+                        made, other = other, made
+                        vec.copy_line(made - LINE, end_of_rows - LINE)
+                    elif not direct:
                         write_rows(spec, to + k * dx_step, dx_step, dc, row, count, C, nontemporal)
                 store_losses(spec, out + (done + k) * one, values + lane * one, count)
+        if dx is not None and in_lines:
+            write_rest(waiting, held, made, to + n * dx_step)
+            waiting, held = (scratch, scratch, 0), 0
         done = end
     if dx is not None and nontemporal:
         vec.fence()

@@ -23,7 +23,6 @@ from sparse_xent.kernels.cpu.epilogue import (
 )
 from sparse_xent.kernels.cpu.memory import (
     clear,
-    copy_bytes,
     only_with,
     places_of_batches,
     rows_ahead,
@@ -32,6 +31,7 @@ from sparse_xent.kernels.cpu.memory import (
     waiting_lines,
     write_four_lines,
     write_lines,
+    write_rest,
     write_rows,
 )
 from sparse_xent.kernels.cpu.plain_logits import add_where, finish, gradient_is_right
@@ -394,8 +394,7 @@ def plain_rows(
                         write_rows(spec, to + k * dx_step, dx_step, dc, row, count, C, nontemporal)
                 store_losses(spec, out + (done + k) * one, values + lane * one, count)
         if dx is not None and in_lines:
-            write_lines(waiting, 0, waiting[2])
-            copy_bytes(to + n * dx_step - held, made - held, held)
+            write_rest(waiting, held, made, to + n * dx_step)
             waiting, held = (scratch, scratch, 0), 0
         done = end
     if dx is not None and nontemporal:
