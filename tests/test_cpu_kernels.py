@@ -390,8 +390,10 @@ def test_ranks_are_the_numpy_engine_s(shape, dtype):
 def test_the_scratch_of_a_thread_is_large_enough_for_every_kernel():
     """Guard pages do not see it: it is memory of the library's own."""
     batch = 64  # bytes of 16 rows' terms of a class: float32
-    assert row_quads._TERMS + batch * abi.PLAIN_MEDIUM <= abi.TERMS
-    assert row_batches._GRADIENTS + batch * abi.MEDIUM <= abi.TERMS
+    assert batch * abi.PLAIN_MEDIUM <= row_quads._TERMS
+    assert 2 * (abi.LINE + row_quads._TERMS) <= abi.TERMS  # batches take turns
+    assert abi.LINE + batch * abi.MEDIUM <= row_batches._GRADIENT
+    assert 2 * row_batches._GRADIENT + batch * abi.MEDIUM <= abi.TERMS
     pair = 128  # bytes of terms: a row may end with one that begins early
     assert rows.CACHED + pair <= abi.TERMS
     assert strided.CACHED <= abi.TERMS
