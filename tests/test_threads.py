@@ -16,10 +16,10 @@ RNG = np.random.default_rng(7)
 #: Above what one thread does alone, with a part of a chunk at the end; rows, tiles and strided.
 CASES = {
     "large C": (RNG.normal(size=(131, 5003)).astype(np.float32), -1),
-    "medium C": (RNG.normal(size=(5003, 101)).astype(np.float32), -1),
-    "small C": (RNG.normal(size=(50_021, 10)).astype(np.float32), -1),
+    "medium C": (RNG.normal(size=(6003, 101)).astype(np.float32), -1),
+    "small C": (RNG.normal(size=(60_021, 10)).astype(np.float32), -1),
     "channels first": (RNG.normal(size=(3, 21, 101, 103)).astype(np.float32), 1),
-    "Fortran order": (np.asfortranarray(RNG.normal(size=(20_011, 10))), -1),
+    "Fortran order": (np.asfortranarray(RNG.normal(size=(30_011, 10))), -1),
 }
 OBJECTS = {
     axis: sx.SparseCategoricalCrossentropy(from_logits=True, axis=axis, ignore_class=255)

@@ -37,13 +37,14 @@ from sparse_xent.engines.base import (
 from sparse_xent.kernels import loader
 from sparse_xent.kernels.cpu import abi, array_objects, functions
 
-# A call of fewer bytes of scores is done by its caller alone: waking another thread costs some
-# 50 us, in which one thread reads about this much. It is one C function then, where tasks of Python
-# cost 25 us more: the loss of 128 x 1000 float32 takes 29 us so, and 53 us as tasks.
-SERIAL_BYTES = 1 << 20
 # A task is what a thread takes at once: long beside the 10 us that taking it costs, short enough
 # that threads end together and Ctrl-C is heard.
 TASK_BYTES = 1 << 21
+# A call of fewer bytes of scores is one task, done by its caller alone: waking another thread costs
+# some 50 us. It is one C function then, where tasks of Python cost 25 us more: the loss of
+# 128 x 1000 float32 takes 29 us so, and 53 us as tasks; of 300 x 1000 42 and 70, of 470 x 1000 71
+# and 98.
+SERIAL_BYTES = TASK_BYTES
 # A new array of more bytes has new pages (glibc keeps smaller ones, DEFAULT_MMAP_THRESHOLD_MAX),
 # which the system clears as they are first written to: they are in the caches then. The gradient of
 # 4096 x 32000 float32 takes 93 ms, and 115 with nontemporal stores; of 200 x 32000 4.4 ms, and 3.0.

@@ -15,9 +15,10 @@ from contextlib import suppress
 
 def _find() -> Callable[[], int] | None:
     """A function that says which processor the calling thread is on: Linux has one."""
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    return getattr(ctypes.PyDLL(None), "sched_getcpu", None)
+    if hasattr(os, "sched_setaffinity"):
+        with suppress(OSError):  # of an interpreter that is linked statically
+            return getattr(ctypes.PyDLL(None), "sched_getcpu", None)
+    return None
 
 
 _processor = _find()
