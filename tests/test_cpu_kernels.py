@@ -11,7 +11,7 @@ import pytest
 import sparse_xent as sx
 from sparse_xent.engines import numpy_formulas
 from sparse_xent.kernels import ScoreKind
-from sparse_xent.kernels.cpu import abi, functions, row_batches, row_quads, rows, strided
+from sparse_xent.kernels.cpu import abi, functions, row_batches, row_quads, rows
 
 #: Some rows hold what cannot be probabilities, on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:y_pred must hold probabilities:UserWarning")
@@ -396,4 +396,3 @@ def test_the_scratch_of_a_thread_is_large_enough_for_every_kernel():
     assert 2 * row_batches._GRADIENT + batch * abi.MEDIUM <= abi.TERMS
     pair = 128  # bytes of terms: a row may end with one that begins early
     assert rows.CACHED + pair <= abi.TERMS
-    assert strided.CACHED <= abi.TERMS

@@ -287,3 +287,32 @@ def test_a_small_weight_keeps_gradients_of_logits_far_above_a_row_s_first(shape,
         gradient = loss.value_and_grad(y, x, sample_weight=np.full(y.shape, w))[1]
         error = np.abs(np.moveaxis(gradient, axis, -1) - want * np.longdouble(w))
         assert (error <= digits * np.abs(want * np.longdouble(w)) + least).all(), w
+
+
+@pytest.mark.parametrize("s", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("classes", [21, 40, 60])
+def test_neighbours_whose_terms_overflow_change_no_bit(classes, dtype, s, engine):
+    """Classes apart, many positions side by side; and whatever line of memory `out` begins in."""
+    spread, positions = (30, 4096) if dtype == "float32" else (240, 4096)
+    r = np.random.default_rng(classes)
+    x = (r.standard_normal((classes, positions)) * spread).astype(dtype)
+    x[1, ::3] = x[0, ::3] + x.dtype.type(88.1 if dtype == "float32" else 709.2)
+    x[2, ::3] = x[1, ::3]
+    y = r.integers(0, classes, positions)
+    y[::3] = 2
+    options = {"from_logits": True, "axis": 0, "label_smoothing": s, "reduction": None}
+    loss = sx.SparseCategoricalCrossentropy(**options, dtype=dtype)
+    values, gradient = loss(y, x), loss.value_and_grad(y, x)[1]
+    shifted = slice(5, None)
+    assert loss(y[shifted], x[:, shifted]).tobytes() == values[shifted].tobytes()
+    high = x.copy()
+    high[3, 1::2] = 1000 if dtype == "float32" else 10_000
+    assert loss(y, high)[::2].tobytes() == values[::2].tobytes()
+    for begin in (1, 4, 12):
+        out = np.empty(x.size + begin, dtype)[begin:].reshape(x.shape)
+        made = loss.value_and_grad(y, x, out=out)
+        assert made[0].tobytes() == values.tobytes()
+        assert out.tobytes() == gradient.tobytes()
+    moved = loss.value_and_grad(y[shifted], x[:, shifted])[1]
+    assert moved.tobytes() == np.ascontiguousarray(gradient[:, shifted]).tobytes()

@@ -40,7 +40,7 @@ from sparse_xent.kernels.cpu import abi, array_objects, functions
 # A task is what a thread takes at once: long beside the 10 us that taking it costs, short enough
 # that threads end together and Ctrl-C is heard.
 TASK_BYTES = 1 << 21
-# A call of fewer bytes of scores is one task, done by its caller alone: waking another thread costs
+# A call of fewer bytes of scores is done by its caller alone: waking another thread costs
 # some 50 us. It is one C function then, where tasks of Python cost 25 us more: the loss of
 # 128 x 1000 float32 takes 29 us so, and 53 us as tasks; of 300 x 1000 42 and 70, of 470 x 1000 71
 # and 98.

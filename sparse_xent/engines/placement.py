@@ -29,7 +29,8 @@ class Placement:
 
     def __init__(self) -> None:
         self._helpers: list[int] = []  # the system's numbers of the threads
-        self._placed: tuple[int, int] | None = None
+        self._placed: tuple[int, tuple[int, ...]] | None = None
+        self._confined = False
 
     def add(self, helper: int) -> None:
         """Place this thread, too."""
@@ -40,15 +41,21 @@ class Placement:
         self._helpers.remove(helper)
 
     def separate(self) -> None:
-        """Put the helpers, which sleep, on the processor that the calling thread is not on."""
+        """Put the helpers, which sleep, on the processor that the calling thread is not on.
+
+        Where it may now run on more than two, or on one, so may they.
+        """
         if _processor is None:
             return
-        here = _processor()
-        if (here, len(self._helpers)) == self._placed:
+        here, helpers = _processor(), tuple(self._helpers)
+        if (here, helpers) == self._placed:
             return
         with suppress(OSError):  # a sandbox may forbid it
-            others = os.sched_getaffinity(0) - {here}
-            if len(others) == 1:
-                for helper in self._helpers:
-                    os.sched_setaffinity(helper, others)
-        self._placed = here, len(self._helpers)
+            may = os.sched_getaffinity(0)
+            others = may - {here}
+            confined = len(others) == 1
+            if confined or self._confined:
+                for helper in helpers:
+                    os.sched_setaffinity(helper, others if confined else may)
+            self._confined = confined
+        self._placed = here, helpers

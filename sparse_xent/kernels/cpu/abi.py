@@ -40,8 +40,10 @@ CHUNK_LIMIT = 32 << 20
 # Bytes from which a gradient is written past the caches, which do not hold it and the scores then:
 # its lines are not read first. 50,000 x 1000 float32 takes 0.75 of the time, 200,000 x 100 half;
 # but tiles, whose rows are short, 1.2 to 1.4 times as long (1,000,000 x 10): they never are. Of
-# classes apart, 21 take 0.8 of the time, 32 0.6, 100 to 1000 0.86, and 10 or 5 as long.
+# classes apart, 21 take 0.8 of the time, 32 0.6, 100 to 1000 0.86, and 10 or 5 as long; but maps of
+# few positions, whose first ones are written one by one up to a line, several times as long.
 NONTEMPORAL = 16 << 20
+LONG_RUNS = {"few": 256, "strided": 1024}  # positions
 NEVER = 1 << 62
 
 # A caller's thread may have a stack of 128 KiB (musl's default), so that the kernels of one call
@@ -206,7 +208,8 @@ def choose_kernel(
     plain = scores == ScoreKind.LOGITS and not smooth
     if classes > 1 and steps[0] != size:
         name = "few" if classes <= FEW else "strided"
-        past = NONTEMPORAL if classes >= 12 and size >= 4 else NEVER
+        long = inner >= LONG_RUNS[name]
+        past = NONTEMPORAL if classes >= 12 and size >= 4 and long else NEVER
         return KernelChoice(name, format, scores, smooth, positions, past, size * classes)
     most = PLAIN_MEDIUM if plain else MEDIUM
     name = "tile" if classes <= TILE else "row_batches" if classes < most else "rows"

@@ -120,14 +120,14 @@ def rows_ahead(by, begin, stop, n):
 
 
 @inlined
-def until_line(spec, to, step, n):
-    """How many of n positions to take, so that those behind them begin a line at `to`.
+def until_line(spec, to, step, dc, n):
+    """How many of n positions to take, so that those behind them begin a line of every class.
 
-    All of them, where they do not lie together.
+    All of them, where they do not lie together, or the classes do not begin alike.
     """
     size = itemsize(spec)
     left = (-to & (LINE - 1)) // size
-    if step == size and left:
+    if step == size and left and dc & (LINE - 1) == 0:
         return minimum(n, left)
     return n
 

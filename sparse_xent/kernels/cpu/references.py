@@ -120,7 +120,7 @@ def _in_range(spec: KernelSpec) -> int:
 
 @primitive
 def where_overflowed(spec: KernelSpec, exponents: Value, a: Value, b: Value) -> Value:
-    """a in the lanes where a term overflowed; the others keep b, and their bits."""
+    """a in the lanes where a term or sum overflowed; the others keep b, and their bits."""
     if spec.scores != ScoreKind.LOGITS:
         return b
     return select((exponents & ~_in_range(spec)) != 0, a, b)
@@ -128,7 +128,7 @@ def where_overflowed(spec: KernelSpec, exponents: Value, a: Value, b: Value) -> 
 
 @primitive
 def nan_if_overflowed(spec: KernelSpec, others: Value, exponents: Value) -> Value:
-    """A vector's sums, NaN where a term overflowed even so: its reference is beyond `reach`."""
+    """A vector's sums, NaN where one overflowed even so: its reference is beyond `reach`."""
     return where_overflowed(spec, exponents, like(others, math.nan), others)
 
 

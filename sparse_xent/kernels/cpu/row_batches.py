@@ -208,7 +208,7 @@ def keep_greatest(spec, C, p, step, rows, square):
 def _raised_sums(
     spec, C, p, step, batch_rows, batch, masks, sums, row_exponents, terms, clip_range
 ):
-    """The sums once more, under higher references where a term overflowed.
+    """The sums once more, under higher references where a term or sum overflowed.
 
     Returns NaN in the lanes where a term overflows even so, else 0.
     """

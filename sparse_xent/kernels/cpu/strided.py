@@ -9,7 +9,6 @@ kernel takes any strides: where positions do not lie together either, lanes are 
 
 import math
 
-from sparse_xent.kernels import ScoreKind
 from sparse_xent.kernels import arithmetic as ops
 from sparse_xent.kernels.cpu import vectors as vec
 from sparse_xent.kernels.cpu.abi import LINE
@@ -31,11 +30,8 @@ from sparse_xent.kernels.cpu.references import (
     join_exponents,
     nan_if_overflowed,
     overflowed,
-    reference_is_far,
-    rescaled,
     scaled_down,
     suspicious,
-    term_and_exponent,
     where_overflowed,
     with_overflow,
 )
@@ -46,12 +42,11 @@ from sparse_xent.kernels.formulas import (
     smoothing_terms,
     term,
 )
-from sparse_xent.kernels.staging import Value, primitive, static_bool
+from sparse_xent.kernels.staging import Value, primitive
 
 BLOCK = 512  # positions: their sums are 8 KiB, beside four classes of 2 KiB each
 _STATE = vec.StackBytes(BLOCK * 8 + 5 * LINE)
 _VALUES = vec.StackBytes(LINE)
-CACHED = 96 * 1024  # bytes: terms of a block, so that a gradient takes no second exponential
 
 
 # Sums ------------------------------------------------------------------------------------------
@@ -90,46 +85,25 @@ def _add_classes(
     m: Value,
     clip_range: ClipRange,
     state: State,
-) -> tuple[State, tuple[Value, ...], Value]:
-    """Terms of neighbouring classes onto the sum, but for the target's.
-
-    Returns the state, the terms and their exponents.
-    """
+) -> tuple[State, Value]:
+    """Terms of neighbouring classes onto the sum, but for the target's; and their exponents."""
     zero = ops.splat(spec, 0.0)
-    terms, sums, exponents = [], [zero, zero], ops.bits(zero)
+    sums, exponents = [zero, zero], ops.bits(zero)
     for i, v in enumerate(x):
         sum_ = sums[i % 2]
-        added, exponents, e = add_term(spec, v, m, clip_range, sum_, exponents)
+        added, exponents, _ = add_term(spec, v, m, clip_range, sum_, exponents)
         sums[i % 2] = ops.select(t == (c + i).to(t.typ), sum_, added)
-        terms.append(e)
     state = _add(sums[0] + sums[1], *state)
-    return state, tuple(terms), with_overflow(spec, exponents, state[0])
-
-
-@primitive
-def _store_terms(spec: KernelSpec, to: Value, apart: Value, terms: tuple[Value, ...]) -> None:
-    for i, e in enumerate(terms):
-        vec.store(spec, to + apart * i, e)
-
-
-@primitive
-def _may_cache(spec: KernelSpec) -> Value:
-    """Whether a class's gradient is made of its term alone, which memory's format can hold."""
-    return static_bool(
-        spec.scores == ScoreKind.LOGITS and not spec.smooth and spec.format.itemsize > 2
-    )
+    return state, with_overflow(spec, exponents, state[0])
 
 
 @outlined
-def _raise(spec, q, xc, xi, count, classes, m_at, sum_at, lost_at, clip_range):
-    """Give lanes where a term of these classes overflows a new reference."""
-    m, top, sum_ = vec.fetch(spec, m_at), ops.splat(spec, -math.inf), vec.fetch(spec, sum_at)
-    exponents = ops.integers(spec, 0)
-    for c in range(classes):
-        x = vec.load_some(spec, q + c * xc, xi, count)
-        e, more = term_and_exponent(spec, x, m, clip_range)
-        exponents, sum_, top = exponents | more, sum_ + e, ops.maximum(x, top)
-    exponents = with_overflow(spec, exponents, sum_)
+def _raise(spec, q, xc, xi, count, classes, m_at, sum_at, lost_at, exponents_at):
+    """Give lanes where these classes' exponents show an overflow a new reference."""
+    m, top = vec.fetch(spec, m_at), vec.load_some(spec, q, xi, count)
+    for c in range(1, classes):
+        top = ops.maximum(vec.load_some(spec, q + c * xc, xi, count), top)
+    exponents = vec.fetch_integers(spec, exponents_at)
     raised = where_overflowed(spec, exponents, ops.maximum(m, first_reference(spec, top)), m)
     vec.keep(m_at, raised)
     vec.keep(sum_at, scaled_down(vec.fetch(spec, sum_at), m - raised))
@@ -137,14 +111,11 @@ def _raise(spec, q, xc, xi, count, classes, m_at, sum_at, lost_at, clip_range):
 
 
 @inlined
-def _sums(spec, C, n, p, xc, xi, ms, sums, losts, labels, clip_range, cached_terms, step):
-    """Sum a block of n positions.
-
-    Returns whether some cached terms are under other references than the sums are, and all
-    exponents.
-    """
-    w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
-    zero, cache_invalid, every = ops.splat(spec, 0.0), False, ops.integers(spec, 0)
+def _sums(spec, C, n, p, xc, xi, ms, sums, losts, labels, clip_range):
+    """Sum a block of n positions; returns all exponents."""
+    w, one = ops.lanes(spec), ops.lane_size(spec)
+    zero, every = ops.splat(spec, 0.0), ops.integers(spec, 0)
+    flags = vec.stack_alloc(_VALUES)
     for v in range(0, n, w):
         vec.keep(ms + v * one, first_reference(spec, vec.load_some(spec, p + v * xi, xi, n - v)))
         vec.keep(sums + v * one, zero)
@@ -156,36 +127,31 @@ def _sums(spec, C, n, p, xc, xi, ms, sums, losts, labels, clip_range, cached_ter
             q, at = p + c * xc + v * xi, v * one
             t, m = vec.fetch_labels(spec, labels + 4 * v), vec.fetch(spec, ms + at)
             state = vec.fetch(spec, sums + at), vec.fetch(spec, losts + at)
-            to = cached_terms + c * step + v * size
             high = False
             if four:
                 _prefetch_four(spec, q, xc)
                 x = _load_four(spec, q, xc, xi, n - v)
-                state, terms, exponents = _add_classes(spec, x, c, t, m, clip_range, state)
+                state, exponents = _add_classes(spec, x, c, t, m, clip_range, state)
                 high = overflowed(spec, exponents)
-                if cached_terms:
-                    _store_terms(spec, to, step, terms)
             else:
                 x1 = (vec.load_some(spec, q, xi, n - v),)
-                state, term1, exponents = _add_classes(spec, x1, c, t, m, clip_range, state)
+                state, exponents = _add_classes(spec, x1, c, t, m, clip_range, state)
                 high = overflowed(spec, exponents)
-                if cached_terms:
-                    _store_terms(spec, to, step, term1)
             every = join_exponents(spec, every, exponents)
             if again:
                 state = nan_if_overflowed(spec, state[0], exponents), state[1]
             elif high:
+                vec.keep(flags, exponents)
                 _raise(
-                    spec, q, xc, xi, n - v, 4 if four else 1, ms + at, sums + at, losts + at,
-                    clip_range,
-                )  # fmt: skip
-                cache_invalid, again = cache_invalid or c > 0, True
+                    spec, q, xc, xi, n - v, 4 if four else 1, ms + at, sums + at, losts + at, flags
+                )
+                again = True
                 continue
             vec.keep(sums + at, state[0])
             vec.keep(losts + at, state[1])
             v, again = v + w, False
         c += 4 if four else 1
-    return cache_invalid, every
+    return every
 
 
 @inlined
@@ -225,33 +191,29 @@ def _class_gradient(
 @inlined
 def _gradient(
     spec, C, n, p, xc, xi, to, dc, di, ms, ss, aa, bb, target_gradients, labels, clip_range,
-    cached_terms, step, some_written, nontemporal,
+    some_written, nontemporal,
 ):  # fmt: skip
     """Write a block's gradient, class by class, but for positions that are WRITTEN.
 
     Prefetching the next class, of scores and of gradients, takes a sixth off the time.
     """
-    w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
-    past = nontemporal and fills_lines(spec, to, di, dc)
+    w, one = ops.lanes(spec), ops.lane_size(spec)
+    whole_lines = nontemporal and fills_lines(spec, to, di, dc)
     for c in range(C):
         for v in range(0, n, w):
             at, place = v * one, to + c * dc + v * di
-            t, b = vec.fetch_labels(spec, labels + 4 * v), vec.fetch(spec, bb + at)
-            a, s, x = b, b, b
-            if not past:
+            t, q = vec.fetch_labels(spec, labels + 4 * v), p + c * xc + v * xi
+            vec.prefetch(q + xc)
+            x = vec.load_some(spec, q, xi, n - v)
+            a, b, s = vec.fetch(spec, aa + at), vec.fetch(spec, bb + at), vec.fetch(spec, ss + at)
+            e = term(spec, x, vec.fetch(spec, ms + at), clip_range)
+            if not whole_lines:
                 vec.prefetch(place + dc)
-            if cached_terms:
-                e = vec.load(spec, cached_terms + c * step + v * size)
-            else:
-                vec.prefetch(p + (c + 1) * xc + v * xi)
-                a, s = vec.fetch(spec, aa + at), vec.fetch(spec, ss + at)
-                x = vec.load_some(spec, p + c * xc + v * xi, xi, n - v)
-                e = term(spec, x, vec.fetch(spec, ms + at), clip_range)
             target_gradient = vec.fetch(spec, target_gradients + at)
             d = _class_gradient(spec, x, e, c, t, a, b, target_gradient, s, clip_range)
             if some_written:
                 d = ops.select(t == WRITTEN, vec.load_some(spec, place, di, n - v), d)
-            if past and n - v >= w:
+            if whole_lines and n - v >= w:
                 vec.stream_vector(place, d)
             else:
                 vec.store_some(spec, place, di, n - v, d)
@@ -303,28 +265,21 @@ def strided(
     smoothing, clip_range, nontemporal, scratch,
 ):  # fmt: skip
     """Any strides: classes apart, or rows whose positions are not one step apart."""
-    w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
+    w, one = ops.lanes(spec), ops.lane_size(spec)
     ms, ss, sums = vec.stack_alloc(_STATE), vec.stack_alloc(_STATE), vec.stack_alloc(_STATE)
     losts, targets = vec.stack_alloc(_STATE), vec.stack_alloc(_STATE)
     labels, factors = vec.stack_alloc(_STATE), vec.stack_alloc(_STATE)
     values = vec.stack_alloc(_VALUES)
     aa, bb, target_gradients = sums, losts, targets  # what is no longer needed then
-    # Cached classes are a line more than a block apart: a power of two would let them fall into
-    # the same sets of the first-level cache (21 classes: 32 cycles for 32 bytes, now 28).
-    cached_terms, step = 0, (BLOCK + w) * size
-    if dx is not None and _may_cache(spec) and C * step <= CACHED:
-        cached_terms = scratch
     k = 0
     while k < last - first:
         o, i = (first + k) // inner, (first + k) % inner
         n = ops.minimum(BLOCK, ops.minimum(inner - i, last - first - k))
         p, to = x + o * xo + i * xi, shifted(dx, o * do + i * di)
         if dx is not None and nontemporal:
-            n = until_line(spec, to, di, n)
+            n = until_line(spec, to, di, dc, n)
         _read_labels(spec, n, y + 4 * k, labels)
-        cache_invalid, exponents = _sums(
-            spec, C, n, p, xc, xi, ms, sums, losts, labels, clip_range, cached_terms, step
-        )
+        exponents = _sums(spec, C, n, p, xc, xi, ms, sums, losts, labels, clip_range)
         _read_targets(spec, n, p, xc, xi, labels, targets)
         if notes is not None and suspicious(spec, exponents):
             _note(spec, C, n, p, xc, xi, labels, first + k, notes)
@@ -350,9 +305,6 @@ def strided(
                     spec, q, xi, xc, count, C, t_at, factors,
                     others, target_term, target_score, alive, smoothing, clip_range,
                 )  # fmt: skip
-                if cached_terms:  # the factor of the terms as cached, in the place of b, which is 0
-                    cache_invalid = cache_invalid or reference_is_far(spec, a, before, m)
-                    b = rescaled(spec, a, before, m)
                 vec.keep(aa + at, a)
                 vec.keep(bb + at, b)
                 vec.keep(target_gradients + at, target_gradient)
@@ -367,7 +319,7 @@ def strided(
         if dx is not None:
             _gradient(
                 spec, C, n, p, xc, xi, to, dc, di, ms, ss, aa, bb, target_gradients, labels,
-                clip_range, 0 if cache_invalid else cached_terms, step, some_written, nontemporal,
+                clip_range, some_written, nontemporal,
             )  # fmt: skip
         k += n
     if dx is not None and nontemporal:
