@@ -204,6 +204,15 @@ os.sched_setaffinity = refuse
 inside.say_that_callers_are_on(other)
 right.append(loss(y, x) == value)
 """
+#: What would be said of a caller that may run on three processors by now.
+FREED = """
+freed, three = [], {one, other, 99}
+os.sched_getaffinity = lambda _: three
+os.sched_setaffinity = lambda _, processors: freed.append(processors)
+inside.say_that_callers_are_on(one)
+right.append(loss(y, x) == value)
+right.append(freed == [three] * len(inside.helpers()))
+"""
 
 
 @pytest.mark.skipif(
@@ -216,7 +225,7 @@ def test_of_two_processors_a_helper_has_the_one_that_its_caller_is_not_on():
     cache = os.environ.get("NUMBA_CACHE_DIR")
     if cache:
         environment["NUMBA_CACHE_DIR"] = cache
-    prints_true(PLACED + UNPLACED + "print(all(right))", environment)
+    prints_true(PLACED + UNPLACED + FREED + "print(all(right))", environment)
 
 
 @pytest.mark.parametrize("variable", ["NUMBA_NUM_THREADS", "OMP_NUM_THREADS"])
