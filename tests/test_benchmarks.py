@@ -445,6 +445,8 @@ def test_other_kinds_of_logits_are_what_their_names_say(workload):
             assert np.count_nonzero(raised) == kept.size
             losses = answers.mean_loss(cut, y, other)
             assert 0 < losses < 1e-2
+    spreads, odd = {SPREAD, WIDE_SPREAD}, {MASKED, SUBNORMAL}
+    assert {OFFSET, FAR_OFFSET, CONFIDENT, *spreads, *odd} == set(KINDS)
 
 
 @with_kinds

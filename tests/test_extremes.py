@@ -166,6 +166,13 @@ def test_the_one_hot_sibling_s_gradient_is_infinite_or_0_under_a_weight_of_inf(f
 # ---- subnormal numbers --------------------------------------------------------------------------
 
 
+def loss_of_logits(x, axis, s=0.0):
+    """One loss a label, of the dtype of x."""
+    return sx.SparseCategoricalCrossentropy(
+        from_logits=True, axis=axis, label_smoothing=s, reduction=None, dtype=x.dtype
+    )
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", EACH)
 def test_subnormal_losses_are_kept_beside_a_gradient(shape, dtype, engine):
@@ -175,9 +182,7 @@ def test_subnormal_losses_are_kept_beside_a_gradient(shape, dtype, engine):
     x = np.full(shape, -gap, dtype)
     y = np.zeros(tuple(np.delete(shape, axis)), int)
     np.moveaxis(x, axis, -1)[..., 0] = 0
-    loss = sx.SparseCategoricalCrossentropy(
-        from_logits=True, axis=axis, reduction=None, dtype=dtype
-    )
+    loss = loss_of_logits(x, axis)
     losses, gradient = loss.value_and_grad(y, x)
     assert losses.tobytes() == loss(y, x).tobytes()
     assert (losses >= least).all()
@@ -209,14 +214,7 @@ def test_subnormal_logits_count_as_0_and_cost_no_digit(shape, dtype, s, engine):
     r = np.random.default_rng(0)
     x = (r.standard_normal(shape) * np.finfo(dtype).tiny / 4).astype(dtype)
     y = r.integers(0, shape[axis], np.delete(shape, axis))
-    options = {
-        "from_logits": True,
-        "axis": axis,
-        "label_smoothing": s,
-        "reduction": None,
-        "dtype": dtype,
-    }
-    values, gradient = sx.SparseCategoricalCrossentropy(**options).value_and_grad(y, x)
+    values, gradient = loss_of_logits(x, axis, s).value_and_grad(y, x)
     digits = {"float32": 1e-5, "float64": 1e-12}[dtype]
     np.testing.assert_allclose(values, np.log(shape[axis]), rtol=digits)
     want = np.full(shape, (1 - s) / shape[axis])
@@ -237,14 +235,7 @@ def test_terms_about_the_greatest_number_are_summed_under_another_reference(shap
     classes[..., shape[axis] // 2] += gap
     classes[..., -1] += gap
     classes[::2, ..., 0] = -50.0  # the first reference is far below the other logits
-    options = {
-        "from_logits": True,
-        "axis": axis,
-        "label_smoothing": s,
-        "reduction": None,
-        "dtype": dtype,
-    }
-    values, gradient = sx.SparseCategoricalCrossentropy(**options).value_and_grad(y, x)
+    values, gradient = loss_of_logits(x, axis, s).value_and_grad(y, x)
     wide = classes.astype(np.longdouble)
     e = np.exp(wide - wide.max(-1, keepdims=True))
     total = e.sum(-1, keepdims=True)
@@ -301,8 +292,7 @@ def test_neighbours_whose_terms_overflow_change_no_bit(classes, dtype, s, engine
     x[2, ::3] = x[1, ::3]
     y = r.integers(0, classes, positions)
     y[::3] = 2
-    options = {"from_logits": True, "axis": 0, "label_smoothing": s, "reduction": None}
-    loss = sx.SparseCategoricalCrossentropy(**options, dtype=dtype)
+    loss = loss_of_logits(x, 0, s)
     values, gradient = loss(y, x), loss.value_and_grad(y, x)[1]
     shifted = slice(5, None)
     assert loss(y[shifted], x[:, shifted]).tobytes() == values[shifted].tobytes()

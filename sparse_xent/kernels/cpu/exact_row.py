@@ -48,7 +48,7 @@ def exact_row_sums(spec, p, step, C, t, smoothing, g):
     if not (top < math.inf and x_t < math.inf):
         return math.nan, math.nan, math.nan, math.nan, 1.0
     decisive = _decisive_gap(spec) + math.log(maximum(abs(g), 1.0))
-    if smoothing == 0.0 and x_t < math.inf and x_t - top > decisive:
+    if smoothing == 0.0 and x_t - top > decisive:
         return 0.0, x_t, 0.0, 1.0, 1.0
     m = maximum(top, x_t)
     others, target_term, smoothed, count = 0.0, 0.0, 0.0, 0.0

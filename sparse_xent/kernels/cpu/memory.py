@@ -47,21 +47,23 @@ def run_of_positions(inner, first, last, done, x, xo, xi):
     return minimum(last - first, done + inner - i), x + o * xo + i * xi, xi
 
 
-# Lines that wait --------------------------------------------------------------------------------
+# Pending lines ---------------------------------------------------------------------------------
 #
 # A burst of nontemporal stores holds up all that comes after it. So the lines of a batch's gradient
-# wait, and are written a few at a time while the next batch is summed: 600,000 x 32 float32 take
-# 0.74 of the time, 200,000 x 100 and 50,000 x 1000 0.86. They are (source, to, their number).
+# are pending, and are written a few at a time while the next batch is summed: 600,000 x 32 float32
+# take 0.74 of the time, 200,000 x 100 and 50,000 x 1000 0.86. They are (source, to, their number).
+# Batches are made in two buffers by turns.
 
 
 @inlined
-def waiting_lines(source, to, size, held):
-    """The whole lines of so many bytes, and how many are left behind them.
+def pending_lines(buffer, to, size, held, next_buffer):
+    """The whole lines of so many bytes in a buffer, and how many bytes are left behind them.
 
-    Before `source` there are `held` bytes that are left of what was written before `to`. The first
-    bytes of all, up to a line, are copied at once.
+    Those are put before the next buffer. Before this one there are `held` bytes that were left of
+    what was written before `to`. The first bytes of all, up to a line, are copied at once.
     """
-    source, to, size = source - held, to - held, size + held
+    copy_line(next_buffer - LINE, buffer + size - LINE)
+    source, to, size = buffer - held, to - held, size + held
     before = minimum(-to & (LINE - 1), size)
     copy_bytes(to, source, before)
     size -= before
@@ -76,17 +78,17 @@ def write_four_lines(source: Value, to: Value) -> None:
 
 
 @inlined
-def write_lines(waiting, begin, end):
+def write_lines(pending, begin, end):
     """Write those from number `begin` up to `end`."""
     for i in range(begin, end):
-        stream_line(waiting[1] + LINE * i, waiting[0] + LINE * i)
+        stream_line(pending[1] + LINE * i, pending[0] + LINE * i)
 
 
 @inlined
-def write_rest(waiting, held, made, end):
-    """Write all lines, and up to `end` the `held` bytes before `made` that are left behind them."""
-    write_lines(waiting, 0, waiting[2])
-    copy_bytes(end - held, made - held, held)
+def write_rest(pending, held, buffer, end):
+    """Write all lines, and up to `end` the `held` bytes before a buffer that are left behind."""
+    write_lines(pending, 0, pending[2])
+    copy_bytes(end - held, buffer - held, held)
 
 
 # Rows in batches ---------------------------------------------------------------------------------
@@ -119,6 +121,9 @@ def rows_ahead(by, begin, stop, n):
     return by
 
 
+# Lines of classes apart ------------------------------------------------------------------------
+
+
 @inlined
 def until_line(spec, to, step, dc, n):
     """How many of n positions to take, so that those behind them begin a line of every class.
@@ -137,6 +142,9 @@ def fills_lines(spec, to, step, dc):
     """Whether a vector of positions at `to` is a whole line of every class, dc bytes apart."""
     size = itemsize(spec)
     return step == size and lanes(spec) * size == LINE and ((to | dc) & (LINE - 1)) == 0
+
+
+# Rows as they are written ---------------------------------------------------------------------
 
 
 @inlined

@@ -24,11 +24,11 @@ from sparse_xent.kernels.cpu.implausible import note
 from sparse_xent.kernels.cpu.memory import (
     clear,
     only_with,
+    pending_lines,
     places_of_batches,
     rows_ahead,
     run_of_positions,
     shifted,
-    waiting_lines,
     write_lines,
     write_rest,
     write_rows,
@@ -139,11 +139,11 @@ def _add_last_vector(
 @inlined
 def _sums(
     spec, C, p, step, batch_rows, ahead, batch, masks, sums, row_exponents, terms, clip_range,
-    waiting,
+    pending,
 ):  # fmt: skip
     """Each row's sum by lanes, its exponents, and, unless `terms` is 0, its terms.
 
-    Lines that wait are written meanwhile, unless `waiting` is None. Returns all exponents.
+    Pending lines are written meanwhile, unless `pending` is None. Returns all exponents.
     """
     w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
     places, most, apart, rows, left = batch_rows
@@ -153,8 +153,8 @@ def _sums(
         if i >= left - place * apart:
             continue
         r, q = place * most + i, p + (place * apart + i) * step
-        if waiting is not None:
-            write_lines(waiting, waiting[2] * k // rows, waiting[2] * (k + 1) // rows)
+        if pending is not None:
+            write_lines(pending, pending[2] * k // rows, pending[2] * (k + 1) // rows)
         first, second = ops.integers(spec, 0), ops.integers(spec, 0)
         t, m = vec.fetch_label(batch + LABELS + 4 * r), _lane(spec, batch + REFERENCES, r)
         to, mask = terms + r * C * one, masks - t * one
@@ -293,7 +293,7 @@ def class_gradients(spec, p, terms, to, n, m, a, b, s, clip_range):
 @inlined
 def _batch_sums(
     spec, C, p, step, batch_rows, ahead, batch, masks, sums, row_exponents, terms, clip_range,
-    position, notes, waiting,
+    position, notes, pending,
 ):  # fmt: skip
     """Sum the rows, and look again at those that may not be probabilities.
 
@@ -301,7 +301,7 @@ def _batch_sums(
     """
     exponents = _sums(
         spec, C, p, step, batch_rows, ahead, batch, masks, sums, row_exponents, terms, clip_range,
-        waiting,
+        pending,
     )  # fmt: skip
     if notes is not None and suspicious(spec, exponents):
         places, most, apart, rows, left = batch_rows
@@ -376,12 +376,12 @@ def _gradient(spec, C, p, step, rows, batch, terms, clip_range, to, to_step):
 @inlined
 def _losses(
     spec, C, p, step, batch_rows, ahead, batch, masks, sums, row_exponents, terms, smoothing,
-    clip_range, position, notes, waiting,
+    clip_range, position, notes, pending,
 ):  # fmt: skip
     """A batch's losses, whether one is not accurate, and what gradients are made of."""
     lost = _batch_sums(
         spec, C, p, step, batch_rows, ahead, batch, masks, sums, row_exponents, terms, clip_range,
-        position, notes, waiting,
+        position, notes, pending,
     )  # fmt: skip
     before, x_t = vec.fetch(spec, batch + REFERENCES), vec.fetch(spec, batch + SCORES)
     target_term = term(spec, x_t, before, clip_range)
@@ -413,8 +413,8 @@ def row_batches(
     sums, row_exponents = vec.stack_alloc(_SQUARE), vec.stack_alloc(_SQUARE)
     batch, masks = vec.stack_alloc(_BATCH), _target_masks(spec)
     labels, factors, values = batch + LABELS, batch + FACTORS, batch + LOSSES
-    terms, made, other = 0, scratch + LINE, scratch + LINE + _GRADIENT
-    waiting, held = (scratch, scratch, 0), 0
+    terms, buffer, next_buffer = 0, scratch + LINE, scratch + LINE + _GRADIENT
+    pending, held = (scratch, scratch, 0), 0
     if dx is not None and caches_terms(spec):
         terms = scratch + 2 * _GRADIENT
     zero = ops.splat(spec, 0.0)
@@ -442,7 +442,7 @@ def row_batches(
             inaccurate, others, target_term, target_score, alive, before, m = _losses(
                 spec, C, here, x_step, batch_rows, rows_ahead(most, begin, stop, n) * x_step, batch,
                 masks, sums, row_exponents, terms, smoothing, clip_range, first + done + begin,
-                notes, only_with(dx, waiting),
+                notes, only_with(dx, pending),
             )  # fmt: skip
             if dx is not None:
                 _keep_coefficients(
@@ -456,7 +456,7 @@ def row_batches(
                 if dx is not None:
                     row = to + k * dx_step
                     if not direct:
-                        row, row_step = made, C * size
+                        row, row_step = buffer, C * size
                 if inaccurate:
                     exact_rows(
                         spec, values + lane * one, labels + 4 * lane, factors + 8 * lane,
@@ -466,16 +466,15 @@ def row_batches(
                 if dx is not None:
                     _gradient(spec, C, here, x_step, count, batch, terms, clip_range, row, row_step)
                     if in_lines:
-                        there, end_of_rows = to + k * dx_step, row + count * row_step
-                        waiting, held = waiting_lines(row, there, count * row_step, held)
-                        made, other = other, made
-                        vec.copy_line(made - LINE, end_of_rows - LINE)
+                        there, bytes_ = to + k * dx_step, count * dx_step
+                        pending, held = pending_lines(buffer, there, bytes_, held, next_buffer)
+                        buffer, next_buffer = next_buffer, buffer
                     elif not direct:
                         write_rows(spec, to + k * dx_step, dx_step, dc, row, count, C, nontemporal)
                 store_losses(spec, out + (done + k) * one, values + lane * one, count)
         if dx is not None and in_lines:
-            write_rest(waiting, held, made, to + n * dx_step)
-            waiting, held = (scratch, scratch, 0), 0
+            write_rest(pending, held, buffer, to + n * dx_step)
+            pending, held = (scratch, scratch, 0), 0
         done = end
     if dx is not None and nontemporal:
         vec.fence()

@@ -24,11 +24,11 @@ from sparse_xent.kernels.cpu.epilogue import (
 from sparse_xent.kernels.cpu.memory import (
     clear,
     only_with,
+    pending_lines,
     places_of_batches,
     rows_ahead,
     run_of_positions,
     shifted,
-    waiting_lines,
     write_four_lines,
     write_lines,
     write_rest,
@@ -158,19 +158,19 @@ def _columns(spec: KernelSpec, first: Value) -> Value:
 
 
 @inlined
-def _sum_four(spec, C, rows, ahead, labels, references, square, terms, waiting, line):
+def _sum_four(spec, C, rows, ahead, labels, references, square, terms, pending, line):
     """The sums by lanes of four rows' terms but the targets', and, unless `terms` is None, terms.
 
-    References are 0 where `references` is None. Lines that wait are written from number `line` on.
+    References are 0 where `references` is None. Pending lines are written from number `line` on.
     """
     w, size, one = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec)
     t, m = _four_labels(spec, labels), _four_references(spec, references)
     sums, column, columns = _no_sums(spec), 0, _columns(spec, 0)
     term_step = _quarter(spec) * C * one
     while column + w <= C:
-        if waiting is not None:
-            if line + QUAD <= waiting[2]:
-                write_four_lines(waiting[0] + LINE * line, waiting[1] + LINE * line)
+        if pending is not None:
+            if line + QUAD <= pending[2]:
+                write_four_lines(pending[0] + LINE * line, pending[1] + LINE * line)
             line += QUAD
         sums = _add_vectors(
             spec, rows, column * size, ahead, columns, None, t, m, sums,
@@ -188,7 +188,7 @@ def _sum_four(spec, C, rows, ahead, labels, references, square, terms, waiting, 
 
 
 @inlined
-def _sums(spec, C, p, step, apart, quads, left, ahead, batch, references, square, terms, waiting):
+def _sums(spec, C, p, step, apart, quads, left, ahead, batch, references, square, terms, pending):
     """The sums of a batch's rows, and their terms.
 
     Args:
@@ -204,18 +204,18 @@ def _sums(spec, C, p, step, apart, quads, left, ahead, batch, references, square
         references: address of their references, or None where all are 0.
         square: where sums by lanes go, a vector a row.
         terms: where terms go, C of each row, or None.
-        waiting: lines to write meanwhile, or None.
+        pending: pending lines, to write meanwhile, or None.
     """
     one, lines = ops.lane_size(spec), C // ops.lanes(spec) * QUAD
     for r in range(quads):
         four = _four_rows(p + r * step, step, apart, left - r)
         _sum_four(
             spec, C, four, ahead, batch + LABELS + 4 * r, shifted(references, one * r),
-            square + LINE * r, shifted(terms, r * C * one), waiting, r * lines,
+            square + LINE * r, shifted(terms, r * C * one), pending, r * lines,
         )  # fmt: skip
-    if waiting is not None:
-        whole = waiting[2] // QUAD * QUAD
-        write_lines(waiting, ops.minimum(quads * lines, whole), waiting[2])
+    if pending is not None:
+        whole = pending[2] // QUAD * QUAD
+        write_lines(pending, ops.minimum(quads * lines, whole), pending[2])
     return vec.row_totals(spec, square)
 
 
@@ -253,16 +253,20 @@ def _sums_again(spec, C, p, step, apart, quads, left, ahead, batch, square, term
 
 
 @primitive
-def _places_of(spec: KernelSpec, scratch: Value, turn: Value) -> tuple[Value, Value]:
-    """Where a batch's terms go, and its gradient if it is not written at once.
-
-    It takes the place of its terms, but not that of halves, which lie closer: one would overwrite
-    the terms of another row. The batches take turns: lines of the last one may wait.
-    """
+def _buffers(spec: KernelSpec, scratch: Value) -> tuple[Value, Value]:
+    """Where gradients are made that are not written at once; those of halves behind the terms."""
     if spec.format.itemsize == 2:
-        return scratch, scratch + _TERMS + LINE + turn * (_TERMS // 2 + LINE)
-    place = scratch + LINE + turn * (_TERMS + LINE)
-    return place, place
+        return scratch + (_TERMS + LINE), scratch + (_TERMS + LINE + _TERMS // 2 + LINE)
+    return scratch + LINE, scratch + (LINE + _TERMS + LINE)
+
+
+@primitive
+def _terms_of(spec: KernelSpec, scratch: Value, buffer: Value) -> Value:
+    """Where a batch's terms go: where its gradient is made, which takes their place.
+
+    Not so of halves, which lie closer: one would overwrite the terms of another row.
+    """
+    return scratch if spec.format.itemsize == 2 else buffer
 
 
 # The kernel ------------------------------------------------------------------------------------
@@ -275,7 +279,7 @@ def _begins_near(first: Value, high: Value, t: Value) -> Value:
 
 
 @inlined
-def _losses(spec, C, p, step, apart, quads, left, ahead, batch, square, terms, waiting):
+def _losses(spec, C, p, step, apart, quads, left, ahead, batch, square, terms, pending):
     """A batch's losses, whether one is not accurate, and what gradients are made of."""
     t = vec.fetch_labels(spec, batch + LABELS)
     if C >= MANY:
@@ -284,12 +288,12 @@ def _losses(spec, C, p, step, apart, quads, left, ahead, batch, square, terms, w
         near = _begins_near(vec.fetch(spec, batch + REFERENCES), HIGH, t)
     if ops.everywhere(near):
         others = _sums(
-            spec, C, p, step, apart, quads, left, ahead, batch, None, square, terms, waiting
+            spec, C, p, step, apart, quads, left, ahead, batch, None, square, terms, pending
         )
         others, target_term, value, right = _finish(spec, others, batch, 0.0)
     else:
-        if waiting is not None:
-            write_lines(waiting, 0, waiting[2])
+        if pending is not None:
+            write_lines(pending, 0, pending[2])
         others, target_term, value, right = _sums_again(
             spec, C, p, step, apart, quads, left, ahead, batch, square, terms, near
         )
@@ -331,10 +335,8 @@ def plain_rows(
     w, size, one, each = ops.lanes(spec), ops.itemsize(spec), ops.lane_size(spec), _quarter(spec)
     square, batch = vec.stack_alloc(_SQUARE), vec.stack_alloc(_BATCH)
     labels, factors, values = batch + LABELS, batch + FACTORS, batch + LOSSES
-    terms, made, turn = only_with(dx, scratch), scratch, 0
-    waiting, held = (scratch, scratch, 0), 0
-    if dx is not None:
-        terms, made = _places_of(spec, scratch, turn)
+    buffer, next_buffer = _buffers(spec, scratch)
+    pending, held = (scratch, scratch, 0), 0
     zero = ops.splat(spec, 0.0)
     vec.keep(factors, zero)
     vec.keep(factors + LINE, zero)
@@ -351,6 +353,7 @@ def plain_rows(
         places, most, apart, stop = places_of_batches(spec, dx, n)  # a quad's rows are `apart`, too
         for begin in range(0, stop, most):
             here, left, rows = p + begin * x_step, n - begin, ops.minimum(most, stop - begin)
+            terms = only_with(dx, _terms_of(spec, scratch, buffer))
             # Of 128 classes at most two batches ahead: 5 to 12 % faster than one.
             ahead = rows_ahead(2 * most if C <= 128 else most, begin, stop, n)
             _read_batch(
@@ -359,7 +362,7 @@ def plain_rows(
             )  # fmt: skip
             others, target_term, inaccurate = _losses(
                 spec, C, here, x_step, apart, ops.minimum(rows, each), left, ahead * x_step, batch,
-                square, terms, only_with(dx, waiting),
+                square, terms, only_with(dx, pending),
             )  # fmt: skip
             if dx is not None:
                 a, _, target_gradient = row_coefficients(
@@ -375,7 +378,7 @@ def plain_rows(
                 if dx is not None:
                     row = to + k * dx_step
                     if not direct:
-                        row, row_step = made, C * size
+                        row, row_step = buffer, C * size
                 if inaccurate:
                     exact_rows(
                         spec, values + lane * one, labels + 4 * lane, factors + 8 * lane,
@@ -385,17 +388,15 @@ def plain_rows(
                 if dx is not None:
                     _gradient(spec, C, count, batch, terms, row, row_step, clip_range)
                     if in_lines:
-                        there, end_of_rows = to + k * dx_step, row + count * row_step
-                        waiting, held = waiting_lines(row, there, count * row_step, held)
-                        turn = 1 - turn
-                        terms, made = _places_of(spec, scratch, turn)
-                        vec.copy_line(made - LINE, end_of_rows - LINE)
+                        there, bytes_ = to + k * dx_step, count * dx_step
+                        pending, held = pending_lines(buffer, there, bytes_, held, next_buffer)
+                        buffer, next_buffer = next_buffer, buffer
                     elif not direct:
                         write_rows(spec, to + k * dx_step, dx_step, dc, row, count, C, nontemporal)
                 store_losses(spec, out + (done + k) * one, values + lane * one, count)
         if dx is not None and in_lines:
-            write_rest(waiting, held, made, to + n * dx_step)
-            waiting, held = (scratch, scratch, 0), 0
+            write_rest(pending, held, buffer, to + n * dx_step)
+            pending, held = (scratch, scratch, 0), 0
         done = end
     if dx is not None and nontemporal:
         vec.fence()

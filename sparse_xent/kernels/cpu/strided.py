@@ -127,20 +127,17 @@ def _sums(spec, C, n, p, xc, xi, ms, sums, losts, labels, clip_range):
             q, at = p + c * xc + v * xi, v * one
             t, m = vec.fetch_labels(spec, labels + 4 * v), vec.fetch(spec, ms + at)
             state = vec.fetch(spec, sums + at), vec.fetch(spec, losts + at)
-            high = False
             if four:
                 _prefetch_four(spec, q, xc)
                 x = _load_four(spec, q, xc, xi, n - v)
                 state, exponents = _add_classes(spec, x, c, t, m, clip_range, state)
-                high = overflowed(spec, exponents)
             else:
                 x1 = (vec.load_some(spec, q, xi, n - v),)
                 state, exponents = _add_classes(spec, x1, c, t, m, clip_range, state)
-                high = overflowed(spec, exponents)
             every = join_exponents(spec, every, exponents)
             if again:
                 state = nan_if_overflowed(spec, state[0], exponents), state[1]
-            elif high:
+            elif overflowed(spec, exponents):
                 vec.keep(flags, exponents)
                 _raise(
                     spec, q, xc, xi, n - v, 4 if four else 1, ms + at, sums + at, losts + at, flags
